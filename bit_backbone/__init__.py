@@ -1,0 +1,3 @@
+"""Big Transfer (BiT) as a backbone for dense prediction."""
+
+__version__ = "0.1.0.dev0"
