@@ -1,0 +1,213 @@
+"""The rules that a BitConfig must keep, each with the error that explains it."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bit_backbone.config import BitConfig
+
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "layer_type": ("preactivation", "bottleneck"),
+    "hidden_act": ("relu", "gelu", "selu", "gelu_new"),
+    "global_padding": (None, "same", "valid"),
+    "output_stride": (4, 8, 16, 32),
+    "feature_norm": ("none", "preact", "groupnorm"),
+    "embedding_dynamic_padding": (False, True),
+}
+# Close enough to be a slip of the keyboard, far enough from transformers' own keys.
+SPELLING_CUTOFF = 0.85
+
+
+def check_arguments(config: BitConfig) -> None:
+    """Checks each argument by itself, and those that belong together."""
+    for name, choices in CHOICES.items():
+        value = getattr(config, name)
+        value = value.lower() if name == "global_padding" and isinstance(value, str) else value
+        if not any(value == choice and type(value) is type(choice) for choice in choices):
+            raise ValueError(f"{name} must be one of {_listed(choices)}, got {value!r}")
+    for name in ("num_channels", "embedding_size", "num_groups"):
+        _check_positive_integer(name, getattr(config, name))
+    _check_stage_sequences(config)
+    _check_numbers(config)
+    if config.feature_norm == "preact" and config.layer_type != "preactivation":
+        raise ValueError(
+            'feature_norm="preact" needs layer_type="preactivation", got '
+            f"{config.layer_type!r}: bottleneck units end in an activation already; "
+            'use feature_norm="none"'
+        )
+
+
+def check_groups(num_groups: int, widths: Mapping[str, int]) -> None:
+    """Checks that GroupNorm can split every width it normalises."""
+    for where, width in widths.items():
+        if width % num_groups:
+            raise ValueError(
+                f"num_groups must divide every normalised width; {num_groups} does not divide "
+                f"{width} (from {where}, times width_factor, rounded to a multiple of 8); "
+                f"use a num_groups that divides {math.gcd(*widths.values())}"
+            )
+
+
+def check_spelling(keys: Iterable[str], arguments: Collection[str]) -> None:
+    """Refuses keys that are almost, but not quite, an argument's name."""
+    for key in set(keys) - set(arguments):
+        close = difflib.get_close_matches(key, arguments, n=1, cutoff=SPELLING_CUTOFF)
+        if close:
+            raise ValueError(f"BitConfig has no key {key!r}; did you mean {close[0]!r}?")
+
+
+def resolve_outputs(
+    stage_names: Sequence[str],
+    out_features: Sequence[str] | None,
+    out_indices: Sequence[int] | None,
+) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Returns the requested outputs as (names, indices).
+
+    Args:
+        stage_names: All legal names, shallow to deep.
+        out_features: Names asked for, or None.
+        out_indices: Indices asked for (negative ones count from the end), or None.
+
+    Raises:
+        ValueError: Empty, unknown, out of range, repeated or unordered, or the two disagree.
+    """
+    if out_features is None and out_indices is None:
+        return (stage_names[-1],), (len(stage_names) - 1,)
+    by_name = None if out_features is None else _indices_of_names(stage_names, out_features)
+    by_index = None if out_indices is None else _positive_indices(stage_names, out_indices)
+    if by_name is not None and by_index is not None and by_name != by_index:
+        raise ValueError(
+            "out_features and out_indices must name the same outputs pair by pair, got "
+            f"{tuple(out_features or ())} and {tuple(out_indices or ())} (that is "
+            f"{tuple(stage_names[i] for i in by_index)}); give one of the two"
+        )
+    indices = by_name if by_name is not None else by_index
+    assert indices is not None
+    return tuple(stage_names[i] for i in indices), indices
+
+
+def resolve_labels(
+    num_labels: int,
+    id2label: Mapping[Any, str] | Sequence[str] | None,
+    label2id: Mapping[str, int] | None,
+    default: int,
+) -> tuple[int, dict[int, str] | None, dict[str, int] | None]:
+    """Returns (num_labels, id2label, label2id) that agree with each other."""
+    if isinstance(num_labels, bool) or not isinstance(num_labels, int) or num_labels < 0:
+        raise ValueError(f"num_labels must be an integer >= 0 (0: no head), got {num_labels!r}")
+    if id2label is None and label2id is None:
+        return num_labels, None, None
+    if id2label is None:
+        id2label = {index: label for label, index in (label2id or {}).items()}
+    items = id2label.items() if isinstance(id2label, Mapping) else enumerate(id2label)
+    names = {int(index): str(label) for index, label in items}
+    if sorted(names) != list(range(len(names))):
+        raise ValueError(f"id2label must name the labels 0 to {len(names) - 1}, got {list(names)}")
+    if num_labels not in (len(names), default):
+        raise ValueError(
+            f"num_labels must equal the number of label names, got num_labels={num_labels} and "
+            f"{len(names)} names; leave num_labels out"
+        )
+    inverse = {label: index for index, label in names.items()}
+    return len(names), names, dict(label2id) if label2id is not None else inverse
+
+
+def _check_stage_sequences(config: BitConfig) -> None:
+    for name in ("hidden_sizes", "depths"):
+        values = getattr(config, name)
+        if not isinstance(values, list | tuple) or not values:
+            raise ValueError(f"{name} must be a non-empty list or tuple, got {values!r}")
+        for i, value in enumerate(values):
+            _check_positive_integer(f"{name}[{i}]", value)
+    if len(config.depths) != len(config.hidden_sizes):
+        raise ValueError(
+            "depths and hidden_sizes must have one entry per stage each, got "
+            f"{len(config.depths)} depths {tuple(config.depths)} and {len(config.hidden_sizes)} "
+            f"hidden_sizes {tuple(config.hidden_sizes)}"
+        )
+
+
+def _check_numbers(config: BitConfig) -> None:
+    if not 0 <= _number("drop_path_rate", config.drop_path_rate) < 1:
+        raise ValueError(f"drop_path_rate must be in [0, 1), got {config.drop_path_rate!r}")
+    if _number("width_factor", config.width_factor) <= 0:
+        raise ValueError(f"width_factor must be above 0, got {config.width_factor!r}")
+    if _number("weight_standardization_eps", config.weight_standardization_eps) < 0:
+        raise ValueError(
+            "weight_standardization_eps must be at least 0, got "
+            f"{config.weight_standardization_eps!r}"
+        )
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{name} must be a finite number, got {value!r}")
+    return value
+
+
+def _check_positive_integer(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+
+
+def _indices_of_names(stage_names: Sequence[str], names: Sequence[str]) -> tuple[int, ...]:
+    _check_sequence("out_features", names, str, "stage names", stage_names)
+    for name in names:
+        if name not in stage_names:
+            raise ValueError(
+                f"out_features must be out of {_listed(stage_names)}, got {name!r} in "
+                f"{tuple(names)}"
+            )
+    indices = tuple(stage_names.index(name) for name in names)
+    _check_order("out_features", names, indices, stage_names)
+    return indices
+
+
+def _positive_indices(stage_names: Sequence[str], indices: Sequence[int]) -> tuple[int, ...]:
+    _check_sequence("out_indices", indices, int, "integers", stage_names)
+    count = len(stage_names)
+    for index in indices:
+        if not -count <= index < count:
+            raise ValueError(
+                f"out_indices must be in [{-count}, {count - 1}], the indices of "
+                f"{_listed(stage_names)}, got {index} in {tuple(indices)}"
+            )
+    positive = tuple(index % count for index in indices)
+    _check_order("out_indices", indices, positive, stage_names)
+    return positive
+
+
+def _check_sequence(
+    name: str, values: Any, kind: type, kind_name: str, stage_names: Sequence[str]
+) -> None:
+    sound = isinstance(values, list | tuple) and all(
+        isinstance(v, kind) and not isinstance(v, bool) for v in values
+    )
+    if not sound:
+        raise ValueError(f"{name} must be a list or tuple of {kind_name}, got {values!r}")
+    if not values:
+        raise ValueError(
+            f"{name} must not be empty; name at least one of {_listed(stage_names)}, got {values!r}"
+        )
+
+
+def _check_order(
+    name: str, given: Sequence[Any], indices: Sequence[int], stage_names: Sequence[str]
+) -> None:
+    if len(set(indices)) != len(indices):
+        raise ValueError(
+            f"{name} must not repeat an output, got {tuple(given)}; each of "
+            f"{_listed(stage_names)} at most once"
+        )
+    if list(indices) != sorted(indices):
+        raise ValueError(
+            f"{name} must be ordered shallow to deep as {_listed(stage_names)}, got {tuple(given)}"
+        )
+
+
+def _listed(choices: Iterable[Any]) -> str:
+    return ", ".join(repr(choice) for choice in choices)

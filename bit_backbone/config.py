@@ -1,0 +1,315 @@
+"""BitConfig: what a BiT network is, and the table of published variants.
+
+Every width, stride and dilation of the network is derived here and nowhere else; the modules
+read ``config.stages``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from bit_backbone import _config_checks as checks
+
+__all__ = ["VARIANTS", "BitConfig", "StageSpec", "variant_of"]
+
+# Units per stage and width factor of the published networks (arXiv 1912.11370, section 3.1).
+VARIANTS: dict[str, tuple[tuple[int, int, int, int], int]] = {
+    "R50x1": ((3, 4, 6, 3), 1),
+    "R50x3": ((3, 4, 6, 3), 3),
+    "R101x1": ((3, 4, 23, 3), 1),
+    "R101x3": ((3, 4, 23, 3), 3),
+    "R152x2": ((3, 8, 36, 3), 2),
+    "R152x4": ((3, 8, 36, 3), 4),
+}
+
+# BiT-M-R50x1, R50x1 | resnetv2_50x1_bit.goog_in21k, timm/resnetv2_50x1_bitm_in21k
+_VARIANT_NAME = re.compile(
+    r"(?:bit-[sm]-)?(?P<ours>r\d+x\d+)|(?:timm/)?resnetv2_(?P<timm>\d+x\d+)_bitm?(?:[._].+)?",
+    re.IGNORECASE,
+)
+
+STEM_STRIDE = 4
+CHANNEL_MULTIPLE = 8
+BOTTLENECK_RATIO = 4
+TRANSFORMERS_EPS = 1e-8
+TRANSFORMERS_NUM_LABELS = 2
+DEFAULT_NUM_LABELS = 1000
+
+# Of arguments that say the same thing, the ones that follow when the first is overridden.
+_FOLLOWERS = {
+    "out_features": ("out_indices",),
+    "out_indices": ("out_features",),
+    "num_labels": ("id2label", "label2id"),
+    "id2label": ("label2id",),
+}
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """One residual stage, as the network builds it and as hosts are told about it.
+
+    Attributes:
+        name: "stage1" .. "stageN".
+        index: 1 .. N, the stage's output index (the stem is 0).
+        in_channels: Channels of the stage's input.
+        channels: Channels of the stage's output.
+        bottleneck_channels: Channels of the 3x3 convolutions.
+        depth: Number of residual units.
+        stride: Stride of the first unit, 1 or 2.
+        total_stride: Input pixels per output pixel, counted from the image.
+        first_dilation: Dilation of the first unit's 3x3 convolution.
+        dilation: Dilation of every later unit's 3x3 convolution.
+        drop_path_rates: Stochastic-depth rate of each unit.
+    """
+
+    name: str
+    index: int
+    in_channels: int
+    channels: int
+    bottleneck_channels: int
+    depth: int
+    stride: int
+    total_stride: int
+    first_dilation: int
+    dilation: int
+    drop_path_rates: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class BitConfig:
+    """Configuration of a BiT network; immutable, validated when made.
+
+    Takes what transformers' ``BitConfig`` takes, plus ``feature_norm`` and
+    ``weight_standardization_eps``. Sequences may be lists or tuples and are kept as tuples.
+
+    Attributes:
+        num_channels: Channels of the input image.
+        embedding_size: Width of the stem before ``width_factor``.
+        hidden_sizes: Width of each stage before ``width_factor``.
+        depths: Residual units of each stage.
+        layer_type: "preactivation" (BiT) or "bottleneck" (the ResNet of ViT hybrids).
+        hidden_act: "relu", "gelu", "selu" or "gelu_new".
+        global_padding: None (BiT's fixed padding), "same" (TensorFlow's SAME everywhere, from the
+            input size; not what published BiT weights were trained with) or "valid" (none).
+        num_groups: Groups of every GroupNorm; must divide every normalised width.
+        drop_path_rate: Stochastic depth of the last unit, in [0, 1); linear from 0 at the first.
+        embedding_dynamic_padding: Pad the stem's pooling as SAME, whatever ``global_padding`` is.
+        output_stride: 4, 8, 16 or 32; stages that would go beyond it dilate instead.
+        width_factor: Multiplies every width, which is then rounded to a multiple of 8.
+        out_features: Names of the outputs, ordered, out of "stem", "stage1" .. "stageN".
+        out_indices: The same outputs as indices; either follows from the other. Neither given:
+            the last stage.
+        feature_norm: "none" (raw residual sums), "preact" (what the next unit's pretrained norm
+            and activation make of them) or "groupnorm" (a fresh GroupNorm per output).
+        weight_standardization_eps: Added to the variance of each filter; 1e-10 is the official
+            code's (google-research/big_transfer, bit_pytorch/models.py).
+        num_labels: Size of the classification head; 0 for none.
+        id2label: Name of each label; fixes ``num_labels``.
+        label2id: The inverse of ``id2label``.
+
+    Raises:
+        ValueError: An argument breaks a rule; the message holds the rule, the value and the way
+            out.
+    """
+
+    num_channels: int = 3
+    embedding_size: int = 64
+    hidden_sizes: Sequence[int] = (256, 512, 1024, 2048)
+    depths: Sequence[int] = (3, 4, 6, 3)
+    layer_type: str = "preactivation"
+    hidden_act: str = "relu"
+    global_padding: str | None = None
+    num_groups: int = 32
+    drop_path_rate: float = 0.0
+    embedding_dynamic_padding: bool = False
+    output_stride: int = 32
+    width_factor: float = 1
+    out_features: Sequence[str] | None = None
+    out_indices: Sequence[int] | None = None
+    feature_norm: str = "none"
+    weight_standardization_eps: float = 1e-10
+    num_labels: int = DEFAULT_NUM_LABELS
+    id2label: Mapping[int, str] | None = field(default=None, hash=False)
+    label2id: Mapping[str, int] | None = field(default=None, hash=False)
+
+    def __post_init__(self) -> None:
+        """Validates every argument and stores the resolved forms."""
+        checks.check_arguments(self)
+        names, indices = checks.resolve_outputs(
+            self.stage_names, self.out_features, self.out_indices
+        )
+        num_labels, id2label, label2id = checks.resolve_labels(
+            self.num_labels, self.id2label, self.label2id, default=DEFAULT_NUM_LABELS
+        )
+        self._set(
+            hidden_sizes=tuple(self.hidden_sizes),
+            depths=tuple(self.depths),
+            global_padding=self.global_padding and self.global_padding.lower(),
+            out_features=names,
+            out_indices=indices,
+            num_labels=num_labels,
+            id2label=id2label,
+            label2id=label2id,
+        )
+        checks.check_groups(self.num_groups, self._normalised_widths())
+
+    def _set(self, **values: Any) -> None:
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def from_variant(cls, name: str, **overrides: Any) -> BitConfig:
+        """Returns the configuration of a published network.
+
+        Args:
+            name: "R50x1", "R50x3", "R101x1", "R101x3", "R152x2" or "R152x4", alone or within an
+                official ("BiT-M-R50x1") or timm name ("resnetv2_50x1_bit.goog_in21k").
+            **overrides: Any argument of BitConfig.
+
+        Raises:
+            ValueError: The name holds none of the six variants.
+        """
+        depths, width_factor = VARIANTS[variant_of(name)]
+        return cls(**{"depths": depths, "width_factor": width_factor, **overrides})
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> BitConfig:
+        """Reads the contents of a config.json, written by this package or by transformers.
+
+        Keys that BiT does not know are ignored (transformers writes many) unless they look like a
+        misspelt one. A file of transformers' that names no epsilon or labels gets the values that
+        transformers computes with: 1e-8 and 2 labels.
+
+        Raises:
+            ValueError: A value breaks a rule, or a key is almost, but not quite, an argument.
+        """
+        arguments = {f.name for f in dataclasses.fields(cls)}
+        checks.check_spelling(values, arguments)
+        known = {key: value for key, value in values.items() if key in arguments}
+        if "transformers_version" in values:
+            known.setdefault("weight_standardization_eps", TRANSFORMERS_EPS)
+            if known.get("id2label") is None:
+                known.setdefault("num_labels", TRANSFORMERS_NUM_LABELS)
+        return cls(**known)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain JSON types under the keys of transformers' config.json."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        values |= {key: list(v) for key, v in values.items() if isinstance(v, tuple)}
+        if self.global_padding is not None:
+            values["global_padding"] = self.global_padding.upper()
+        if self.id2label is None:
+            del values["id2label"], values["label2id"]
+        else:
+            values["id2label"] = {str(i): label for i, label in self.id2label.items()}
+            values["label2id"] = dict(self.label2id or {})
+        return {"model_type": "bit", "stage_names": list(self.stage_names), **values}
+
+    def replace(self, **overrides: Any) -> BitConfig:
+        """Returns a copy with some arguments changed.
+
+        Of two arguments that say the same thing (``out_features`` and ``out_indices``, or
+        ``num_labels`` and the label names), the one that is not overridden follows the other.
+        """
+        for given, followers in _FOLLOWERS.items():
+            if given in overrides:
+                overrides = dict.fromkeys(followers) | overrides
+        if overrides.get("id2label") is not None:
+            overrides.setdefault("num_labels", DEFAULT_NUM_LABELS)
+        return dataclasses.replace(self, **overrides)
+
+    @property
+    def stage_names(self) -> tuple[str, ...]:
+        """Names of all taps, shallow to deep: "stem", "stage1" .. "stageN"."""
+        return ("stem", *(f"stage{i}" for i in range(1, len(self.depths) + 1)))
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Channels of each tap in ``stage_names``."""
+        return (self.stem_channels, *(stage.channels for stage in self.stages))
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Input pixels per output pixel of each tap in ``stage_names``."""
+        return (STEM_STRIDE, *(stage.total_stride for stage in self.stages))
+
+    @property
+    def stem_channels(self) -> int:
+        """Width of the stem."""
+        return _width(self.embedding_size * self.width_factor)
+
+    @property
+    def stem_pool_padding(self) -> str | None:
+        """Padding of the stem's pooling: None (a ring of zeros), "same" or "valid"."""
+        return "same" if self.embedding_dynamic_padding else self.global_padding
+
+    @cached_property
+    def stages(self) -> tuple[StageSpec, ...]:
+        """The residual stages, in order."""
+        specs = []
+        channels, total_stride, dilation = self.stem_channels, STEM_STRIDE, 1
+        rates = iter(_linear_rates(self.drop_path_rate, sum(self.depths)))
+        for index, (size, depth) in enumerate(zip(self.hidden_sizes, self.depths, strict=True), 1):
+            stride = 1 if index == 1 else 2
+            first_dilation = dilation
+            if total_stride >= self.output_stride:
+                dilation, stride = dilation * stride, 1
+            total_stride *= stride
+            width = _width(size * self.width_factor)
+            spec = StageSpec(
+                name=f"stage{index}",
+                index=index,
+                in_channels=channels,
+                channels=width,
+                bottleneck_channels=_width(width / BOTTLENECK_RATIO),
+                depth=depth,
+                stride=stride,
+                total_stride=total_stride,
+                first_dilation=first_dilation,
+                dilation=dilation,
+                drop_path_rates=tuple(next(rates) for _ in range(depth)),
+            )
+            specs.append(spec)
+            channels = width
+        return tuple(specs)
+
+    def _normalised_widths(self) -> dict[str, int]:
+        """Every width that a GroupNorm sees, by where it comes from."""
+        widths = {"embedding_size": self.stem_channels}
+        for stage in self.stages:
+            where = f"hidden_sizes[{stage.index - 1}]"
+            widths[where] = stage.channels
+            widths[f"{where} / {BOTTLENECK_RATIO}"] = stage.bottleneck_channels
+        return widths
+
+
+def variant_of(name: str) -> str:
+    """Returns the variant ("R101x3") that an official or timm name speaks of.
+
+    Raises:
+        ValueError: The name holds none of the six variants.
+    """
+    match = _VARIANT_NAME.fullmatch(name)
+    variant = f"R{(match['ours'] or match['timm']).lstrip('rR')}" if match else name
+    if variant not in VARIANTS:
+        raise ValueError(
+            f"a BiT variant is one of {', '.join(VARIANTS)} (or timm's resnetv2_50x1_bit, ...), "
+            f"got {name!r}; for other depths and widths build a BitConfig"
+        )
+    return variant
+
+
+def _width(value: float) -> int:
+    """Rounds a width to a multiple of 8, never down by more than a tenth."""
+    rounded = int(value + CHANNEL_MULTIPLE / 2) // CHANNEL_MULTIPLE * CHANNEL_MULTIPLE
+    rounded = max(rounded, CHANNEL_MULTIPLE)
+    return rounded if rounded >= 0.9 * value else rounded + CHANNEL_MULTIPLE
+
+
+def _linear_rates(last: float, count: int) -> list[float]:
+    return [last * i / max(count - 1, 1) for i in range(count)]
