@@ -1,0 +1,138 @@
+"""BitBackbone: the network as a multi-stage feature extractor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from bit_backbone.config import BitConfig
+from bit_backbone.network import BitNetwork
+
+__all__ = ["BitBackbone", "FeatureInfo"]
+
+
+@dataclass(frozen=True)
+class FeatureInfo:
+    """One output of a backbone.
+
+    Attributes:
+        name: "stem", "stage1" .. "stageN".
+        index: 0 .. N.
+        channels: Channels of the feature map.
+        stride: Input pixels per feature pixel.
+    """
+
+    name: str
+    index: int
+    channels: int
+    stride: int
+
+
+class BitBackbone(BitNetwork):
+    """BiT as a backbone: images in, a dict of feature maps out.
+
+    Builds and runs nothing behind the deepest requested output, so every parameter takes part in
+    every forward. What an output is depends on ``feature_norm``:
+
+    * "none": the raw residual sum, as in timm and transformers; signed and unbounded.
+    * "preact": what the norm and activation of the following unit make of it (of the last stage:
+      the network's final norm). With published weights these norms are pretrained.
+    * "groupnorm": the raw sum through a fresh GroupNorm per output, ``feature_norms``.
+
+    Example:
+        >>> backbone = BitBackbone("R50x1", out_indices=[1, 2, 3])
+        >>> features = backbone(torch.rand(1, 3, 480, 640) * 2 - 1)
+        >>> {name: tuple(f.shape) for name, f in features.items()}
+        {'stage1': (1, 256, 120, 160), 'stage2': (1, 512, 60, 80), 'stage3': (1, 1024, 30, 40)}
+
+    Attributes:
+        config: The BitConfig.
+        out_features: Names of the outputs, shallow to deep.
+        out_indices: Their indices: 0 the stem, 1 .. N the stages.
+        channels: Their channels.
+        strides: Their strides, in input pixels.
+        feature_info: All of this as one FeatureInfo per output.
+
+    Args:
+        config: A BitConfig, the name of a variant ("R101x3"), or None for R50x1.
+        **overrides: Arguments of BitConfig that differ from ``config``.
+
+    Raises:
+        ValueError: An argument of the configuration breaks a rule.
+    """
+
+    def __init__(self, config: BitConfig | str | None = None, **overrides: Any) -> None:
+        config = _resolve(config, overrides)
+        names, indices = config.out_features, config.out_indices
+        assert names is not None  # BitConfig resolves both
+        assert indices is not None
+        super().__init__(config, last=indices[-1], norm=config.feature_norm == "preact")
+        self.out_features = tuple(names)
+        self.out_indices = tuple(indices)
+        self.channels = tuple(config.channels[i] for i in indices)
+        self.strides = tuple(config.strides[i] for i in indices)
+        outputs = zip(names, indices, self.channels, self.strides, strict=True)
+        self.feature_info = tuple(FeatureInfo(*output) for output in outputs)
+        self._names = list(names)
+        self.feature_norms = None
+        if config.feature_norm == "groupnorm":
+            self.feature_norms = nn.ModuleDict(
+                {f.name: nn.GroupNorm(config.num_groups, f.channels) for f in self.feature_info}
+            )
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Returns the requested feature maps, shallow to deep.
+
+        Args:
+            images: [N, num_channels, H, W], floating point, RGB, ``(pixels / 255 - 0.5) / 0.5``.
+
+        Returns:
+            A map [N, channels, ~H / stride, ~W / stride] for each name in ``out_features``.
+
+        Raises:
+            ValueError: ``images`` has another rank, channel count or an integer dtype.
+        """
+        if self.norm is not None:
+            return self.activated_taps(images, self._names)
+        features = self.raw_taps(images, self._names)
+        if self.feature_norms is not None:
+            for name, norm in self.feature_norms.items():
+                features[name] = norm(features[name])
+        return features
+
+    def freeze(self, at: int) -> BitBackbone:
+        """Freezes the first ``at`` of stem, stage1 .. stageN, and unfreezes the rest.
+
+        Args:
+            at: 0 nothing, 1 the stem, 2 the stem and stage1, .. N + 1 everything (with ``norm``,
+                but never the fresh ``feature_norms``): detectron2's FREEZE_AT.
+
+        Returns:
+            The backbone itself.
+
+        Raises:
+            ValueError: ``at`` is not in [0, N + 1].
+        """
+        names = self.config.stage_names
+        if isinstance(at, bool) or not isinstance(at, int) or not 0 <= at <= len(names):
+            raise ValueError(
+                f"freeze(at) must be in [0, {len(names)}], the number of first parts of "
+                f"{', '.join(names)} to freeze, got {at!r}"
+            )
+        last = self.out_indices[-1]
+        for index, name in enumerate(names[: last + 1]):
+            self.get_submodule(name).requires_grad_(index >= at)
+        if self.norm is not None:
+            # It is the first norm of the stage that follows, or, after the last, belongs to that.
+            self.norm.requires_grad_(min(last + 1, len(names) - 1) >= at)
+        return self
+
+
+def _resolve(config: BitConfig | str | None, overrides: dict[str, Any]) -> BitConfig:
+    if config is None:
+        return BitConfig(**overrides)
+    if isinstance(config, str):
+        return BitConfig.from_variant(config, **overrides)
+    return config.replace(**overrides)

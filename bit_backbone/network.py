@@ -1,0 +1,222 @@
+"""The BiT network from image to feature maps: stem, residual units, stages, taps.
+
+ResNetV2 with GroupNorm and weight standardization (arXiv 1912.11370, section 3.1; official code:
+google-research/big_transfer, bit_pytorch/models.py).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from bit_backbone.config import BitConfig, StageSpec
+from bit_backbone.layers import (
+    DropPath,
+    GroupNormAct,
+    StdConv2d,
+    StemPool,
+    activation,
+    centre_crop_like,
+    check_images,
+)
+
+
+def _conv(
+    config: BitConfig, cin: int, cout: int, kernel: int, stride: int = 1, dilation: int = 1
+) -> StdConv2d:
+    return StdConv2d(
+        cin,
+        cout,
+        kernel,
+        stride=stride,
+        dilation=dilation,
+        padding=config.global_padding,
+        eps=config.weight_standardization_eps,
+    )
+
+
+def _norm(config: BitConfig, channels: int, act: bool = True) -> GroupNormAct:
+    return GroupNormAct(config.num_groups, channels, config.hidden_act if act else None)
+
+
+class Stem(nn.Module):
+    """7x7 convolution and max-pooling: [N, num_channels, H, W] to [N, C, H/4, W/4]."""
+
+    def __init__(self, config: BitConfig) -> None:
+        super().__init__()
+        self.is_stem = True
+        self.num_channels = config.num_channels
+        self.conv = _conv(config, config.num_channels, config.stem_channels, 7, stride=2)
+        preactivation = config.layer_type == "preactivation"
+        self.norm = nn.Identity() if preactivation else _norm(config, config.stem_channels)
+        self.pool = StemPool(config.stem_pool_padding)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Returns the pooled stem, stride 4."""
+        return self.pool(self.norm(self.conv(check_images(images, self.num_channels))))
+
+
+class Projection(nn.Module):
+    """The shortcut of a stage's first unit: 1x1 convolution, and a norm in bottleneck nets."""
+
+    def __init__(self, config: BitConfig, stage: StageSpec) -> None:
+        super().__init__()
+        self.conv = _conv(config, stage.in_channels, stage.channels, 1, stage.stride)
+        preactivation = config.layer_type == "preactivation"
+        self.norm = nn.Identity() if preactivation else _norm(config, stage.channels, act=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Projects [N, Cin, H, W] to [N, Cout, H/stride, W/stride]."""
+        return self.norm(self.conv(x))
+
+
+class Unit(nn.Module):
+    """What both kinds of residual unit share: three convolutions and the shortcut."""
+
+    def __init__(self, config: BitConfig, stage: StageSpec, index: int) -> None:
+        super().__init__()
+        first, cmid = index == 0, stage.bottleneck_channels
+        self.crops = config.global_padding == "valid"
+        self.downsample = Projection(config, stage) if first else None
+        self.conv1 = _conv(config, stage.in_channels if first else stage.channels, cmid, 1)
+        # The stride sits on the 3x3 convolution; the original ResNet had it on the first.
+        stride, dilation = (stage.stride, stage.first_dilation) if first else (1, stage.dilation)
+        self.conv2 = _conv(config, cmid, cmid, 3, stride, dilation)
+        self.conv3 = _conv(config, cmid, stage.channels, 1)
+        rate = stage.drop_path_rates[index]
+        self.drop_path = DropPath(rate) if rate > 0 else nn.Identity()
+
+    def add(self, branch: Tensor, shortcut: Tensor) -> Tensor:
+        """Adds the shortcut to the branch, in place: nothing else holds the branch."""
+        if self.crops:
+            shortcut = centre_crop_like(shortcut, branch)
+        return self.drop_path(branch).add_(shortcut)
+
+
+class PreActUnit(Unit):
+    """Pre-activation bottleneck: norm and activation come before each convolution."""
+
+    def __init__(self, config: BitConfig, stage: StageSpec, index: int) -> None:
+        super().__init__(config, stage, index)
+        self.norm1 = _norm(config, stage.channels if index else stage.in_channels)
+        self.norm2 = _norm(config, stage.bottleneck_channels)
+        self.norm3 = _norm(config, stage.bottleneck_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps raw residual sums to raw residual sums."""
+        return self.forward_activated(x, self.norm1(x))
+
+    def forward_activated(self, x: Tensor, activated: Tensor) -> Tensor:
+        """The same, where the caller has ``norm1(x)`` already."""
+        # The projection is fed the pre-activation, the identity shortcut is not.
+        shortcut = x if self.downsample is None else self.downsample(activated)
+        branch = self.norm2(self.conv1(activated))
+        branch = self.norm3(self.conv2(branch))
+        return self.add(self.conv3(branch), shortcut)
+
+
+class BottleneckUnit(Unit):
+    """Post-activation bottleneck (ResNet v1.5), as in the ResNets of ViT hybrids."""
+
+    def __init__(self, config: BitConfig, stage: StageSpec, index: int) -> None:
+        super().__init__(config, stage, index)
+        self.norm1 = _norm(config, stage.bottleneck_channels)
+        self.norm2 = _norm(config, stage.bottleneck_channels)
+        self.norm3 = _norm(config, stage.channels, act=False)
+        self.act = activation(config.hidden_act)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps activated features to activated features."""
+        shortcut = x if self.downsample is None else self.downsample(x)
+        branch = self.norm1(self.conv1(x))
+        branch = self.norm2(self.conv2(branch))
+        return self.act(self.add(self.norm3(self.conv3(branch)), shortcut))
+
+
+class Stage(nn.Sequential):
+    """The residual units of one stage; recomputes each in backward if asked to."""
+
+    def __init__(self, config: BitConfig, spec: StageSpec) -> None:
+        kind = PreActUnit if config.layer_type == "preactivation" else BottleneckUnit
+        super().__init__(*(kind(config, spec, index) for index in range(spec.depth)))
+        self.is_stage = True
+        self.grad_checkpointing = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps the previous stage's output to this stage's."""
+        for unit in self:
+            if torch.jit.is_scripting() or not self.grad_checkpointing:
+                x = unit(x)
+            else:
+                x = checkpoint(unit, x, use_reentrant=False)
+        return x
+
+    def enter(self, x: Tensor) -> Tensor:
+        """Applies the first norm and activation, in pre-activation stages."""
+        return self[0].norm1(x)  # type: ignore[operator]
+
+    def forward_activated(self, x: Tensor, activated: Tensor) -> Tensor:
+        """The same as ``forward``, where the caller has ``enter(x)`` already."""
+        for index, unit in enumerate(self):
+            if torch.jit.is_scripting() or not self.grad_checkpointing:
+                x = unit.forward_activated(x, activated) if index == 0 else unit(x)  # type: ignore[operator]
+            elif index == 0:
+                x = checkpoint(unit.forward_activated, x, activated, use_reentrant=False)  # type: ignore[arg-type]
+            else:
+                x = checkpoint(unit, x, use_reentrant=False)
+        return x
+
+
+class BitNetwork(nn.Module):
+    """Stem and stages, as far as needed, with named taps.
+
+    ``stem``, ``stage1`` .. and ``norm`` are direct children in execution order: a state dict, a
+    reader and torchvision's IntermediateLayerGetter find them.
+
+    Args:
+        config: The network.
+        last: Index of the deepest stage to build; 0 builds the stem alone.
+        norm: Whether to build the pre-activation norm behind it.
+    """
+
+    def __init__(self, config: BitConfig, *, last: int, norm: bool) -> None:
+        super().__init__()
+        self.config = config
+        self.stem = Stem(config)
+        for spec in config.stages[:last]:
+            self.add_module(spec.name, Stage(config, spec))
+        self.norm = _norm(config, config.channels[last]) if norm else None
+
+    def raw_taps(self, images: Tensor, names: list[str]) -> dict[str, Tensor]:
+        """Returns the named stages' residual sums, shallow to deep."""
+        features: dict[str, Tensor] = {}
+        x = images
+        # named_children and hasattr are the loop and the test that TorchScript unrolls.
+        for name, module in self.named_children():
+            if hasattr(module, "is_stem") or hasattr(module, "is_stage"):
+                x = module(x)
+                if name in names:
+                    features[name] = x
+        return features
+
+    def activated_taps(self, images: Tensor, names: list[str]) -> dict[str, Tensor]:
+        """Returns what the norm and activation behind each named stage make of its output."""
+        features: dict[str, Tensor] = {}
+        x, previous = self.stem(images), "stem"
+        for name, module in self.named_children():
+            if hasattr(module, "is_stage"):
+                activated = module.enter(x)  # type: ignore[operator]
+                if previous in names:
+                    features[previous] = activated
+                x = module.forward_activated(x, activated)  # type: ignore[operator]
+                previous = name
+        if self.norm is not None:
+            features[previous] = self.norm(x)
+        return features
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recomputes every residual unit in backward instead of storing its activations."""
+        for module in self.modules():
+            if isinstance(module, Stage):
+                module.grad_checkpointing = enable
