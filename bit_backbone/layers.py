@@ -245,7 +245,9 @@ class GroupNormAct(nn.GroupNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalises and activates [N, C, H, W]."""
-        return self.act(F.group_norm(x, self.num_groups, self.weight, self.bias, self.eps))
+        # F.group_norm refuses groups of a single value (a 1x1 map, one channel a group).
+        x = torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+        return self.act(x)
 
 
 class StemPool(nn.Module):
