@@ -1,0 +1,91 @@
+"""Package metadata. Nothing here imports torch or bit_backbone: building needs setuptools alone."""
+
+import re
+import shutil
+from pathlib import Path
+
+from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).parent
+
+TEST = [
+    "build>=1.2",
+    "hypothesis>=6.100",
+    "onnx>=1.17",
+    "onnxruntime>=1.20",
+    "onnxscript>=0.3",
+    "pytest>=8.2",
+    "pytest-xdist>=3.6",
+    "scikit-learn>=1.5",
+    "setuptools>=77",
+    "timm>=1.0.20",
+    "transformers>=4.57",
+]
+EXTRAS = {
+    "demo": ["scikit-learn>=1.5"],
+    "docs": ["mkdocs-material>=9.6", "mkdocstrings-python>=1.16"],
+    "ray": ["ray[data]>=2.40"],
+    "test": TEST,
+    "dev": [*TEST, "mypy>=1.13", "ruff>=0.15"],
+}
+
+
+class BuildWithConfigs(build_py):
+    """Ship the top-level configs/ folder as data inside the package."""
+
+    def run(self) -> None:
+        """Copy the modules, then the configs; an editable install reads them in place."""
+        super().run()
+        configs = ROOT / "configs"
+        if configs.is_dir() and not self.editable_mode:
+            shutil.copytree(
+                configs,
+                Path(self.build_lib, "bit_backbone", "configs"),
+                ignore=shutil.ignore_patterns("__pycache__"),
+                dirs_exist_ok=True,
+            )
+
+
+def version() -> str:
+    """Read ``__version__`` out of the package's text."""
+    text = (ROOT / "bit_backbone" / "__init__.py").read_text(encoding="utf-8")
+    return re.search(r'^__version__ = "(.+)"$', text, re.MULTILINE)[1]
+
+
+setup(
+    name="bit-backbone",
+    version=version(),
+    description="Big Transfer (BiT) as a backbone for detectors and segmenters",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    keywords=["big transfer", "BiT", "ResNetV2", "backbone", "object detection", "segmentation"],
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+        "Typing :: Typed",
+    ],
+    python_requires=">=3.11",
+    packages=find_packages(include=["bit_backbone", "bit_backbone.*"]),
+    package_data={"bit_backbone": ["py.typed"]},
+    cmdclass={"build_py": BuildWithConfigs},
+    install_requires=[
+        "torch>=2.6",
+        "torchvision>=0.21",
+        "numpy>=1.26",
+        "fvcore>=0.1.5.post20221221",
+        "safetensors>=0.4.5",
+        "huggingface_hub>=0.26",
+        "pillow>=10.4",
+        "rich>=13.7",
+    ],
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["bit-backbone = bit_backbone.cli:main"]},
+)
