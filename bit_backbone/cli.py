@@ -1,0 +1,61 @@
+"""The console command ``bit-backbone``, also ``python -m bit_backbone``."""
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from bit_backbone import __version__
+
+# Each module exposes add_parser(subparsers) and imports torch only inside the function it sets as
+# `func`, so that listing the commands stays quick.
+COMMANDS: tuple[str, ...] = ()
+
+USAGE_ERROR = 2  # what argparse itself exits with
+INTERRUPTED = 130  # 128 + SIGINT
+BROKEN_PIPE = 141  # 128 + SIGPIPE
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the parser of every command in :data:`COMMANDS`."""
+    parser = argparse.ArgumentParser(
+        prog="bit-backbone", description="Big Transfer (BiT) as a backbone for dense prediction."
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    parser.add_argument(
+        "--debug", action="store_true", help="show the traceback of an error, not its message alone"
+    )
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name in COMMANDS:
+        importlib.import_module(name).add_parser(subparsers)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: The arguments after the program's name; those of the process when None.
+
+    Returns:
+        The exit status: 0, or what the command returned; 2 after an error in what the user gave
+        (ValueError or OSError, told on stderr), 130 after Ctrl-C, 141 when the reader of the
+        output went away.
+    """
+    args = build_parser().parse_args(argv)
+    try:
+        status = args.func(args) or 0
+        sys.stdout.flush()
+        return status
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Python flushes stdout once more at exit; let that flush go nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except (ValueError, OSError) as error:
+        if args.debug:
+            raise
+        print(f"bit-backbone: error: {error}", file=sys.stderr)
+        return USAGE_ERROR
