@@ -1,0 +1,46 @@
+# Every target makes the virtual environment it needs; nothing has to be installed before.
+PYTHON ?= python3
+VENV ?= .venv
+
+bin := $(VENV)/bin
+installed := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all check format clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
+	@echo "  PYTHON=python3.12 chooses the interpreter ($(PYTHON)), VENV=... the environment ($(VENV))."
+
+demo: $(installed)  ## extract features of two photographs and draw them in demo/
+	$(bin)/python tools/demo.py
+
+test: $(installed)  ## run the fast tests
+	$(bin)/python -m pytest -m "not slow" -n auto --maxprocesses 4
+
+test-all: $(installed)  ## run every test
+	$(bin)/python -m pytest -n auto --maxprocesses 4
+
+check: $(installed)  ## check format, lint and types
+	$(bin)/ruff format --check .
+	$(bin)/ruff check .
+	$(bin)/mypy
+
+format: $(installed)  ## format and fix what can be fixed
+	$(bin)/ruff format .
+	$(bin)/ruff check --fix .
+
+clean:  ## remove the environment and everything built
+	rm -rf $(VENV) build dist demo *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find bit_backbone tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(installed): setup.py pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { \
+	    echo "bit-backbone needs Python 3.11 or newer, and there is no $(PYTHON)." >&2; \
+	    echo "Install one, or name it: make test PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit( \
+	    "bit-backbone needs Python 3.11 or newer; $(PYTHON) is %d.%d.\n" % v[:2] + \
+	    "Name a newer one: make test PYTHON=/path/to/python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(bin)/python -m pip install --disable-pip-version-check --editable ".[demo,dev]"
+	@touch $@
