@@ -1,0 +1,100 @@
+import argparse
+import subprocess
+import sys
+from types import ModuleType
+
+import pytest
+
+import bit_backbone
+from bit_backbone import cli
+
+
+@pytest.fixture
+def probe(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """A command module of the test's own; the test says what it does by setting `outcome`."""
+
+    def command(args: argparse.Namespace) -> int | None:
+        if isinstance(module.outcome, BaseException):
+            raise module.outcome
+        return module.outcome
+
+    def add_parser(subparsers: argparse._SubParsersAction) -> None:
+        subparsers.add_parser("probe").set_defaults(func=command)
+
+    module = ModuleType("probe_command")
+    module.add_parser = add_parser
+    monkeypatch.setitem(sys.modules, "probe_command", module)
+    monkeypatch.setattr(cli, "COMMANDS", ("probe_command",))
+    return module
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status", "told"),
+    [
+        (None, 0, ""),
+        (0, 0, ""),
+        (3, 3, ""),
+        (ValueError("depth must be positive, got -1"), 2, "depth must be positive, got -1"),
+        (FileNotFoundError(2, "No such file", "a.jpg"), 2, "[Errno 2] No such file: 'a.jpg'"),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_the_exit_status_and_the_message(outcome, status, told, probe, capsys) -> None:
+    probe.outcome = outcome
+    assert cli.main(["probe"]) == status
+    assert capsys.readouterr().err == (f"bit-backbone: error: {told}\n" if told else "")
+
+
+def test_debug_raises_the_error(probe) -> None:
+    probe.outcome = ValueError("depth must be positive")
+    with pytest.raises(ValueError, match="depth must be positive"):
+        cli.main(["--debug", "probe"])
+
+
+def test_a_bug_is_never_made_to_look_like_bad_input(probe) -> None:
+    probe.outcome = KeyError("stage9")
+    with pytest.raises(KeyError):
+        cli.main(["probe"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "required: COMMAND"),
+        (["sing"], "invalid choice: 'sing'"),
+        (["probe", "--verbos"], "unrecognized arguments: --verbos"),
+    ],
+)
+def test_usage_errors(arguments, told, probe, capsys) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(arguments)
+    assert told in capsys.readouterr().err
+
+
+def test_python_dash_m_tells_the_version() -> None:
+    command = [sys.executable, "-m", "bit_backbone", "--version"]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert told == f"bit-backbone {bit_backbone.__version__}\n"
+
+
+PRINTS_FOR_EVER = """
+import sys, types
+from bit_backbone import cli
+def command(args):
+    while True:
+        print("y")
+module = types.ModuleType("yes")
+module.add_parser = lambda subparsers: subparsers.add_parser("yes").set_defaults(func=command)
+sys.modules["yes"] = module
+cli.COMMANDS = ("yes",)
+sys.exit(cli.main(["yes"]))
+"""
+
+
+def test_a_reader_that_goes_away_ends_the_command_quietly() -> None:
+    command = [sys.executable, "-c", PRINTS_FOR_EVER]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
