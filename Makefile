@@ -42,5 +42,5 @@ $(installed): setup.py pyproject.toml
 	    "bit-backbone needs Python 3.11 or newer; $(PYTHON) is %d.%d.\n" % v[:2] + \
 	    "Name a newer one: make test PYTHON=/path/to/python3.12")'
 	$(PYTHON) -m venv $(VENV)
-	$(bin)/python -m pip install --disable-pip-version-check --editable ".[demo,dev]"
+	$(bin)/python -m pip install --disable-pip-version-check --editable ".[dev]"
 	@touch $@

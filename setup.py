@@ -9,21 +9,23 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 
+DEMO = ["scikit-image>=0.24", "scikit-learn>=1.5"]
 TEST = [
+    *DEMO,
     "build>=1.2",
     "hypothesis>=6.100",
     "onnx>=1.17",
     "onnxruntime>=1.20",
     "onnxscript>=0.3",
+    "pycocotools>=2.0.8",
     "pytest>=8.2",
     "pytest-xdist>=3.6",
-    "scikit-learn>=1.5",
     "setuptools>=77",
-    "timm>=1.0.20",
-    "transformers>=4.57",
+    "timm>=1.0.31",
+    "transformers>=5.23",
 ]
 EXTRAS = {
-    "demo": ["scikit-learn>=1.5"],
+    "demo": DEMO,
     "docs": ["mkdocs-material>=9.6", "mkdocstrings-python>=1.16"],
     "ray": ["ray[data]>=2.40"],
     "test": TEST,

@@ -1,3 +1,5 @@
+"""The command's frame: exit statuses, messages on stderr, usage errors."""
+
 import argparse
 import subprocess
 import sys

@@ -1,3 +1,5 @@
+"""The package as a user gets it: the sdist, the wheel, the command and the lazy exports."""
+
 import importlib
 import importlib.util
 import os
