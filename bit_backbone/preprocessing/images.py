@@ -1,0 +1,188 @@
+"""Reading images of any accepted kind into one of two working forms.
+
+The working form of an 8-bit grey, RGB or RGBA image is a ``PIL.Image.Image``, so that resizing is
+Pillow's to the bit. Every other image becomes a tensor [C, H, W], uint8 or float32.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+ImageLike: TypeAlias = Image.Image | np.ndarray | torch.Tensor | str | os.PathLike[str]
+ImageInput: TypeAlias = ImageLike | Sequence["ImageInput"]
+WorkingImage: TypeAlias = Image.Image | torch.Tensor
+
+CHANNEL_FORMATS = ("channels_first", "channels_last")
+_COLOUR_CHANNELS = (1, 3, 4)
+# Pillow clips these to 255 when it converts them to RGB: a 16-bit scan would come out white.
+_DEEP_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
+
+
+def flatten(images: ImageInput) -> list[ImageLike]:
+    """Lists the single images of an image, a batch [N, ...] or a (nested) sequence of these.
+
+    Raises:
+        ValueError: If there is no image, or something that is not an image.
+    """
+    flat = list(_iterate(images))
+    if not flat:
+        raise ValueError("at least one image is needed, got an empty sequence")
+    return flat
+
+
+def _iterate(images: ImageInput) -> Iterator[ImageLike]:
+    if isinstance(images, (Image.Image, str, os.PathLike)):
+        yield images
+    elif isinstance(images, (np.ndarray, torch.Tensor)):
+        if images.ndim not in (2, 3, 4):
+            raise ValueError(
+                "an image array has 2 or 3 dimensions and a batch has 4, "
+                f"got shape {tuple(images.shape)}"
+            )
+        yield from images if images.ndim == 4 else (images,)
+    elif isinstance(images, Iterable):
+        for image in images:
+            yield from _iterate(image)
+    else:
+        raise ValueError(
+            "an image is a PIL image, a numpy array, a torch tensor or a path, "
+            f"got {type(images).__name__}"
+        )
+
+
+def read(
+    image: ImageLike, convert_rgb: bool, input_data_format: str | None, white: float
+) -> WorkingImage:
+    """Brings one image into its working form.
+
+    Args:
+        image: A PIL image, an array or tensor [H, W], [H, W, C] or [C, H, W], or the path of a
+            file, which is turned upright by its EXIF orientation.
+        convert_rgb: Make three channels of grey, palette, CMYK, ... images; transparency is
+            composited on white. Arrays of one channel are grey, of four RGBA.
+        input_data_format: Where an array has its channels; None finds out.
+        white: The largest legal value of a floating-point image, 1.0 or 255.0.
+
+    Returns:
+        A PIL image of 8 bits per channel, or a tensor [C, H, W].
+
+    Raises:
+        ValueError: For pixels of 16 bits or of an ambiguous range, for an unclear channel axis, and
+            for a number of channels that cannot be made RGB.
+    """
+    if isinstance(image, (str, os.PathLike)):
+        image = _open(image)
+    if isinstance(image, Image.Image) and image.mode != "F":
+        return _read_pil(image, convert_rgb)
+    pixels = _channels_last(_to_numpy(image), input_data_format)
+    if convert_rgb and pixels.shape[-1] not in _COLOUR_CHANNELS:
+        raise ValueError(
+            "do_convert_rgb=True takes images of 1 (grey), 3 (RGB) or 4 (RGBA) channels, "
+            f"got {pixels.shape[-1]}; pass do_convert_rgb=False to keep the channels as they are"
+        )
+    if pixels.dtype != np.uint8:
+        return _read_float(pixels.astype(np.float32), convert_rgb, white)
+    if pixels.shape[-1] in _COLOUR_CHANNELS:
+        grey = pixels.shape[-1] == 1
+        return _read_pil(Image.fromarray(pixels[..., 0] if grey else pixels), convert_rgb)
+    return _channels_first_tensor(pixels)
+
+
+def _open(path: str | os.PathLike[str]) -> Image.Image:
+    if str(path).startswith(("http://", "https://")):
+        raise ValueError(f"images are read from local files: fetch {path} and pass its path")
+    with Image.open(path) as image:
+        return ImageOps.exif_transpose(image)
+
+
+def _read_pil(image: Image.Image, convert_rgb: bool) -> Image.Image:
+    if image.mode in _DEEP_MODES:
+        raise ValueError(
+            f"images have 8 bits per channel, got a PIL image of mode {image.mode!r}; "
+            "scale it to 8 bits, or pass floats in [0, 1] with do_rescale=False"
+        )
+    if 0 in image.size:
+        raise ValueError(f"an image has at least one pixel, got (width, height) = {image.size}")
+    if convert_rgb:
+        return _composite_on_white(image) if image.has_transparency_data else image.convert("RGB")
+    if image.mode in ("P", "PA"):
+        raise ValueError(
+            "the pixels of a palette image are indices, not intensities; pass do_convert_rgb=True"
+        )
+    return image.convert("L") if image.mode == "1" else image
+
+
+def _composite_on_white(image: Image.Image) -> Image.Image:
+    image = image.convert("RGBA")
+    background = Image.new("RGBA", image.size, (255, 255, 255, 255))
+    return Image.alpha_composite(background, image).convert("RGB")
+
+
+def _to_numpy(image: Image.Image | np.ndarray | torch.Tensor) -> np.ndarray:
+    if isinstance(image, torch.Tensor):
+        if image.dtype == torch.bfloat16:  # numpy has no such type
+            image = image.float()
+        image = image.detach().cpu().numpy()
+    pixels = np.asarray(image)
+    if pixels.dtype != np.uint8 and not np.issubdtype(pixels.dtype, np.floating):
+        raise ValueError(
+            f"pixels are uint8 or floating point, got {pixels.dtype}; scale them to uint8, or pass "
+            "floats in [0, 1] with do_rescale=False"
+        )
+    return pixels
+
+
+def _channels_last(pixels: np.ndarray, input_data_format: str | None) -> np.ndarray:
+    """Returns a view [H, W, C] of an image array."""
+    if 0 in pixels.shape:
+        raise ValueError(f"an image has at least one pixel, got shape {pixels.shape}")
+    if pixels.ndim == 2:
+        return pixels[..., None]
+    if input_data_format is None:
+        input_data_format = _infer_format(pixels.shape)
+    return pixels if input_data_format == "channels_last" else np.moveaxis(pixels, 0, -1)
+
+
+def _infer_format(shape: tuple[int, ...]) -> str:
+    first, last = shape[0] in _COLOUR_CHANNELS, shape[-1] in _COLOUR_CHANNELS
+    if first == last:
+        raise ValueError(
+            f"the channel axis of an image is found by its length, one of {_COLOUR_CHANNELS}, but "
+            f"shape {shape} has {'two such axes' if first else 'none at either end'}; "
+            "pass input_data_format='channels_first' or 'channels_last'"
+        )
+    return "channels_first" if first else "channels_last"
+
+
+def _read_float(pixels: np.ndarray, convert_rgb: bool, white: float) -> torch.Tensor:
+    _check_range(pixels, white)
+    if convert_rgb and pixels.shape[-1] == 1:
+        pixels = np.repeat(pixels, 3, axis=-1)
+    elif convert_rgb and pixels.shape[-1] == 4:
+        alpha = pixels[..., 3:] / white
+        pixels = alpha * pixels[..., :3] + (1 - alpha) * white
+    return _channels_first_tensor(pixels)
+
+
+def _check_range(pixels: np.ndarray, white: float) -> None:
+    """Refuses floats whose scale does not fit do_rescale; all-black fits both."""
+    low, high = float(pixels.min()), float(pixels.max())
+    if not (low >= 0 and high <= white):  # written so that NaN fails
+        raise ValueError(
+            "floating-point pixels lie in [0, 255] with do_rescale=True and in [0, 1] with "
+            f"do_rescale=False, got [{low:g}, {high:g}] with do_rescale={white != 1}"
+        )
+    if white != 1 and 0 < high <= 1:
+        raise ValueError(
+            "with do_rescale=True floating-point pixels mean [0, 255], but all of these lie in "
+            f"[{low:g}, {high:g}]: pass do_rescale=False if they are in [0, 1] already, or uint8"
+        )
+
+
+def _channels_first_tensor(pixels: np.ndarray) -> torch.Tensor:
+    # a copy: the caller's array may be read-only, and must not change under us
+    return torch.from_numpy(np.array(np.moveaxis(pixels, -1, 0), order="C"))

@@ -1,0 +1,151 @@
+"""BitImageProcessor against transformers' PIL backend, timm's transforms and the official ones."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from photographs import photograph
+from PIL import Image
+from torchvision import transforms
+
+from bit_backbone.preprocessing import BitImageProcessor
+
+timm = pytest.importorskip("timm")
+transformers = pytest.importorskip("transformers")
+from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil  # noqa: E402
+
+HALF = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+SIZES = (
+    "china", "flower", "chelsea", "color", "retina", "page", "coins", "horse", "logo", "gif",
+    "palette", "palette_alpha", "bilevel", "cmyk", "la",
+    "china@97x131", "chelsea@61x47", "horse@399x101", "page@131x7", "color@1x1",
+)  # fmt: skip
+# An even margin after resizing, so that both sides' crops agree; see test_crop_offset.
+SETTINGS = (
+    {"size": {"height": 240, "width": 300}},
+    {"size": {"height": 97, "width": 131}, "do_center_crop": False, "resample": 2},
+    {"size": {"shortest_edge": 150}, "do_center_crop": False},
+    {"size": {"height": 224, "width": 224}, "do_normalize": False},
+    {"size": {"height": 60, "width": 60}, "crop_size": {"height": 64, "width": 64}},
+    {"do_resize": False, "do_center_crop": False, "do_rescale": False},
+    {"do_resize": False, "do_center_crop": False, "do_rescale": False, "do_normalize": False},
+    {"do_resize": False, "do_center_crop": False, "rescale_factor": 1 / 127.5, "image_mean": 1.0},
+)
+
+
+def ours_and_theirs(image, **settings):
+    settings = HALF | settings
+    mine = BitImageProcessor(**settings)(image, return_tensors="np")["pixel_values"]
+    peer = BitImageProcessorPil(**settings)(image, return_tensors="np")["pixel_values"]
+    return mine, peer
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+@pytest.mark.parametrize("name", SIZES)
+def test_equals_transformers_to_the_bit(name, settings):
+    mine, peer = ours_and_theirs(photograph(name), **settings)
+    assert mine.dtype == peer.dtype
+    np.testing.assert_array_equal(mine, peer)
+
+
+@pytest.mark.parametrize("resample", range(6))
+def test_equals_transformers_with_every_filter(resample):
+    sizes = {"size": {"height": 75, "width": 201}, "crop_size": {"height": 71, "width": 201}}
+    np.testing.assert_array_equal(*ours_and_theirs(photograph("china"), resample=resample, **sizes))
+
+
+@pytest.mark.parametrize(
+    ("kind", "convert"), [("L", True), ("RGB", True), ("RGBA", True), ("RGBA", False)]
+)
+@pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
+def test_arrays_equal_transformers(kind, convert, layout):
+    array = np.asarray(photograph("logo").convert(kind)).reshape(500, 500, -1)
+    if layout == "channels_first":
+        array = np.ascontiguousarray(np.moveaxis(array, -1, 0))
+    statistics = {"image_mean": 0.5, "image_std": 0.25}
+    settings = {"size": {"height": 240, "width": 300}, "do_convert_rgb": convert, **statistics}
+    for image in (array, torch.from_numpy(array.copy()), np.stack([array, array])):
+        np.testing.assert_array_equal(*ours_and_theirs(image, **settings))
+
+
+@pytest.mark.parametrize("margin", range(8))
+def test_crop_offset(margin):
+    """One pixel from transformers' where the margin leaves 3 modulo 4, as torchvision rounds."""
+    side = 40
+    image = photograph("chelsea").crop((0, 0, side + margin, side + margin))
+    mine, peer = ours_and_theirs(image, do_resize=False, crop_size=side)
+    assert (mine == peer).all() == (margin % 4 != 3)
+    expected = transforms.CenterCrop(side)(image)
+    np.testing.assert_array_equal(
+        mine, ours_and_theirs(expected, do_resize=False, crop_size=side)[0]
+    )
+
+
+TIMM_PRESETS = {
+    "timm_in21k": ["50x1_bit.goog_in21k", "152x4_bit.goog_in21k"],
+    "timm_448": ["50x1_bit.goog_in21k_ft_in1k", "152x2_bit.goog_in21k_ft_in1k"],
+    "timm_480": ["152x4_bit.goog_in21k_ft_in1k"],
+    "timm_distilled": [
+        "50x1_bit.goog_distilled_in1k", "152x2_bit.goog_teacher_in21k_ft_in1k",
+    ],
+    "timm_teacher_384": ["152x2_bit.goog_teacher_in21k_ft_in1k_384"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("preset", "model"), [(p, f"resnetv2_{m}") for p, ms in TIMM_PRESETS.items() for m in ms]
+)
+def test_presets_equal_timm(preset, model):
+    settings = timm.data.resolve_data_config(
+        pretrained_cfg=timm.get_pretrained_cfg(model).to_dict()
+    )
+    transform = timm.data.create_transform(**settings)
+    processor = BitImageProcessor.from_preset(preset)
+    for name in ("china", "chelsea", "page", "palette", "cmyk", "china@97x131", "page@131x7"):
+        theirs = transform(photograph(name).convert("RGB"))
+        mine = processor(photograph(name), return_tensors="pt").pixel_values[0]
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("preset", "side"), [("official", 480), ("official_small", 128)])
+@pytest.mark.parametrize("name", ["china", "chelsea", "page", "palette", "china@31x33"])
+def test_presets_equal_the_official_evaluation(preset, side, name):
+    """big_transfer, bit_pytorch/train.py: resize to a square, to [0, 1], normalise with 0.5."""
+    image = photograph(name).convert("RGB").resize((side, side), Image.Resampling.BILINEAR)
+    expected = (transforms.functional.to_tensor(image) - 0.5) / 0.5
+    mine = BitImageProcessor.from_preset(preset)(photograph(name), return_tensors="pt")
+    torch.testing.assert_close(mine.pixel_values[0], expected, rtol=0, atol=0)
+
+
+def test_transformers_reads_what_we_save(tmp_path):
+    mine = BitImageProcessor.from_preset("timm_448", image_std=[0.5, 0.25, 0.125])
+    mine.save_pretrained(tmp_path)
+    peer = BitImageProcessorPil.from_pretrained(tmp_path)
+    assert json.loads(peer.to_json_string()) == mine.to_dict()
+    assert isinstance(
+        transformers.AutoImageProcessor.from_pretrained(tmp_path), transformers.BitImageProcessor
+    )
+
+
+@pytest.mark.parametrize("peer_class", [BitImageProcessorPil, transformers.BitImageProcessor])
+def test_we_read_what_transformers_saves(tmp_path, peer_class):
+    peer = peer_class(size={"height": 99, "width": 77}, resample=2, image_mean=[0.1, 0.2, 0.3])
+    peer.save_pretrained(tmp_path)
+    mine = BitImageProcessor.from_pretrained(tmp_path)
+    assert mine.to_dict() == json.loads(peer.to_json_string())
+    assert mine.image_std != (0.5, 0.5, 0.5)  # CLIP's, as saved
+
+
+def test_enumerations_of_transformers_are_understood():
+    from transformers.image_utils import ChannelDimension, PILImageResampling
+    from transformers.utils import TensorType
+
+    options = {
+        "return_tensors": TensorType.PYTORCH,
+        "data_format": ChannelDimension.LAST,
+        "input_data_format": ChannelDimension.LAST,
+        "resample": PILImageResampling.BILINEAR,
+    }
+    out = BitImageProcessor()(np.asarray(photograph("china")), **options).pixel_values
+    assert out.shape == (1, 224, 224, 3)

@@ -1,0 +1,351 @@
+"""BitImageProcessor: inputs, settings, files and every error, without any other library."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from photographs import photograph
+from PIL import Image
+
+from bit_backbone.preprocessing import PRESETS, BatchFeature, BitImageProcessor, settings
+
+RGB = np.asarray(photograph("chelsea@61x47"))  # [47, 61, 3] uint8
+KEEP = {"do_resize": False, "do_center_crop": False}
+FILTERS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
+RAW = {**KEEP, "do_rescale": False, "do_normalize": False}
+
+
+def pixels(image, **settings):
+    return BitImageProcessor(**settings)(image, return_tensors="np")["pixel_values"]
+
+
+def test_defaults():
+    out = BitImageProcessor()(photograph("china"), return_tensors="pt")
+    assert out.pixel_values.shape == (1, 3, 224, 224)
+    assert out.pixel_values.dtype == torch.float32
+    assert -1 <= out.pixel_values.min() < 0 < out.pixel_values.max() <= 1
+
+
+def test_equal_whatever_holds_the_pixels(tmp_path):
+    expected = pixels(Image.fromarray(RGB))
+    Image.fromarray(RGB).save(tmp_path / "cat.png")
+    first = np.moveaxis(RGB, -1, 0)
+    for image in (
+        RGB,
+        first,
+        torch.from_numpy(RGB.copy()),
+        torch.from_numpy(first.copy()).requires_grad_(False),
+        [RGB],
+        [[RGB]],
+        RGB[None],
+        RGB[:, ::-1][:, ::-1],
+        tmp_path / "cat.png",
+        str(tmp_path / "cat.png"),
+    ):
+        np.testing.assert_array_equal(pixels(image), expected)
+
+
+def test_files_are_turned_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees to view
+    Image.fromarray(RGB).save(tmp_path / "turned.png", exif=exif)
+    np.testing.assert_array_equal(pixels(tmp_path / "turned.png"), pixels(np.rot90(RGB, -1)))
+
+
+def test_batches_and_layouts():
+    batch = [photograph("china"), photograph("page"), RGB]
+    first = BitImageProcessor()(batch, return_tensors="pt").pixel_values
+    last = BitImageProcessor()(batch, return_tensors="np", data_format="channels_last")
+    assert first.shape == (3, 3, 224, 224)
+    assert last.pixel_values.shape == (3, 224, 224, 3)
+    assert last.pixel_values.flags["C_CONTIGUOUS"]
+    np.testing.assert_array_equal(first.numpy(), np.moveaxis(last.pixel_values, -1, 1))
+    ragged = BitImageProcessor(**KEEP)(batch)["pixel_values"]
+    assert [image.shape for image in ragged] == [(3, 427, 640), (3, 191, 384), (3, 47, 61)]
+
+
+def test_overrides_hold_for_one_call_only():
+    processor = BitImageProcessor()
+    small = processor.preprocess(RGB, crop_size=32, size=(40, 50), return_tensors="np")
+    assert small.pixel_values.shape == (1, 3, 32, 32)
+    raw = processor(RGB, do_resize=False, do_center_crop=False, do_rescale=False,
+                    do_normalize=False, return_tensors="np")  # fmt: skip
+    np.testing.assert_array_equal(raw.pixel_values[0], np.moveaxis(RGB, -1, 0))
+    assert raw.pixel_values.dtype == np.uint8
+    assert processor == BitImageProcessor()
+
+
+def test_attributes_may_be_set():
+    processor = BitImageProcessor()
+    processor.size, processor.crop_size = 64, 48
+    assert processor(RGB, return_tensors="pt").pixel_values.shape == (1, 3, 48, 48)
+    processor.resample = "sharp"
+    with pytest.raises(ValueError, match="resample is one of nearest"):
+        processor(RGB)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, torch.bfloat16])
+def test_floats_equal_bytes_where_nothing_is_interpolated(dtype):
+    if isinstance(dtype, torch.dtype):
+        image = torch.from_numpy(RGB.copy()).to(dtype)
+    else:
+        image = RGB.astype(dtype)
+    np.testing.assert_array_equal(pixels(image, **KEEP), pixels(RGB, **KEEP))
+    scaled = RGB.astype(np.float32) / 255
+    np.testing.assert_allclose(
+        pixels(scaled, do_rescale=False, **KEEP), pixels(RGB, **KEEP), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("resample", FILTERS)
+def test_interpolated_floats_are_near_the_bytes(resample):
+    settings = {"size": 67, "crop_size": 61, "resample": resample, "do_normalize": False}
+    floats = pixels(RGB.astype(np.float32), **settings)
+    # Pillow rounds and clips bytes after each of its two passes, floats not at all
+    assert np.abs(floats - pixels(RGB, **settings)).max() <= 2 / 255
+
+
+@pytest.mark.parametrize("resample", FILTERS)
+def test_interpolated_floats_stay_legal(resample):
+    checks = (np.indices((45, 37)).sum(0) // 3 % 2).astype(np.float32)  # bicubic overshoots here
+    floats = pixels(checks, do_rescale=False, resample=resample, do_normalize=False)
+    assert (floats.min(), floats.max()) == (0, 1)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 5])
+def test_other_channel_counts_pass_unconverted(channels):
+    image = np.random.default_rng(0).integers(0, 256, (40, 30, channels), np.uint8)
+    settings = {"do_convert_rgb": False, "input_data_format": "channels_last", "size": 20,
+                "crop_size": 16, "image_mean": [0.5] * channels, "image_std": 0.5}  # fmt: skip
+    out = BitImageProcessor()(image, return_tensors="np", **settings).pixel_values
+    assert out.shape == (1, channels, 16, 16)
+    for c in range(channels):
+        alone = BitImageProcessor()(image[..., c], return_tensors="np",
+                                    **{**settings, "image_mean": 0.5})  # fmt: skip
+        np.testing.assert_array_equal(out[:, c], alone.pixel_values[:, 0])
+
+
+def test_transparency_is_composited_on_white():
+    clear = np.zeros((5, 5, 4), np.uint8)
+    half = np.full((5, 5, 4), 128, np.uint8)
+    assert (pixels(clear, **RAW) == 255).all()
+    assert (pixels(half, **RAW) == round(128 * 128 / 255 + 127)).all()
+    np.testing.assert_allclose(
+        pixels(half.astype(np.float32) / 255, **RAW), pixels(half, **RAW) / 255, atol=0.5 / 255
+    )
+    palette = pixels(photograph("palette_alpha"), **RAW)
+    opaque = pixels(photograph("palette"), **RAW)
+    see_through = np.asarray(photograph("palette_alpha")) == 3
+    assert see_through.any()
+    assert (palette[0][:, see_through] == 255).all()
+    np.testing.assert_array_equal(palette[0][:, ~see_through], opaque[0][:, ~see_through])
+
+
+def test_a_bilevel_image_has_two_levels():
+    assert set(np.unique(pixels(photograph("bilevel"), **RAW))) == {0, 255}
+    assert set(np.unique(pixels(photograph("bilevel"), do_convert_rgb=False, **RAW))) == {0, 255}
+
+
+@pytest.mark.parametrize(
+    ("length", "crop", "offset"),
+    [(9, 9, 0), (10, 9, 0), (11, 9, 1), (12, 9, 2), (13, 9, 2), (7, 9, -1), (6, 9, -1)],
+)
+def test_crop_offset_is_torchvisions(length, crop, offset):
+    ramp = np.tile(np.arange(1, length + 1, dtype=np.uint8), (crop, 1))
+    row = pixels(ramp, crop_size=crop, do_center_crop=True,
+                 **{k: False for k in RAW if k != "do_center_crop"})[0, 0, 0]  # fmt: skip
+    expected = [i + offset + 1 if 0 <= i + offset < length else 0 for i in range(crop)]
+    assert row.tolist() == expected
+
+
+def test_the_callers_array_is_left_alone():
+    image = RGB.astype(np.float32)
+    image.flags.writeable = False
+    out = pixels(image, **RAW | {"do_rescale": True, "rescale_factor": 1.0})
+    out += 1
+    np.testing.assert_array_equal(image, RGB)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        ([], "at least one image is needed"),
+        (3, "a PIL image, a numpy array, a torch tensor or a path, got int"),
+        ([RGB, None], "a PIL image, a numpy array, a torch tensor or a path, got NoneType"),
+        ("https://example.com/cat.jpg", "local files: fetch https://example.com/cat.jpg and"),
+        (np.zeros(5, np.uint8), r"2 or 3 dimensions and a batch has 4, got shape \(5,\)"),
+        (np.zeros((2, 3, 4, 5, 6), np.uint8), "got shape"),
+        (np.zeros((0, 5, 3), np.uint8), r"at least one pixel, got shape \(0, 5, 3\)"),
+        (Image.new("RGB", (0, 5)), r"at least one pixel, got \(width, height\) = \(0, 5\)"),
+        (RGB.astype(np.uint16), "uint8 or floating point, got uint16"),
+        (RGB.astype(np.int64), "uint8 or floating point, got int64"),
+        (RGB > 9, "uint8 or floating point, got bool"),
+        (torch.zeros(5, 5, dtype=torch.int32), "uint8 or floating point, got int32"),
+        (Image.new("I;16", (5, 5)), "8 bits per channel, got a PIL image of mode 'I;16'"),
+        (Image.new("I", (5, 5)), "8 bits per channel, got a PIL image of mode 'I'"),
+        (np.zeros((9, 9, 5), np.uint8), r"found by its length.*shape \(9, 9, 5\) has none"),
+        (np.zeros((3, 9, 4), np.uint8), r"shape \(3, 9, 4\) has two such axes"),
+        (RGB / 255, r"mean \[0, 255\], but all of these lie in \[0.*do_rescale=False"),
+        (Image.fromarray(RGB[..., 0] / np.float32(255)), r"mean \[0, 255\], but all of these lie"),
+        (RGB - 128.0, r"\[0, 255\] with do_rescale=True .*got \[-\d+, "),
+        (RGB * 2.0, r"lie in \[0, 255\] with do_rescale=True .* with do_rescale=True"),
+        (np.full((5, 5), np.nan), r"got \[nan, nan\]"),
+    ],
+)
+def test_images_that_are_refused(image, message):
+    with pytest.raises(ValueError, match=message):
+        BitImageProcessor()(image)
+
+
+@pytest.mark.parametrize(
+    ("image", "overrides", "message"),
+    [
+        (RGB * 1.0, {"do_rescale": False}, r"in \[0, 1\] with do_rescale=False, got \[.*=False$"),
+        (photograph("palette"), {"do_convert_rgb": False}, "palette image are indices"),
+        (RGB[..., :2], {"input_data_format": "channels_last"}, "1 .grey., 3 .RGB. or 4 .RGBA. .*2"),
+        (RGB[..., :1], {"do_convert_rgb": False}, "image_mean has one number.* 1 channels, got 3"),
+        (RGB, {"image_std": (1.0, 2.0)}, "image_std has one number.* 3 channels, got 2"),
+        ([RGB, RGB[1:]], {"return_tensors": "pt", **KEEP}, "images of one shape, got"),
+        (RGB, {"return_tensors": "tf"}, "return_tensors is one of 'pt', 'np', None, got 'tf'"),
+        (RGB, {"data_format": "NCHW"}, "data_format is one of 'channels_first', .* got 'NCHW'"),
+        (RGB, {"input_data_format": 3}, "input_data_format is one of"),
+        (RGB, {"size": {"longest_edge": 3}}, r"size is an int, \(h, w\) or .*shortest_edge.*, got"),
+        (RGB, {"size": 0}, "size is in whole pixels, at least 1, got shortest_edge = 0"),
+        (RGB, {"size": 22.5}, r"size is an int, .* got 22\.5"),
+        (RGB, {"size": True}, "at least 1, got shortest_edge = True"),
+        (RGB, {"size": (3, 4, 5)}, "size is an int"),
+        (RGB, {"crop_size": {"shortest_edge": 3}}, "crop_size is an int, .*'height'.*, got"),
+        (RGB, {"resample": 9}, r"resample is one of nearest \(0\), .* got 9"),
+        (RGB, {"resample": "cubic"}, "resample is one of .* got 'cubic'"),
+        (RGB, {"do_resize": "no"}, "do_resize is True or False, got 'no'"),
+        (RGB, {"rescale_factor": -1}, "rescale_factor is a positive number, .* got -1"),
+        (RGB, {"rescale_factor": float("inf")}, "rescale_factor is a positive number"),
+        (RGB, {"image_mean": []}, r"image_mean is a number, or one per channel, got \[\]"),
+        (RGB, {"image_mean": "clip"}, "image_mean is a number"),
+        (RGB, {"image_std": (1, 0, 1)}, r"image_std is positive in every channel, got \(1, 0, 1\)"),
+    ],
+)
+def test_calls_that_are_refused(image, overrides, message):
+    with pytest.raises(ValueError, match=message):
+        BitImageProcessor()(image, **overrides)
+
+
+def test_an_unknown_setting_is_a_type_error():
+    with pytest.raises(TypeError, match="do_flip"):
+        BitImageProcessor()(RGB, do_flip=True)
+
+
+@pytest.mark.parametrize(
+    ("form", "settings"),
+    [
+        ({"size": 50}, {"size": {"shortest_edge": 50}}),
+        ({"size": [50, 60]}, {"size": {"height": 50, "width": 60}}),
+        ({"crop_size": 50}, {"crop_size": {"height": 50, "width": 50}}),
+        ({"resample": "bilinear"}, {"resample": Image.Resampling.BILINEAR}),
+        ({"resample": 0}, {"resample": Image.Resampling.NEAREST}),
+        ({"image_mean": 0.25}, {"image_mean": 0.25}),
+        ({"image_std": [1, 2, 3]}, {"image_std": (1.0, 2.0, 3.0)}),
+    ],
+)
+def test_settings_have_one_form(form, settings):
+    processor = BitImageProcessor(**form)
+    assert {name: getattr(processor, name) for name in settings} == settings
+    assert BitImageProcessor(**settings) == processor
+
+
+def test_interpolation_mode_of_torchvision_is_a_filter():
+    from torchvision.transforms import InterpolationMode
+
+    assert BitImageProcessor(resample=InterpolationMode.LANCZOS).resample == Image.LANCZOS
+
+
+def test_batch_feature():
+    batch = BatchFeature(pixel_values=torch.ones(2), name="cat")
+    assert batch.to(torch.float64) is batch
+    assert batch.pixel_values.dtype == torch.float64
+    assert dict(batch)["name"] == "cat"
+    with pytest.raises(AttributeError, match="no entry 'labels', only"):
+        _ = batch.labels
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_give_squares_of_their_size(name):
+    processor = BitImageProcessor.from_preset(name)
+    side = processor.crop_size["height"]
+    out = processor([photograph("china"), photograph("page")], return_tensors="pt").pixel_values
+    assert out.shape == (2, 3, side, side)
+    assert (processor.image_mean, processor.image_std) == ((0.5,) * 3, (0.5,) * 3)
+
+
+def test_presets_take_overrides_and_refuse_unknown_names():
+    assert BitImageProcessor.from_preset("official", resample="bicubic").resample == Image.BICUBIC
+    with pytest.raises(ValueError, match=r"'imagenet'.*presets: official, official_small"):
+        BitImageProcessor.from_preset("imagenet")
+
+
+def test_saved_settings_load_again(tmp_path):
+    processor = BitImageProcessor.from_preset("timm_teacher_384", image_mean=0.25, do_rescale=False)
+    path = processor.save_pretrained(tmp_path / "new" / "folder")
+    assert path == tmp_path / "new" / "folder" / "preprocessor_config.json"
+    assert [p.name for p in path.parent.iterdir()] == [path.name]  # no temporary file is left
+    assert BitImageProcessor.from_pretrained(path.parent) == processor
+    assert BitImageProcessor.from_pretrained(path) == processor
+    assert BitImageProcessor.from_pretrained(path, size=64).size == {"shortest_edge": 64}
+    assert eval(repr(processor).replace("<Resampling.BICUBIC: 3>", "3")) == processor
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
+    path = BitImageProcessor(size=99).save_pretrained(tmp_path)
+    before = path.read_bytes()
+    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        BitImageProcessor().save_pretrained(tmp_path)
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "should hold JSON"),
+        ("[]", "should hold a JSON object, got list"),
+        (json.dumps({"do_pad": True}), r"got also \{'do_pad': True\}"),
+        (json.dumps({"size": {"longest_edge": 5}}), "size is an int"),
+    ],
+)
+def test_files_that_are_refused(tmp_path, content, message):
+    (tmp_path / "preprocessor_config.json").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        BitImageProcessor.from_pretrained(tmp_path)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ValueError, match=f"found none at {tmp_path}"):
+        BitImageProcessor.from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"neither a folder nor a repository.*from_preset"):
+        BitImageProcessor.from_pretrained("no/thing", cache_dir=tmp_path, local_files_only=True)
+
+
+def test_hub_files_are_read_from_the_cache(tmp_path):
+    """A cache laid out as huggingface_hub's, so that nothing is downloaded."""
+    commit = "0" * 40
+    repository = tmp_path / "models--google--bit-50"
+    snapshot = repository / "snapshots" / commit
+    BitImageProcessor(size=99).save_pretrained(snapshot)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    processor = BitImageProcessor.from_pretrained(
+        "google/bit-50", cache_dir=tmp_path, local_files_only=True
+    )
+    assert processor.size == {"shortest_edge": 99}
+
+
+def test_null_keeps_the_default_and_bookkeeping_is_ignored():
+    values = {"size": None, "do_pad": None, "pad_size": None, "processor_class": "X", "resample": 2}
+    assert BitImageProcessor.from_dict(values) == BitImageProcessor(resample=2)
+
+
+def test_documentation_names_every_setting():
+    text = BitImageProcessor.__doc__ or ""
+    assert all(f"        {name}: " in text for name in settings.NAMES)
