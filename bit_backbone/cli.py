@@ -10,7 +10,10 @@ from bit_backbone import __version__
 
 # Each module exposes add_parser(subparsers) and imports torch only inside the function it sets as
 # `func`, so that listing the commands stays quick.
-COMMANDS: tuple[str, ...] = ()
+COMMANDS: tuple[str, ...] = (
+    "bit_backbone.commands.features",
+    "bit_backbone.commands.info",
+)
 
 USAGE_ERROR = 2  # what argparse itself exits with
 INTERRUPTED = 130  # 128 + SIGINT

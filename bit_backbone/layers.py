@@ -214,7 +214,7 @@ def _may_be_kept(weight: Tensor) -> bool:
     return (
         type(weight) is nn.Parameter
         and not (weight.requires_grad and torch.is_grad_enabled())
-        and not (weight.is_meta or weight.is_inference() or torch.jit.is_tracing())
+        and not (weight.is_inference() or torch.jit.is_tracing())
     )
 
 

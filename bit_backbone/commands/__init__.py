@@ -1,0 +1,1 @@
+"""The sub-commands of ``bit-backbone`` that belong to no other room."""

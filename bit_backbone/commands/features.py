@@ -1,0 +1,146 @@
+"""``bit-backbone features``: the feature maps of photographs, as tensors and as pictures."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bit_backbone.commands.options import add_network_options, network_overrides
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+    from bit_backbone.backbone import BitBackbone
+    from bit_backbone.profiling import StageTimer
+
+SOME_FAILED = 3
+
+
+def add_parser(subparsers: Any) -> None:
+    """Adds the command."""
+    parser = subparsers.add_parser(
+        "features",
+        help="feature maps of photographs, with a picture of each",
+        description="Prints a table per photograph and writes NAME.safetensors with the maps and "
+        "NAME_STAGE.png, the photograph beside the map's first three principal components as "
+        "red, green and blue. A photograph that cannot be read is reported and skipped; the exit "
+        "status is then 3.",
+    )
+    parser.add_argument("photos", nargs="+", type=Path, metavar="PHOTO")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="made if missing")
+    parser.add_argument("--variant", default="R50x1", help="default %(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="of random weights (default 0)")
+    parser.add_argument(
+        "--short-side", type=_pixels, metavar="PIXELS", help="resize to this; default: as it is"
+    )
+    add_network_options(parser)
+    parser.set_defaults(func=run)
+
+
+def _pixels(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(
+            f"a side is a number of pixels of at least 1, got {text!r}"
+        )
+    return int(text)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Extracts and draws every photograph; returns the exit status."""
+    from rich.console import Console
+
+    from bit_backbone.profiling import StageTimer
+
+    _check_names(args.photos)
+    console = Console()
+    backbone = _backbone(args)
+    console.print(f"{args.variant} with random weights (seed {args.seed})")
+    timer = StageTimer(backbone)
+    args.output.mkdir(parents=True, exist_ok=True)
+    failed = 0
+    for photo in args.photos:
+        try:
+            image, pixels = _read(photo, args.short_side)
+        except (OSError, ValueError) as error:
+            failed += 1
+            print(f"bit-backbone: skipped {photo}: {error}", file=sys.stderr)
+            continue
+        features = _extract(backbone, pixels)
+        console.print(_table(photo, backbone, features, timer))
+        _write(args.output / photo.stem, image, features)
+    console.print(f"{len(args.photos) - failed} of {len(args.photos)} photographs, {failed} failed")
+    return SOME_FAILED if failed else 0
+
+
+def _check_names(photos: list[Path]) -> None:
+    """Refuses photographs whose outputs would overwrite each other."""
+    seen: dict[str, Path] = {}
+    for photo in photos:
+        other = seen.setdefault(photo.stem, photo)
+        if other is not photo:
+            raise ValueError(
+                f"outputs are named after the photograph, and {other} and {photo} would both be "
+                f"{photo.stem!r}; rename one or run twice with different --output"
+            )
+
+
+def _backbone(args: argparse.Namespace) -> BitBackbone:
+    import torch
+
+    from bit_backbone.backbone import BitBackbone
+
+    torch.manual_seed(args.seed)
+    return BitBackbone(args.variant, **network_overrides(args)).eval()
+
+
+def _read(photo: Path, short_side: int | None) -> tuple[Image, Tensor]:
+    """Returns the photograph as the network sees it, and its pixels [1, 3, H, W]."""
+    from PIL import Image, ImageOps
+
+    from bit_backbone.preprocessing import BitImageProcessor
+
+    with Image.open(photo) as file:
+        image = ImageOps.exif_transpose(file).convert("RGB")
+    if short_side is not None:
+        scale = short_side / min(image.size)
+        width, height = (max(1, round(side * scale)) for side in image.size)
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    processor = BitImageProcessor(do_resize=False, do_center_crop=False)
+    return image, processor(image, return_tensors="pt")["pixel_values"]
+
+
+def _extract(backbone: BitBackbone, pixels: Tensor) -> dict[str, Tensor]:
+    import torch
+
+    with torch.inference_mode():
+        return backbone(pixels)
+
+
+def _table(
+    photo: Path, backbone: BitBackbone, features: dict[str, Tensor], timer: StageTimer
+) -> Any:
+    from rich.table import Table
+
+    table = Table("stage", "channels", "stride", "shape", "ms", title=photo.name)
+    for info in backbone.feature_info:
+        shape = list(features[info.name].shape)
+        milliseconds = f"{timer.milliseconds[info.name]:.1f}"
+        table.add_row(info.name, str(info.channels), str(info.stride), str(shape), milliseconds)
+    return table
+
+
+def _write(prefix: Path, image: Image, features: dict[str, Tensor]) -> None:
+    from safetensors.torch import save_file
+
+    from bit_backbone._files import atomic_path
+    from bit_backbone.visualization import beside, to_picture
+
+    with atomic_path(prefix.with_name(f"{prefix.name}.safetensors")) as path:
+        save_file({name: feature[0].contiguous() for name, feature in features.items()}, path)
+    for name, feature in features.items():
+        picture = to_picture(feature[0], (image.height, image.width))
+        with atomic_path(prefix.with_name(f"{prefix.name}_{name}.png")) as path:
+            beside(image, picture).save(path, format="PNG")

@@ -1,0 +1,46 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from bit_backbone import _config_checks as checks
+
+NETWORK_OPTIONS = ("out_indices", "out_features", "output_stride", "global_padding", "feature_norm")
+
+
+def image_size(text: str) -> tuple[int, int]:
+    """Parses "800x1333" or "800" as (height, width), for argparse."""
+    height, _, width = text.partition("x")
+    try:
+        size = int(height), int(width or height)
+    except ValueError:
+        size = (0, 0)
+    if min(size) < 1:
+        raise argparse.ArgumentTypeError(
+            f"an image size is HEIGHTxWIDTH in pixels (800x1333), or one number; got {text!r}"
+        )
+    return size
+
+
+def add_network_options(parser: argparse.ArgumentParser) -> None:
+    """Adds what selects outputs and shapes the network."""
+    outputs = parser.add_mutually_exclusive_group()
+    outputs.add_argument(
+        "--out-indices", type=int, nargs="+", metavar="I", help="outputs: 0 stem, 1 .. 4 stages"
+    )
+    outputs.add_argument("--out-features", nargs="+", metavar="NAME", help="outputs by name")
+    for name in ("output_stride", "global_padding", "feature_norm"):
+        choices = [choice for choice in checks.CHOICES[name] if choice is not None]
+        flag = f"--{name.replace('_', '-')}"
+        parser.add_argument(flag, type=type(choices[0]), choices=choices, help=f"BitConfig.{name}")
+
+
+def network_overrides(args: argparse.Namespace) -> dict[str, Any]:
+    """Returns the BitConfig arguments that were given; every stage when no output was named."""
+    given = {name: getattr(args, name) for name in NETWORK_OPTIONS}
+    given = {name: value for name, value in given.items() if value is not None}
+    if not {"out_indices", "out_features"} & set(given):
+        given["out_indices"] = [1, 2, 3, 4]
+    return given

@@ -1,0 +1,190 @@
+"""What a network costs: parameters, multiply-accumulates, output shapes, activation memory.
+
+Everything is counted on the meta device: no weight is allocated and nothing is computed, so the
+largest variants are profiled in seconds.
+"""
+
+from __future__ import annotations
+
+import importlib
+import time
+import warnings
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from bit_backbone.backbone import BitBackbone
+from bit_backbone.config import BitConfig
+
+__all__ = ["Profile", "StageTimer", "profile"]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Costs of one forward.
+
+    Attributes:
+        parameters: Number of parameters.
+        macs: Multiply-accumulate operations of the convolutions, by fvcore's rule.
+        shapes: Shape of each output.
+        inference_bytes: Most bytes of activations alive at once without gradients. The input, the
+            parameters, their standardized forms (as large again) and the libraries' own
+            workspaces are not counted.
+        training_bytes: Bytes kept for backward, with what standardization keeps; the input, the
+            parameters and workspaces are not counted.
+    """
+
+    parameters: int
+    macs: int
+    shapes: Mapping[str, tuple[int, ...]]
+    inference_bytes: int
+    training_bytes: int
+
+
+def profile(
+    config: BitConfig, image_size: tuple[int, int], *, batch: int = 1, dtype: torch.dtype
+) -> Profile:
+    """Counts what a backbone costs, without allocating it.
+
+    Args:
+        config: The network; its requested outputs decide how deep it is built.
+        image_size: (height, width) in pixels.
+        batch: Images per forward.
+        dtype: Of weights and activations.
+
+    Raises:
+        ValueError: A size or the batch is not positive.
+    """
+    if min(*image_size, batch) < 1:
+        raise ValueError(
+            f"height, width and batch must be at least 1, got {image_size} and batch {batch}"
+        )
+    with torch.device("meta"):
+        backbone = BitBackbone(config).to(dtype)
+        images = torch.empty(batch, config.num_channels, *image_size, dtype=dtype)
+    macs = _MacCounter(backbone)
+    with torch.no_grad():
+        shapes = {name: tuple(f.shape) for name, f in backbone(images).items()}
+        macs.remove()
+        with _LiveBytes(images) as live:
+            backbone(images)
+    return Profile(
+        parameters=_fvcore().parameter_count(backbone)[""],
+        macs=macs.total,
+        shapes=shapes,
+        inference_bytes=live.peak,
+        training_bytes=_saved_bytes(backbone, images),
+    )
+
+
+def _fvcore() -> ModuleType:
+    """Imports fvcore.nn without the deprecation warning of the losses that come with it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*torch.jit.script", category=FutureWarning)
+        return importlib.import_module("fvcore.nn")
+
+
+class _MacCounter:
+    """Adds up what fvcore counts for each convolution of a module."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.total = 0
+        self._rule = _fvcore().jit_handles.conv_flop_count
+        convolutions = [m for m in module.modules() if isinstance(m, nn.Conv2d)]
+        self._handles = [m.register_forward_hook(self._count) for m in convolutions]
+
+    def _count(self, conv: nn.Conv2d, inputs: tuple[Tensor], output: Tensor) -> None:
+        shapes = (list(inputs[0].shape), list(conv.weight.shape), list(output.shape))
+        self.total += int(self._rule(*shapes))
+
+    def remove(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+
+class _LiveBytes(TorchDispatchMode):
+    """Follows the storages that operations make; ``peak`` is the most bytes alive at once."""
+
+    def __init__(self, *known: Tensor) -> None:
+        super().__init__()
+        self.peak = self._now = 0
+        self._seen = {tensor.untyped_storage()._cdata for tensor in known}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self._add(leaf.untyped_storage())
+        return result
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._seen:
+            return
+        self._seen.add(key)
+        self._now += size
+        self.peak = max(self.peak, self._now)
+        weakref.finalize(storage, self._drop, key, size)
+
+    def _drop(self, key: int, size: int) -> None:
+        self._seen.discard(key)
+        self._now -= size
+
+
+def _saved_bytes(backbone: nn.Module, images: Tensor) -> int:
+    """Bytes of the distinct storages that a training forward keeps for its backward."""
+    known = {p.untyped_storage()._cdata for p in backbone.parameters()}
+    known.add(images.untyped_storage()._cdata)
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in known:
+            kept[storage._cdata] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        outputs = backbone.train()(images)
+    total = sum(storage.nbytes() for storage in kept.values())
+    del outputs
+    return total
+
+
+class StageTimer:
+    """Times the stem and each stage of every forward on the CPU.
+
+    A stage ends with the last convolution of its last unit: that runs whichever way
+    ``feature_norm`` makes the network call its stages.
+
+    Attributes:
+        milliseconds: Wall time of each part in the latest forward.
+    """
+
+    def __init__(self, backbone: BitBackbone) -> None:
+        self.milliseconds: dict[str, float] = {}
+        self._last = 0.0
+        backbone.register_forward_pre_hook(self._start)
+        for name in backbone.config.stage_names[: backbone.out_indices[-1] + 1]:
+            part = backbone.get_submodule(name)
+            end = part if name == "stem" else part[-1].conv3  # type: ignore[index]
+            end.register_forward_hook(self._recorder(name))
+
+    def _start(self, module: nn.Module, inputs: Any) -> None:
+        self._last = time.perf_counter()
+
+    def _recorder(self, name: str) -> Callable[..., None]:
+        def record(module: nn.Module, inputs: Any, output: Any) -> None:
+            now = time.perf_counter()
+            self.milliseconds[name] = (now - self._last) * 1e3
+            self._last = now
+
+        return record

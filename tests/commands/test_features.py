@@ -1,0 +1,95 @@
+"""``bit-backbone features`` on photographs, good and bad."""
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from bit_backbone.backbone import BitBackbone
+from bit_backbone.cli import main
+from bit_backbone.preprocessing import BitImageProcessor
+from photographs import photograph
+
+
+@pytest.fixture
+def photos(tmp_path):
+    paths = []
+    for name in ("china@161x97", "page@97x65", "horse@64x64"):
+        paths.append(tmp_path / f"{name.split('@')[0]}.png")
+        photograph(name).save(paths[-1])
+    return paths
+
+
+def run(*arguments):
+    return main(["features", *map(str, arguments)])
+
+
+def test_maps_and_pictures_are_written_and_equal_the_backbones(photos, tmp_path, capsys):
+    out = tmp_path / "made" / "here"
+    assert run(*photos, "--out-indices", 1, 3, "--output", out, "--seed", 5) == 0
+    told = capsys.readouterr().out
+    assert "[1, 256, 25, 41]" in told
+    assert "3 of 3 photographs, 0 failed" in told
+    torch.manual_seed(5)
+    backbone = BitBackbone(out_indices=[1, 3]).eval()
+    pixels = BitImageProcessor(do_resize=False, do_center_crop=False)(
+        Image.open(photos[0]), return_tensors="pt"
+    )
+    with torch.no_grad():
+        expected = backbone(pixels["pixel_values"])
+    maps = load_file(out / "china.safetensors")
+    assert set(maps) == {"stage1", "stage3"}
+    for name, feature in maps.items():
+        torch.testing.assert_close(feature, expected[name][0])
+    assert Image.open(out / "china_stage3.png").size == (2 * 161, 97)
+    assert len(list(out.iterdir())) == 3 * 3
+
+
+def test_the_short_side_is_resized_and_phone_photographs_are_turned(photos, tmp_path):
+    turned = tmp_path / "turned.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photograph("china@160x80").save(turned, exif=exif)
+    out = tmp_path / "out"
+    assert run(turned, "--out-features", "stage1", "--short-side", 32, "--output", out) == 0
+    assert load_file(out / "turned.safetensors")["stage1"].shape == (256, 16, 8)
+
+
+def test_bad_photographs_are_reported_and_the_others_still_done(photos, tmp_path, capsys):
+    empty, text, truncated = (tmp_path / f"{n}.jpg" for n in ("empty", "text", "truncated"))
+    empty.touch()
+    text.write_text("<html>not a photograph</html>")
+    photograph("china@161x97").save(truncated)
+    truncated.write_bytes(truncated.read_bytes()[:900])
+    missing = tmp_path / "missing.jpg"
+    out = tmp_path / "out"
+    assert run(empty, text, photos[0], truncated, missing, "--output", out) == 3
+    told = capsys.readouterr()
+    for path in (empty, text, truncated, missing):
+        assert f"skipped {path}" in told.err
+    assert told.out.splitlines()[-1] == "1 of 5 photographs, 4 failed"
+    assert {path.stem.split("_")[0] for path in out.iterdir()} == {"china"}
+
+
+def test_outputs_that_would_overwrite_each_other_are_refused(photos, tmp_path, capsys):
+    assert run(photos[0], tmp_path / "other" / "china.jpg", "--output", tmp_path / "out") == 2
+    assert "would both be 'china'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_cannot_be_a_folder_is_an_error(photos, capsys):
+    assert run(photos[0], "--output", photos[1]) == 2
+    assert "bit-backbone: error:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (("--out-indices", 7), r"must be in [-5, 4]"),
+        (("--variant", "R18"), "a BiT variant is one of"),
+    ],
+)
+def test_bad_options_exit_with_2(option, message, photos, tmp_path, capsys):
+    assert run(photos[0], *option, "--output", tmp_path / "out") == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

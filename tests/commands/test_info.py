@@ -1,0 +1,43 @@
+"""``bit-backbone info``."""
+
+import pytest
+
+from bit_backbone.cli import main
+
+
+def test_info_prints_costs_and_outputs(capsys):
+    assert main(["info", "R101x3", "--image-size", "800x1333"]) == 0
+    told = capsys.readouterr().out
+    assert "R101x3 on 1 x 800 x 1333, float32" in told
+    assert "381.78 M" in told
+    for row in ("stage1", "[1, 768, 200, 334]", "[1, 6144, 25, 42]"):
+        assert row in told
+
+
+def test_options_reach_the_network(capsys):
+    options = ["--out-features", "stage2", "stage4", "--output-stride", "8", "--batch", "2"]
+    assert main(["info", "resnetv2_50x1_bit", "--image-size", "64", *options]) == 0
+    told = capsys.readouterr().out
+    assert "[2, 512, 8, 8]" in told
+    assert "[2, 2048, 8, 8]" in told
+    assert "stage3" not in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["R50x2"], "a BiT variant is one of R50x1"),
+        (["R50x1", "--out-indices", "3", "1"], "ordered shallow to deep"),
+        (["R50x1", "--batch", "0"], "batch must be at least 1"),
+    ],
+)
+def test_bad_requests_exit_with_2(arguments, message, capsys):
+    assert main(["info", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("size", ["800y600", "0x5", "-3", ""])
+def test_bad_sizes_are_usage_errors(size, capsys):
+    with pytest.raises(SystemExit):
+        main(["info", "R50x1", f"--image-size={size}"])
+    assert "HEIGHTxWIDTH" in capsys.readouterr().err

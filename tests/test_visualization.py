@@ -1,0 +1,68 @@
+"""Principal components and the pictures made of them."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.decomposition import PCA
+
+from bit_backbone.visualization import beside, principal_components, to_picture
+
+
+@pytest.mark.parametrize("shape", [(16, 9, 7), (5, 20, 30), (64, 3, 3)])
+def test_components_equal_scikit_learns(shape):
+    torch.manual_seed(1)
+    feature = (
+        torch.randn(shape, dtype=torch.float64) * torch.linspace(3, 0.1, shape[0])[:, None, None]
+    )
+    ours = principal_components(feature).flatten(1).numpy()
+    theirs = PCA(3).fit_transform(feature.flatten(1).T.numpy()).T
+    for mine, reference in zip(ours, theirs, strict=True):
+        sign = np.sign(mine @ reference)
+        np.testing.assert_allclose(mine, sign * reference, atol=1e-4)
+
+
+def test_signs_do_not_depend_on_chance():
+    feature = torch.randn(8, 6, 6)
+    flipped = principal_components(feature.flip(1)).flip(1)
+    torch.testing.assert_close(principal_components(feature), flipped, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 4), (2, 4, 4), (8, 1, 1)])
+def test_missing_components_are_zero(shape):
+    components = principal_components(torch.randn(shape))
+    assert components.shape == (3, *shape[1:])
+    assert components[min(shape[0], 3) :].abs().sum() == 0
+
+
+def test_a_picture_has_the_size_asked_for_and_uses_the_whole_range():
+    picture = to_picture(torch.randn(8, 5, 7), (50, 70))
+    assert (picture.size, picture.mode) == ((70, 50), "RGB")
+    assert picture.getextrema() == ((0, 255),) * 3
+
+
+def test_a_constant_map_is_a_flat_picture():
+    assert to_picture(torch.ones(8, 4, 4), (4, 4)).getcolors() == [(16, (0, 0, 0))]
+
+
+def test_maps_larger_than_quantile_takes_are_drawn():
+    assert to_picture(torch.randn(3, 4100, 4100), (8, 8)).size == (8, 8)
+
+
+@pytest.mark.parametrize(
+    ("feature", "message"),
+    [
+        (torch.zeros(1, 3, 4, 4), r"must be \[C, H, W\], got \[1, 3, 4, 4\]"),
+        (torch.full((3, 4, 4), float("nan")), "must be finite"),
+        (torch.full((3, 4, 4), float("inf")), "must be finite"),
+    ],
+)
+def test_what_is_no_feature_map_is_refused(feature, message):
+    with pytest.raises(ValueError, match=message):
+        to_picture(feature, (4, 4))
+
+
+def test_pictures_stand_in_a_row():
+    row = beside(Image.new("RGB", (3, 2), "red"), Image.new("RGB", (1, 2), "blue"))
+    assert row.size == (4, 2)
+    assert [row.getpixel((x, 0)) for x in range(4)] == [(255, 0, 0)] * 3 + [(0, 0, 255)]
