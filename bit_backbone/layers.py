@@ -1,7 +1,8 @@
 """The layers BiT is made of: standardized convolution, GroupNorm + activation, padding, pooling.
 
-Functions that look at a tensor's size are wrapped as leaves for torch.fx, so that symbolic
-tracing (torchvision's ``create_feature_extractor``) keeps them dynamic.
+Functions that look at a tensor's size are leaves for torch.fx, so that symbolic tracing
+(torchvision's ``create_feature_extractor``) keeps them dynamic. ``torch.fx.wrap`` reaches only the
+calls of the module that it is used in: what network.py calls is wrapped there.
 """
 
 from __future__ import annotations
@@ -55,7 +56,6 @@ def pad_same(x: Tensor, kernel_size: int, stride: int, dilation: int, value: flo
     return F.pad(x, [left, horizontal - left, top, vertical - top], value=value)
 
 
-@torch.fx.wrap
 def centre_crop_like(x: Tensor, reference: Tensor) -> Tensor:
     """Crops height and width of ``x`` to those of ``reference``, keeping the centre."""
     height, width = reference.shape[-2], reference.shape[-1]
@@ -88,7 +88,6 @@ def max_pool_in_zero_ring(x: Tensor) -> Tensor:
     return torch.maximum(pooled, bound.to(x.dtype))
 
 
-@torch.fx.wrap
 def check_images(images: Tensor, num_channels: int) -> Tensor:
     """Returns ``images`` if a network can take them.
 

@@ -21,6 +21,9 @@ from bit_backbone.layers import (
     check_images,
 )
 
+torch.fx.wrap("centre_crop_like")
+torch.fx.wrap("check_images")
+
 
 def _conv(
     config: BitConfig, cin: int, cout: int, kernel: int, stride: int = 1, dilation: int = 1
