@@ -106,12 +106,9 @@ class PreActUnit(Unit):
         self.norm2 = _norm(config, stage.bottleneck_channels)
         self.norm3 = _norm(config, stage.bottleneck_channels)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps raw residual sums to raw residual sums."""
-        return self.forward_activated(x, self.norm1(x))
-
-    def forward_activated(self, x: Tensor, activated: Tensor) -> Tensor:
-        """The same, where the caller has ``norm1(x)`` already."""
+    def forward(self, x: Tensor, activated: Tensor | None = None) -> Tensor:
+        """Maps raw residual sums to raw residual sums; ``activated``: norm1(x), if at hand."""
+        activated = self.norm1(x) if activated is None else activated
         # The projection is fed the pre-activation, the identity shortcut is not.
         shortcut = x if self.downsample is None else self.downsample(activated)
         branch = self.norm2(self.conv1(activated))
@@ -129,8 +126,8 @@ class BottleneckUnit(Unit):
         self.norm3 = _norm(config, stage.channels, act=False)
         self.act = activation(config.hidden_act)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps activated features to activated features."""
+    def forward(self, x: Tensor, activated: Tensor | None = None) -> Tensor:
+        """Maps activated features to activated features; ``activated`` is ``x`` here."""
         shortcut = x if self.downsample is None else self.downsample(x)
         branch = self.norm1(self.conv1(x))
         branch = self.norm2(self.conv2(branch))
@@ -146,29 +143,25 @@ class Stage(nn.Sequential):
         self.is_stage = True
         self.grad_checkpointing = False
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps the previous stage's output to this stage's."""
+    def forward(self, x: Tensor, activated: Tensor | None = None) -> Tensor:
+        """Maps the previous stage's output to this stage's.
+
+        Args:
+            x: [N, Cin, H, W].
+            activated: ``enter(x)``, where the caller has it already. An argument and not another
+                method, so that hooks and tracers see every stage and unit being called.
+        """
         for unit in self:
             if torch.jit.is_scripting() or not self.grad_checkpointing:
-                x = unit(x)
+                x = unit(x, activated)
             else:
-                x = checkpoint(unit, x, use_reentrant=False)
+                x = checkpoint(unit, x, activated, use_reentrant=False)
+            activated = None
         return x
 
     def enter(self, x: Tensor) -> Tensor:
         """Applies the first norm and activation, in pre-activation stages."""
         return self[0].norm1(x)  # type: ignore[operator]
-
-    def forward_activated(self, x: Tensor, activated: Tensor) -> Tensor:
-        """The same as ``forward``, where the caller has ``enter(x)`` already."""
-        for index, unit in enumerate(self):
-            if torch.jit.is_scripting() or not self.grad_checkpointing:
-                x = unit.forward_activated(x, activated) if index == 0 else unit(x)  # type: ignore[operator]
-            elif index == 0:
-                x = checkpoint(unit.forward_activated, x, activated, use_reentrant=False)  # type: ignore[arg-type]
-            else:
-                x = checkpoint(unit, x, use_reentrant=False)
-        return x
 
 
 class BitNetwork(nn.Module):
@@ -212,7 +205,7 @@ class BitNetwork(nn.Module):
                 activated = module.enter(x)  # type: ignore[operator]
                 if previous in names:
                     features[previous] = activated
-                x = module.forward_activated(x, activated)  # type: ignore[operator]
+                x = module(x, activated)
                 previous = name
         if self.norm is not None:
             features[previous] = self.norm(x)
