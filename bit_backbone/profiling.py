@@ -162,9 +162,6 @@ def _saved_bytes(backbone: nn.Module, images: Tensor) -> int:
 class StageTimer:
     """Times the stem and each stage of every forward on the CPU.
 
-    A stage ends with the last convolution of its last unit: that runs whichever way
-    ``feature_norm`` makes the network call its stages.
-
     Attributes:
         milliseconds: Wall time of each part in the latest forward.
     """
@@ -174,9 +171,7 @@ class StageTimer:
         self._last = 0.0
         backbone.register_forward_pre_hook(self._start)
         for name in backbone.config.stage_names[: backbone.out_indices[-1] + 1]:
-            part = backbone.get_submodule(name)
-            end = part if name == "stem" else part[-1].conv3  # type: ignore[index]
-            end.register_forward_hook(self._recorder(name))
+            backbone.get_submodule(name).register_forward_hook(self._recorder(name))
 
     def _start(self, module: nn.Module, inputs: Any) -> None:
         self._last = time.perf_counter()

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
+from photographs import photograph
 from PIL import Image
 from safetensors.torch import load_file
 
 from bit_backbone.backbone import BitBackbone
 from bit_backbone.cli import main
 from bit_backbone.preprocessing import BitImageProcessor
-from photographs import photograph
 
 
 @pytest.fixture
