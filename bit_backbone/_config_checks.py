@@ -17,6 +17,12 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "output_stride": (4, 8, 16, 32),
     "feature_norm": ("none", "preact", "groupnorm"),
     "embedding_dynamic_padding": (False, True),
+    "problem_type": (
+        None,
+        "regression",
+        "single_label_classification",
+        "multi_label_classification",
+    ),
 }
 # Close enough to be a slip of the keyboard, far enough from transformers' own keys.
 SPELLING_CUTOFF = 0.85

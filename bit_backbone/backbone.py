@@ -64,7 +64,7 @@ class BitBackbone(BitNetwork):
     """
 
     def __init__(self, config: BitConfig | str | None = None, **overrides: Any) -> None:
-        config = _resolve(config, overrides)
+        config = BitConfig.resolve(config, **overrides)
         names, indices = config.out_features, config.out_indices
         assert names is not None  # BitConfig resolves both
         assert indices is not None
@@ -128,11 +128,3 @@ class BitBackbone(BitNetwork):
             # It is the first norm of the stage that follows, or, after the last, belongs to that.
             self.norm.requires_grad_(min(last + 1, len(names) - 1) >= at)
         return self
-
-
-def _resolve(config: BitConfig | str | None, overrides: dict[str, Any]) -> BitConfig:
-    if config is None:
-        return BitConfig(**overrides)
-    if isinstance(config, str):
-        return BitConfig.from_variant(config, **overrides)
-    return config.replace(**overrides)

@@ -111,6 +111,8 @@ class BitConfig:
         num_labels: Size of the classification head; 0 for none.
         id2label: Name of each label; fixes ``num_labels``.
         label2id: The inverse of ``id2label``.
+        problem_type: What labels mean to the loss: "regression", "single_label_classification",
+            "multi_label_classification", or None for what the labels given look like.
 
     Raises:
         ValueError: An argument breaks a rule; the message holds the rule, the value and the way
@@ -136,6 +138,7 @@ class BitConfig:
     num_labels: int = DEFAULT_NUM_LABELS
     id2label: Mapping[int, str] | None = field(default=None, hash=False)
     label2id: Mapping[str, int] | None = field(default=None, hash=False)
+    problem_type: str | None = None
 
     def __post_init__(self) -> None:
         """Validates every argument and stores the resolved forms."""
@@ -176,6 +179,23 @@ class BitConfig:
         """
         depths, width_factor = VARIANTS[variant_of(name)]
         return cls(**{"depths": depths, "width_factor": width_factor, **overrides})
+
+    @classmethod
+    def resolve(cls, config: BitConfig | str | None, **overrides: Any) -> BitConfig:
+        """Returns what a model is given: a configuration, a variant's name, or None for R50x1.
+
+        Args:
+            config: Where to start.
+            **overrides: Arguments of BitConfig that differ from it.
+
+        Raises:
+            ValueError: The name holds none of the six variants, or an argument breaks a rule.
+        """
+        if config is None:
+            return cls(**overrides)
+        if isinstance(config, str):
+            return cls.from_variant(config, **overrides)
+        return config.replace(**overrides)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> BitConfig:
