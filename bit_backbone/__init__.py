@@ -9,14 +9,26 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bit_backbone.backbone import BitBackbone
     from bit_backbone.config import BitConfig
+    from bit_backbone.heads import BitForImageClassification, BitModel
+    from bit_backbone.preprocessing import BitImageProcessor
 
 __version__ = "0.1.0.dev0"
 
-__all__ = ["BitBackbone", "BitConfig", "__version__"]
+__all__ = [
+    "BitBackbone",
+    "BitConfig",
+    "BitForImageClassification",
+    "BitImageProcessor",
+    "BitModel",
+    "__version__",
+]
 
 _HOME = {
     "BitBackbone": "bit_backbone.backbone",
     "BitConfig": "bit_backbone.config",
+    "BitForImageClassification": "bit_backbone.heads",
+    "BitImageProcessor": "bit_backbone.preprocessing",
+    "BitModel": "bit_backbone.heads",
 }
 
 
