@@ -3,8 +3,9 @@
 Importing the package is cheap: a name is imported, and torch with it, when it is first used.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from bit_backbone._lazy import lazy_exports
 
 if TYPE_CHECKING:
     from bit_backbone.backbone import BitBackbone
@@ -31,14 +32,4 @@ _HOME = {
     "BitModel": "bit_backbone.heads",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(_HOME[name]), name)
-    globals()[name] = value  # the next use does not come here
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_exports(__name__, _HOME)

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from bit_backbone import __version__
+from bit_backbone._extras import MissingExtraError
 
 # Each module exposes add_parser(subparsers) and imports torch only inside the function it sets as
 # `func`, so that listing the commands stays quick.
@@ -43,8 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0, or what the command returned; 2 after an error in what the user gave
-        (ValueError or OSError, told on stderr), 130 after Ctrl-C, 141 when the reader of the
-        output went away.
+        (ValueError, OSError or a missing extra, told on stderr), 130 after Ctrl-C, 141 when the
+        reader of the output went away.
     """
     args = build_parser().parse_args(argv)
     try:
@@ -57,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Python flushes stdout once more at exit; let that flush go nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MissingExtraError) as error:
         if args.debug:
             raise
         print(f"bit-backbone: error: {error}", file=sys.stderr)
