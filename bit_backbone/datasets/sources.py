@@ -1,0 +1,102 @@
+"""Where the scenes' digits and photographs come from, and who may see which.
+
+Nothing is downloaded: the digits ship inside scikit-learn, the photographs inside scikit-learn and
+scikit-image. The two splits share neither a digit nor a photograph.
+"""
+
+import functools
+from dataclasses import dataclass
+from importlib import resources
+
+import numpy as np
+from PIL import Image
+
+from bit_backbone._extras import MissingExtraError, require
+
+SPLITS = ("train", "test")
+
+# The digits stand in the order in which their 13 writers filled in the forms, so a contiguous
+# split keeps all but the writer at the seam on one side.
+FIRST_TEST_DIGIT = 1347
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """A photograph inside an installed package, and the terms it comes under."""
+
+    package: str
+    file: str
+    licence: str
+
+
+CC_BY = "CC BY 2.0, danielbuechele (Flickr)"
+
+PHOTOGRAPHS = {
+    "train": (
+        Photograph("sklearn.datasets.images", "china.jpg", CC_BY),
+        Photograph("skimage.data", "astronaut.png", "public domain, NASA"),
+        Photograph("skimage.data", "chelsea.png", "CC0, Stefan van der Walt"),
+        Photograph("skimage.data", "rocket.jpg", "public domain, SpaceX"),
+        Photograph("skimage.data", "grass.png", "CC0, linolafett"),
+        Photograph("skimage.data", "gravel.png", "CC0, cc0textures.com"),
+    ),
+    "test": (
+        Photograph("sklearn.datasets.images", "flower.jpg", "CC BY 2.0, vultilion (Flickr)"),
+        Photograph("skimage.data", "coffee.png", "CC0, Rachel Michetti"),
+        Photograph("skimage.data", "camera.png", "CC0, Lav Varshney"),
+        Photograph("skimage.data", "brick.png", "CC0, cc0textures.com"),
+    ),
+}
+
+
+def check_split(split: str) -> None:
+    """Raises ValueError unless ``split`` is one of ``SPLITS``."""
+    if split not in SPLITS:
+        raise ValueError(f"split should be one of {', '.join(SPLITS)}; got {split!r}")
+
+
+@functools.cache
+def digits(split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the handwritten digits of a split.
+
+    Args:
+        split: "train" (the first 1347 of scikit-learn's 1797) or "test" (the last 450).
+
+    Returns:
+        Ink, float32 [N, 8, 8] in 0..1, and the labels, int64 [N] in 0..9.
+
+    Raises:
+        ValueError: The split has another name.
+        MissingExtraError: scikit-learn is not installed.
+    """
+    check_split(split)
+    bunch = require("sklearn.datasets", "demo", "DigitScenes").load_digits()
+    part = slice(0, FIRST_TEST_DIGIT) if split == "train" else slice(FIRST_TEST_DIGIT, None)
+    return (bunch.images[part] / 16.0).astype(np.float32), bunch.target[part].astype(np.int64)
+
+
+@functools.cache
+def photographs(split: str) -> tuple[Image.Image, ...]:
+    """Returns the photographs of a split as RGB images, in the order of ``PHOTOGRAPHS``.
+
+    Raises:
+        ValueError: The split has another name.
+        MissingExtraError: scikit-learn or scikit-image is not installed, or is a release without
+            one of the photographs.
+    """
+    check_split(split)
+    return tuple(_open(photograph) for photograph in PHOTOGRAPHS[split])
+
+
+def _open(photograph: Photograph) -> Image.Image:
+    # Read as a file of the package: skimage.data's functions would go to the network for a
+    # photograph that a release no longer ships.
+    package = require(photograph.package, "demo", "DigitScenes")
+    file = resources.files(package) / photograph.file
+    if not file.is_file():
+        raise MissingExtraError(
+            f"this release of {photograph.package.split('.')[0]} does not ship {photograph.file}, "
+            'which the scenes need; pip install "bit-backbone[demo]" installs one that does'
+        )
+    with file.open("rb") as stream:
+        return Image.open(stream).convert("RGB")

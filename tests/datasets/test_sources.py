@@ -1,0 +1,69 @@
+"""The digits and photographs: what each split holds, and that nothing is shared or downloaded."""
+
+import subprocess
+import sys
+from importlib import resources
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from bit_backbone._extras import MissingExtraError
+from bit_backbone.datasets import sources
+
+
+@pytest.mark.parametrize(("split", "count"), [("train", 1347), ("test", 450)])
+def test_digits_of_a_split(split, count) -> None:
+    ink, labels = sources.digits(split)
+    assert (ink.shape, ink.dtype) == ((count, 8, 8), np.float32)
+    assert (ink.min(), ink.max()) == (0, 1)
+    assert np.bincount(labels).min() >= 0.09 * count
+
+
+def test_the_splits_share_no_digit_and_leave_none_out() -> None:
+    train, test = sources.digits("train"), sources.digits("test")
+    assert np.array_equal(np.concatenate([train[0], test[0]]) * 16, load_digits().images)
+    pixels = [{digit.tobytes() for digit in split[0]} for split in (train, test)]
+    assert not pixels[0] & pixels[1]
+
+
+def test_the_splits_share_no_photograph() -> None:
+    train, test = (sources.photographs(split) for split in sources.SPLITS)
+    assert {photo.mode for photo in train + test} == {"RGB"}
+    contents = [photo.tobytes() for photo in train + test]
+    assert len(set(contents)) == len(contents) == 10
+
+
+def test_every_photograph_is_listed_in_its_distribution() -> None:
+    """What a wheel does not ship could be a download of an earlier run."""
+    from importlib.metadata import files
+
+    shipped = {str(path) for name in ("scikit-learn", "scikit-image") for path in files(name)}
+    for photo in sources.PHOTOGRAPHS["train"] + sources.PHOTOGRAPHS["test"]:
+        assert f"{photo.package.replace('.', '/')}/{photo.file}" in shipped
+
+
+@pytest.mark.parametrize("function", [sources.digits, sources.photographs])
+def test_another_split_is_refused(function) -> None:
+    with pytest.raises(ValueError, match="split should be one of train, test; got 'val'"):
+        function("val")
+
+
+@pytest.mark.parametrize(
+    ("blocked", "call"),
+    [("sklearn", "digits('train')"), ("skimage", "photographs('test')")],
+)
+def test_a_missing_extra_names_itself_and_the_way_out(blocked, call) -> None:
+    code = f"import sys; sys.modules[{blocked!r}] = None\n"
+    code += f"from bit_backbone.datasets import sources; sources.{call}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert f"MissingExtraError: DigitScenes needs {blocked}" in done.stderr
+    assert 'pip install "bit-backbone[demo]"' in done.stderr
+
+
+def test_a_release_without_a_photograph_is_refused(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(resources, "files", lambda package: tmp_path)
+    sources.photographs.cache_clear()
+    with pytest.raises(MissingExtraError, match=r"does not ship flower.jpg, .*\[demo\]"):
+        sources.photographs("test")
