@@ -9,7 +9,7 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 
-DEMO = ["scikit-image>=0.24", "scikit-learn>=1.5"]
+DEMO = ["pycocotools>=2.0.8", "scikit-image>=0.24", "scikit-learn>=1.5"]
 TEST = [
     *DEMO,
     "build>=1.2",
@@ -17,7 +17,6 @@ TEST = [
     "onnx>=1.17",
     "onnxruntime>=1.20",
     "onnxscript>=0.3",
-    "pycocotools>=2.0.8",
     "pytest>=8.2",
     "pytest-xdist>=3.6",
     "setuptools>=77",
