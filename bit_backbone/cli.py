@@ -14,6 +14,7 @@ from bit_backbone._extras import MissingExtraError
 COMMANDS: tuple[str, ...] = (
     "bit_backbone.commands.features",
     "bit_backbone.commands.info",
+    "bit_backbone.commands.scenes",
 )
 
 USAGE_ERROR = 2  # what argparse itself exits with

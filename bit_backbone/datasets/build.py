@@ -1,0 +1,186 @@
+"""Writing DigitScenes as a COCO-format folder."""
+
+import hashlib
+import io
+import json
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+
+from bit_backbone.datasets.preview import contact_sheet
+from bit_backbone.datasets.records import annotation_records, document, image_record
+from bit_backbone.datasets.scenes import DigitScenes
+from bit_backbone.datasets.workspace import publish, workspace, write_synced
+
+# Raised whenever equal arguments come to draw other scenes, so that old folders are not reused.
+DRAWING = 1
+PREVIEWED = 12
+WAY_OUT = "choose another folder or remove this one"
+
+
+class _Written(NamedTuple):
+    """What a worker tells of a scene it has written."""
+
+    image: dict[str, Any]
+    annotations: list[dict[str, Any]]
+    left_out: int
+    digest: bytes
+
+
+def build_scenes(
+    scenes: DigitScenes, output: str | os.PathLike[str], *, workers: int = 1, quiet: bool = True
+) -> dict[str, Any]:
+    """Writes scenes as a COCO-format folder, or finds that they are already there.
+
+    The folder holds ``images/000000.jpg`` ..., ``instances.json`` (boxes, masks as uncompressed
+    RLE, and four keypoints a digit), ``semantic/000000.png`` ... (the category's id at each pixel,
+    0 for background), ``preview.jpg`` and ``manifest.json``. It appears under its name only when
+    it is complete, and its bytes depend on the arguments of ``scenes`` alone.
+
+    Args:
+        scenes: What to draw.
+        output: The folder to make; its parents are made too.
+        workers: Processes that draw. More than one needs the usual ``__main__`` guard in a script.
+        quiet: Show no progress bar.
+
+    Returns:
+        The manifest: arguments, numbers of images, objects and objects left out, and a digest of
+        images and annotations.
+
+    Raises:
+        ValueError: ``output`` holds something else, or fewer than 1 worker is asked for.
+        MissingExtraError: scikit-learn or scikit-image is missing.
+        OSError: The folder cannot be written.
+    """
+    target = Path(output).absolute()
+    if workers < 1:
+        raise ValueError(f"workers should be at least 1; got {workers}")
+    if manifest := _finished(target, scenes):
+        return manifest
+    with workspace(target) as folder:
+        # Another process may have built the same scenes while this one waited for the workspace.
+        if manifest := _finished(target, scenes):
+            return manifest
+        manifest = _fill(folder, scenes, workers, quiet)
+        publish(folder, target)
+    return manifest
+
+
+def _finished(target: Path, scenes: DigitScenes) -> dict[str, Any] | None:
+    """Returns the manifest of a finished build of these scenes, None where nothing stands yet."""
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return None
+    try:
+        manifest: dict[str, Any] = json.loads((target / "manifest.json").read_text())
+        found = {"drawing": manifest["drawing"], **manifest["arguments"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ValueError(f"{target} exists and is no folder of DigitScenes; {WAY_OUT}") from None
+    asked = {"drawing": DRAWING, **scenes.arguments()}
+    differing = [f"{k} {found.get(k)}, asked {v}" for k, v in asked.items() if found.get(k) != v]
+    if differing:
+        raise ValueError(f"{target} holds other scenes ({'; '.join(differing)}); {WAY_OUT}")
+    missing = [name for name in _file_names(len(scenes)) if not (target / name).is_file()]
+    if missing:
+        raise ValueError(f"{target} has lost {len(missing)} files ({missing[0]} ...); {WAY_OUT}")
+    return manifest
+
+
+def _file_names(count: int) -> Iterator[str]:
+    yield "instances.json"
+    for index in range(count):
+        yield f"images/{index:06}.jpg"
+        yield f"semantic/{index:06}.png"
+
+
+def _fill(folder: Path, scenes: DigitScenes, workers: int, quiet: bool) -> dict[str, Any]:
+    """Writes every file of the data set, the manifest last, and returns the manifest."""
+    for name in ("images", "semantic"):
+        (folder / name).mkdir()
+    with _mapper(workers) as mapper:
+        drawn = mapper(partial(_write_scene, scenes, folder), range(len(scenes)))
+        bar = track(drawn, "Drawing", len(scenes), console=Console(stderr=True), disable=quiet)
+        written: list[_Written] = list(bar)
+    annotations = [record for scene in written for record in scene.annotations]
+    instances = _dump(document([scene.image for scene in written], annotations))
+    write_synced(folder / "instances.json", instances)
+    write_synced(folder / "preview.jpg", _jpeg(contact_sheet(scenes, PREVIEWED)))
+    digest = hashlib.sha256(instances + b"".join(scene.digest for scene in written))
+    manifest = {
+        "drawing": DRAWING,
+        "arguments": scenes.arguments(),
+        "images": len(written),
+        "objects": len(annotations),
+        "left_out": sum(scene.left_out for scene in written),
+        "sha256": digest.hexdigest(),
+    }
+    write_synced(folder / "manifest.json", _dump(manifest, indent=2))
+    return manifest
+
+
+def _write_scene(scenes: DigitScenes, folder: Path, index: int) -> _Written:
+    scene = scenes[index]
+    photo = _jpeg(Image.fromarray(scene.image))
+    semantic = _png(Image.fromarray(scene.semantic))
+    write_synced(folder / "images" / f"{index:06}.jpg", photo)
+    write_synced(folder / "semantic" / f"{index:06}.png", semantic)
+    image_id = index + 1
+    return _Written(
+        image_record(scene, image_id, f"{index:06}.jpg"),
+        annotation_records(scene, image_id),
+        scene.left_out,
+        hashlib.sha256(photo + semantic).digest(),
+    )
+
+
+@contextmanager
+def _mapper(workers: int) -> Iterator[Any]:
+    """Yields ``map``, over processes where there are several."""
+    if workers == 1:
+        yield map
+        return
+    # Forking a process in which torch runs threads can deadlock; spawning is safe.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=_start_worker) as pool:
+        yield partial(pool.map, chunksize=8)
+
+
+def _start_worker() -> None:
+    """Leaves Ctrl-C to the parent and ends when it does; a pool outlives a killed parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+def _jpeg(picture: Image.Image) -> bytes:
+    stream = io.BytesIO()
+    # Subsampling 0 is 4:4:4: the digits' edges are edges of colour.
+    picture.save(stream, "JPEG", quality=95, subsampling=0)
+    return stream.getvalue()
+
+
+def _png(picture: Image.Image) -> bytes:
+    stream = io.BytesIO()
+    picture.save(stream, "PNG")
+    return stream.getvalue()
+
+
+def _dump(value: Any, indent: int | None = None) -> bytes:
+    separators = (",", ":") if indent is None else None
+    return (json.dumps(value, indent=indent, separators=separators) + "\n").encode()
