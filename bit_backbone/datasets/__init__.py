@@ -1,1 +1,25 @@
 """Data sets: DigitScenes, made on the spot, and folders in COCO's format."""
+
+from typing import TYPE_CHECKING
+
+from bit_backbone._lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from bit_backbone.datasets.build import build_scenes
+    from bit_backbone.datasets.coco import CocoFolder
+    from bit_backbone.datasets.problems import AnnotationError, Problem
+    from bit_backbone.datasets.scenes import DigitScenes, Scene
+
+__all__ = ["AnnotationError", "CocoFolder", "DigitScenes", "Problem", "Scene", "build_scenes"]
+
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "AnnotationError": "bit_backbone.datasets.problems",
+        "CocoFolder": "bit_backbone.datasets.coco",
+        "DigitScenes": "bit_backbone.datasets.scenes",
+        "Problem": "bit_backbone.datasets.problems",
+        "Scene": "bit_backbone.datasets.scenes",
+        "build_scenes": "bit_backbone.datasets.build",
+    },
+)

@@ -1,0 +1,185 @@
+"""Reading a COCO annotation file and saying everything that is wrong with it."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from bit_backbone.datasets.problems import AnnotationError, Problem
+from bit_backbone.datasets.rules import (
+    attribute_problems,
+    box_problems,
+    category_problems,
+    id_problems,
+    image_problems,
+    is_id,
+    keypoint_problems,
+    segmentation_problems,
+)
+
+
+@dataclass
+class Annotations:
+    """The sound part of an annotation file, each record as it stands there.
+
+    Attributes:
+        images: The images, in the file's order.
+        by_image: The annotations of each image id, with "area" and "iscrowd" filled in.
+        categories: The categories, by ascending id.
+        problems: What was left out, and why.
+    """
+
+    images: list[dict[str, Any]] = field(default_factory=list)
+    by_image: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
+    categories: list[dict[str, Any]] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+    def objects(self) -> Iterator[dict[str, Any]]:
+        """Iterates over the annotations of all images."""
+        return chain.from_iterable(self.by_image.values())
+
+
+def read_annotations(
+    file: Path,
+    images: Path,
+    *,
+    masks: bool = False,
+    keypoints: bool = False,
+    on_invalid: str = "raise",
+) -> Annotations:
+    """Reads and checks an annotation file.
+
+    Args:
+        file: The JSON file.
+        images: The folder of its images.
+        masks: Ask for a segmentation of every object, and check it.
+        keypoints: Ask for keypoints of every object but crowds, and check them.
+        on_invalid: "raise" an error that lists every problem, or "skip" the records that have one
+            (with an image go its annotations) and list them in the result's ``problems``.
+
+    Raises:
+        AnnotationError: There are problems and ``on_invalid`` is "raise", or the file is no
+            JSON object with lists of images, annotations and sound categories.
+        ValueError: ``on_invalid`` is something else.
+    """
+    if on_invalid not in ("raise", "skip"):
+        raise ValueError(f'on_invalid should be "raise" or "skip"; got {on_invalid!r}')
+    content = _load(file)
+    reader = _Reader(file, images, masks, keypoints)
+    reader.read_categories(content["categories"])
+    if reader.found.problems:
+        raise AnnotationError(file, reader.found.problems, "No policy can skip a category.")
+    reader.read_images(content["images"])
+    reader.read_annotations(content["annotations"])
+    if reader.found.problems and on_invalid == "raise":
+        way_out = 'Correct the file, or pass on_invalid="skip" to go on without these records.'
+        raise AnnotationError(file, reader.found.problems, way_out)
+    return reader.found
+
+
+def _load(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_bytes())
+    except OSError as error:
+        _refuse(file, "unreadable file", str(error))
+    except (ValueError, RecursionError) as error:
+        _refuse(file, "no JSON", str(error))
+    for key in ("images", "annotations", "categories"):
+        records = content.get(key) if isinstance(content, dict) else None
+        if not isinstance(records, list) or not all(isinstance(r, dict) for r in records):
+            _refuse(file, "no COCO file", f"should be an object with a list of objects {key!r}")
+    return content
+
+
+def _refuse(file: Path, kind: str, detail: str) -> None:
+    raise AnnotationError(file, [Problem(kind, detail, file.name)], "No policy can skip this.")
+
+
+class _Reader:
+    """Sorts the records of one file into sound ones and problems."""
+
+    def __init__(self, file: Path, images: Path, masks: bool, keypoints: bool) -> None:
+        self.file = file
+        self.folder = images
+        self.masks = masks
+        self.keypoints = keypoints
+        self.found = Annotations()
+        self.num_keypoints: dict[int, int] = {}
+        self.sizes: dict[int, tuple[int, int]] = {}  # of sound images: width, height
+        self.names: dict[int, str] = {}  # of all images
+
+    def read_categories(self, records: list[dict[str, Any]]) -> None:
+        seen: set[int] = set()
+        for record in records:
+            problems = list(category_problems(record, seen))
+            self._report(problems, self.file.name)
+            if not problems:
+                seen.add(record["id"])
+                self.num_keypoints[record["id"]] = len(record.get("keypoints", ()))
+                self.found.categories.append(record)
+        if not records:
+            self._report([("no categories", "should have at least one")], self.file.name)
+        self.found.categories.sort(key=lambda record: record["id"])
+
+    def read_images(self, records: list[dict[str, Any]]) -> None:
+        for record in records:
+            problems = list(image_problems(record, self.names, self.folder))
+            image_id: Any = record.get("id")
+            name: Any = record.get("file_name")
+            named = isinstance(name, str) and name
+            self._report(problems, name if named else self.file.name, image_id)
+            if not problems:
+                self.sizes[image_id] = record["width"], record["height"]
+                self.found.images.append(record)
+                self.found.by_image[image_id] = []
+            if is_id(image_id):
+                self.names.setdefault(image_id, str(name))
+
+    def read_annotations(self, records: list[dict[str, Any]]) -> None:
+        seen: set[int] = set()
+        for record in records:
+            image_id: Any = record.get("image_id")
+            problems = list(id_problems(record, seen))
+            if not is_id(image_id) or image_id not in self.names:
+                problems.append(("unknown image", f"image_id {image_id!r} should be in images"))
+            elif image_id in self.sizes:  # else the image itself has been reported
+                problems += self._object_problems(record, *self.sizes[image_id])
+            name = self.names.get(image_id, self.file.name) if is_id(image_id) else self.file.name
+            self._report(problems, name, image_id, record.get("id"))
+            if not problems:
+                seen.add(record["id"])
+                if image_id in self.sizes:
+                    self.found.by_image[image_id].append(_complete(record))
+
+    def _object_problems(
+        self, record: dict[str, Any], width: int, height: int
+    ) -> Iterator[tuple[str, str]]:
+        category: Any = record.get("category_id")
+        known = is_id(category) and category in self.num_keypoints
+        if not known:
+            legal = f"should be one of {sorted(self.num_keypoints)}"
+            yield "unknown category", f"category_id {category!r} {legal}"
+        yield from box_problems(record.get("bbox"), width, height)
+        yield from attribute_problems(record)
+        if self.masks:
+            yield from segmentation_problems(record.get("segmentation"), width, height)
+        if self.keypoints and known and record.get("iscrowd", 0) != 1:
+            yield from keypoint_problems(record.get("keypoints"), self.num_keypoints[category])
+
+    def _report(
+        self,
+        problems: list[tuple[str, str]],
+        file: str,
+        image_id: Any = None,
+        annotation_id: Any = None,
+    ) -> None:
+        self.found.problems += [
+            Problem(kind, detail, file, image_id, annotation_id) for kind, detail in problems
+        ]
+
+
+def _complete(record: dict[str, Any]) -> dict[str, Any]:
+    width, height = record["bbox"][2:]
+    return {"area": width * height, "iscrowd": 0} | record

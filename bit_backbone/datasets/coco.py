@@ -1,0 +1,206 @@
+"""A folder in COCO's format as a data set for torchvision's detectors."""
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms.v2 import functional as F
+
+from bit_backbone.datasets.annotations import read_annotations
+from bit_backbone.datasets.masks import decode_mask, import_mask_api
+from bit_backbone.datasets.problems import AnnotationError, Problem, describe
+from bit_backbone.preprocessing.images import read
+
+Target = dict[str, Any]
+Transforms = Callable[[Tensor, Target], tuple[Tensor, Target]]
+
+logger = logging.getLogger(__name__)
+
+
+class CocoFolder(torch.utils.data.Dataset[tuple[Tensor, Target]]):
+    """Images and objects as torchvision's detectors take them.
+
+    An item is an image, float32 [3, H, W] in 0..1, and a target:
+
+    * ``boxes``: float32 [n, 4], x1 y1 x2 y2 in pixels, clipped to the image.
+    * ``labels``: int64 [n], 1 .. number of categories; 0 is left to the background.
+    * ``image_id``: the image's id in the file.
+    * ``area``: float32 [n], as annotated (before ``transforms``), or of the box.
+    * ``iscrowd``: int64 [n].
+    * ``masks`` (where asked for): uint8 [n, H, W].
+    * ``keypoints`` (where asked for): float32 [n, k, 3], x y visibility; 0 for a crowd.
+
+    Args:
+        root: The folder.
+        annotations: The annotation file, below ``root``.
+        images: The folder of the images, below ``root``.
+        masks: Yield the masks; every object must have one. Polygons need pycocotools.
+        keypoints: Yield keypoints; all categories must name equally many.
+        include_crowd: Yield regions annotated as crowds too. Detectors are trained without them,
+            and evaluation reads them from the annotation file.
+        on_invalid: What to do about records that are wrong: "raise" one error that lists them all,
+            or "skip" them, log the list and keep it in ``problems``.
+        transforms: Called with the image as uint8 ``tv_tensors.Image`` and the target with its
+            boxes, masks and keypoints' points as tv_tensors, as the transforms of
+            ``torchvision.transforms.v2`` want it. Objects whose box it leaves empty are dropped.
+
+    Attributes:
+        categories: Names, label 1 first.
+        category_ids: Their ids in the file, label 1 first.
+        keypoint_names: Names of the keypoints, empty where not asked for.
+        problems: What ``on_invalid="skip"`` left out.
+
+    Raises:
+        AnnotationError: The annotations are wrong; see ``on_invalid``.
+        MissingExtraError: Masks are asked for, some are polygons and pycocotools is missing.
+        ImportError: Keypoints are to be transformed and torchvision is older than 0.23.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        *,
+        annotations: str = "instances.json",
+        images: str = "images",
+        masks: bool = False,
+        keypoints: bool = False,
+        include_crowd: bool = False,
+        on_invalid: str = "raise",
+        transforms: Transforms | None = None,
+    ) -> None:
+        self.file = Path(root) / annotations
+        self.folder = Path(root) / images
+        self.transforms = transforms
+        self.include_crowd = include_crowd
+        self.masks = masks
+        if keypoints and transforms is not None and not hasattr(tv_tensors, "KeyPoints"):
+            raise ImportError(
+                "transforms of keypoints need torchvision 0.23 or newer; "
+                f"this is {torchvision.__version__}"
+            )
+        found = read_annotations(
+            self.file, self.folder, masks=masks, keypoints=keypoints, on_invalid=on_invalid
+        )
+        self._images, self._by_image = found.images, found.by_image
+        self.categories = tuple(category["name"] for category in found.categories)
+        self.category_ids = tuple(category["id"] for category in found.categories)
+        self.keypoint_names = _keypoint_names(found.categories) if keypoints else ()
+        self.problems: tuple[Problem, ...] = tuple(found.problems)
+        self._label_of = {id_: label for label, id_ in enumerate(self.category_ids, start=1)}
+        if masks and any(isinstance(o["segmentation"], list) for o in found.objects()):
+            import_mask_api()
+        if self.problems:
+            logger.warning("skipped: %s", describe(self.file, found.problems))
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Target]:
+        record = self._images[index]
+        image = self._open(record)
+        target = self._target(record)
+        if self.transforms is not None:
+            image, target = _transform(self.transforms, image, target)
+        return F.to_dtype(image, torch.float32, scale=True), target
+
+    def get_height_and_width(self, index: int) -> tuple[int, int]:
+        """Returns the size of an image in pixels, before transforms, without opening it."""
+        record = self._images[index]
+        return record["height"], record["width"]
+
+    def aspect_ratios(self) -> list[float]:
+        """Returns width / height of every image, before transforms, without opening them."""
+        return [record["width"] / record["height"] for record in self._images]
+
+    def _open(self, record: dict[str, Any]) -> Tensor:
+        path = self.folder / record["file_name"]
+        try:
+            image = read(path, convert_rgb=True, input_data_format=None, white=1.0)
+        except (OSError, ValueError) as error:
+            raise OSError(f"image {record['id']}, {path}, cannot be read: {error}") from error
+        pixels = F.to_dtype(F.to_image(image), torch.uint8, scale=True)
+        height, width = pixels.shape[-2:]
+        if (height, width) != (record["height"], record["width"]):
+            detail = (
+                f"annotated as {record['width']}x{record['height']}, the file is {width}x{height}"
+            )
+            problem = Problem("wrong size", detail, record["file_name"], record["id"])
+            raise AnnotationError(self.file, [problem], "Correct the file or remove the record.")
+        return pixels.as_subclass(Tensor)
+
+    def _target(self, record: dict[str, Any]) -> Target:
+        objects = [
+            object_
+            for object_ in self._by_image[record["id"]]
+            if self.include_crowd or not object_["iscrowd"]
+        ]
+        target: Target = {
+            "boxes": _boxes(objects, record["width"], record["height"]),
+            "labels": torch.tensor([self._label_of[o["category_id"]] for o in objects]).long(),
+            "image_id": record["id"],
+            "area": torch.tensor([o["area"] for o in objects], dtype=torch.float32),
+            "iscrowd": torch.tensor([o["iscrowd"] for o in objects], dtype=torch.int64),
+        }
+        if self.masks:
+            target["masks"] = _masks(objects, record["height"], record["width"])
+        if self.keypoint_names:
+            target["keypoints"] = _keypoints(objects, len(self.keypoint_names))
+        return target
+
+
+def _keypoint_names(categories: list[dict[str, Any]]) -> tuple[str, ...]:
+    names = {tuple(category.get("keypoints", ())) for category in categories}
+    if len({len(n) for n in names}) != 1 or () in names:
+        raise ValueError(
+            "keypoints=True takes categories that all name equally many keypoints; "
+            f"got {sorted(names)}"
+        )
+    return tuple(categories[0]["keypoints"])
+
+
+def _boxes(objects: list[dict[str, Any]], width: int, height: int) -> Tensor:
+    boxes = torch.tensor([o["bbox"] for o in objects], dtype=torch.float32).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    boxes[:, 0::2].clamp_(0, width)
+    boxes[:, 1::2].clamp_(0, height)
+    return boxes
+
+
+def _masks(objects: list[dict[str, Any]], height: int, width: int) -> Tensor:
+    masks = np.zeros((len(objects), height, width), np.uint8)
+    for mask, object_ in zip(masks, objects, strict=True):
+        mask[:] = decode_mask(object_["segmentation"], height, width)
+    return torch.from_numpy(masks)
+
+
+def _keypoints(objects: list[dict[str, Any]], count: int) -> Tensor:
+    rows = [[0] * 3 * count if o["iscrowd"] else o["keypoints"] for o in objects]
+    return torch.tensor(rows, dtype=torch.float32).reshape(-1, count, 3)
+
+
+def _transform(transforms: Transforms, image: Tensor, target: Target) -> tuple[Tensor, Target]:
+    """Calls the transforms with tv_tensors; returns plain tensors without empty boxes."""
+    size = tuple(image.shape[-2:])
+    target = dict(target)
+    target["boxes"] = tv_tensors.BoundingBoxes(target["boxes"], format="XYXY", canvas_size=size)
+    if "masks" in target:
+        target["masks"] = tv_tensors.Mask(target["masks"])
+    if "keypoints" in target:
+        points, visibility = target["keypoints"].split([2, 1], dim=-1)
+        target["keypoints"] = tv_tensors.KeyPoints(points, canvas_size=size)
+        target["visibility"] = visibility
+    image, target = transforms(tv_tensors.Image(image), target)
+    target = {k: v.as_subclass(Tensor) if isinstance(v, Tensor) else v for k, v in target.items()}
+    if "keypoints" in target:
+        target["keypoints"] = torch.cat([target["keypoints"], target.pop("visibility")], dim=-1)
+    boxes = target["boxes"]
+    keep = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+    target = {k: v[keep] if isinstance(v, Tensor) else v for k, v in target.items()}
+    return image.as_subclass(Tensor), target
