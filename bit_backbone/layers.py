@@ -110,12 +110,14 @@ def check_images(images: Tensor, num_channels: int) -> Tensor:
 class StdConv2d(nn.Conv2d):
     """Square convolution without bias whose filters are standardized before use.
 
-    While no gradient can reach the weight (it is frozen, or gradients are off), the standardized
-    weight is computed once and kept. It is computed anew after anything that autograd's version
-    counter, the weight's storage or a call of ``train()``, ``eval()``, ``to()`` or
-    ``load_state_dict()`` gives away; only a write through ``weight.data`` between two such
-    forwards escapes it. Inside torch.compile, torch.export and the TorchScript compilers
-    standardization is part of the graph.
+    While no gradient can reach the weight (it is frozen, or gradients are off) and none is held in
+    ``weight.grad``, the standardized weight is computed once and kept. It is computed anew after
+    anything that autograd's version counter, the weight's storage, a forward with gradients or a
+    call of ``train()``, ``eval()``, ``to()`` or ``load_state_dict()`` gives away. A write that
+    autograd does not see (``weight.data.mul_()``, a view of NumPy's, another process) escapes
+    it: write under ``torch.no_grad()`` instead, or call ``train()`` or ``eval()`` afterwards.
+    Inside torch.compile, torch.export and the TorchScript compilers standardization is part of
+    the graph.
 
     Args:
         in_channels: Channels of the input.
@@ -179,6 +181,7 @@ class StdConv2d(nn.Conv2d):
     def _standardized_once(self) -> Tensor:
         weight = self.weight
         if not _may_be_kept(weight):
+            self._kept = None
             return standardize(weight, self.eps)
         if self._kept is not None:
             alias, version, standardized = self._kept
@@ -188,7 +191,8 @@ class StdConv2d(nn.Conv2d):
         # Kept tensors outlive an inference_mode block, so they must not be inference tensors.
         with torch.inference_mode(False), torch.no_grad():
             standardized = standardize(weight, self.eps)
-            self._kept = (weight.detach(), weight._version, standardized)
+            if _is_real(standardized):
+                self._kept = (weight.detach(), weight._version, standardized)
         return standardized
 
     def train(self, mode: bool = True) -> StdConv2d:
@@ -209,12 +213,21 @@ class StdConv2d(nn.Conv2d):
 
 
 def _may_be_kept(weight: Tensor) -> bool:
-    """Whether a weight's standardized form can be kept: a real parameter without gradient."""
+    """Whether a weight's standardized form can be kept: a real parameter that will not change.
+
+    A parameter that holds a gradient will: fused optimizers do not even count it as a version.
+    """
     return (
         type(weight) is nn.Parameter
         and not (weight.requires_grad and torch.is_grad_enabled())
+        and weight.grad is None
         and not (weight.is_inference() or torch.jit.is_tracing())
     )
+
+
+def _is_real(tensor: Tensor) -> bool:
+    """Whether a tensor means something outside the transform or tracer that made it."""
+    return type(tensor) is Tensor and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 
 
 def activation(name: str) -> nn.Module:
