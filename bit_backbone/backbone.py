@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from bit_backbone.config import BitConfig
+from bit_backbone.layers import GroupNormAct
 from bit_backbone.network import BitNetwork
 
 __all__ = ["BitBackbone", "FeatureInfo"]
@@ -78,8 +79,9 @@ class BitBackbone(BitNetwork):
         self._names = list(names)
         self.feature_norms = None
         if config.feature_norm == "groupnorm":
+            groups = config.num_groups
             self.feature_norms = nn.ModuleDict(
-                {f.name: nn.GroupNorm(config.num_groups, f.channels) for f in self.feature_info}
+                {f.name: GroupNormAct(groups, f.channels, act=None) for f in self.feature_info}
             )
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
