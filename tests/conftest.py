@@ -1,19 +1,12 @@
-"""What every test shares: a fair share of the cores and a fixed seed."""
+"""What every test shares: one thread per process and a fixed seed."""
 
 import os
 
 import pytest
 
-
-def pytest_configure() -> None:
-    """Divide the cores among pytest-xdist's workers, which would each start a thread per core.
-
-    It has to happen before torch is imported, and holds for the processes that tests start too.
-    """
-    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    if workers > 1:
-        threads = max(1, (os.cpu_count() or 1) // workers)
-        os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+# Before torch is imported. The tests' networks are tiny, and the threads of pytest-xdist's workers
+# would spin for the same cores; processes that tests start inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(autouse=True)
