@@ -40,6 +40,8 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "timm_480": _short_side(480, 480, _BILINEAR),
         "timm_distilled": _short_side(256, 224, _BICUBIC),
         "timm_teacher_384": _short_side(384, 384, _BICUBIC),
+        # Nobody publishes the transform of R50x1_160: that of 224, in proportion.
+        "distilled_160": _short_side(183, 160, _BICUBIC),
     }
 )
 """Preset name -> the arguments of ``BitImageProcessor`` in which it differs from the defaults."""

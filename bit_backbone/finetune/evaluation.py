@@ -1,0 +1,83 @@
+"""Loss and accuracy of a classifier on a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Subset
+
+from bit_backbone.finetune.processes import ProcessGroup
+
+TOP = 5
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Results on a data set.
+
+    Attributes:
+        loss: Mean cross entropy.
+        top1: Fraction of examples whose class has the highest score.
+        top5: Fraction of examples whose class is among the five highest.
+        num_examples: Size of the data set.
+    """
+
+    loss: float
+    top1: float
+    top5: float
+    num_examples: int
+
+
+@torch.inference_mode()
+def evaluate(
+    model: nn.Module,
+    dataset: Any,
+    group: ProcessGroup,
+    *,
+    batch_size: int = 64,
+    workers: int = 0,
+    advance: Callable[[int], None] | None = None,
+) -> Metrics:
+    """Evaluates a classifier; every process takes an equal share and gets the same result.
+
+    The model is in eval mode meanwhile, and in its old mode afterwards.
+
+    Args:
+        model: Images [N, C, H, W] to an output with ``logits`` [N, K].
+        dataset: A map-style data set of (image [C, H, W], class).
+        group: The processes.
+        batch_size: Images of one forward pass.
+        workers: Loader processes.
+        advance: Called with the length of each batch of this process, to show progress.
+
+    Raises:
+        ValueError: The data set is empty.
+    """
+    if not len(dataset):
+        raise ValueError("an evaluation set has at least one example, got none")
+    share = Subset(dataset, range(group.rank, len(dataset), group.world_size))
+    loader = DataLoader(share, batch_size, num_workers=workers)
+    was_training = model.training
+    model.eval()
+    sums = torch.zeros(4, dtype=torch.float64, device=group.device)
+    for images, labels in loader:
+        sums += _sums(model(images.to(group.device)).logits, labels.to(group.device))
+        if advance is not None:
+            advance(len(labels))
+    model.train(was_training)
+    loss, top1, top5, count = group.sum(sums).tolist()
+    return Metrics(loss / count, top1 / count, top5 / count, int(count))
+
+
+def _sums(logits: Tensor, labels: Tensor) -> Tensor:
+    """Loss, hits among the first, hits among the first five, and number of examples."""
+    logits = logits.float()
+    loss = F.cross_entropy(logits, labels, reduction="sum")
+    hits = logits.topk(min(TOP, logits.shape[1])).indices == labels[:, None]
+    count = logits.new_tensor(len(labels))
+    return torch.stack([loss, hits[:, 0].sum(), hits.sum(), count]).double()

@@ -1,0 +1,123 @@
+"""One optimizer step, on this process's share of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from bit_backbone.finetune import mixup
+from bit_backbone.finetune.processes import ProcessGroup
+from bit_backbone.finetune.settings import PRECISIONS, FineTuneSettings
+from bit_backbone.finetune.splitting import backward_in_parts
+from bit_backbone.finetune.stream import MIXUP, STOCHASTIC_DEPTH
+from bit_backbone.heads import BitForImageClassification
+
+
+class Learner:
+    """The model with what trains it.
+
+    Args:
+        model: A classifier; moved to the process's device, and trained in place.
+        settings: Momentum, precision, batch split and seed.
+        alpha: Of mixup's Beta(alpha, alpha); 0 for none.
+        group: The processes.
+    """
+
+    def __init__(
+        self,
+        model: BitForImageClassification,
+        settings: FineTuneSettings,
+        alpha: float,
+        group: ProcessGroup,
+    ) -> None:
+        self.model, self.settings, self.alpha, self.group = model, settings, alpha, group
+        model.to(group.device)
+        # The rule has no weight decay: weight standardization would undo it.
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.SGD(trained, settings.base_lr, settings.momentum)
+        self.scaler = torch.amp.GradScaler(
+            group.device.type, enabled=settings.precision == "float16"
+        )
+        self.network: nn.Module = model
+        self._no_sync: Callable[[], AbstractContextManager[None]] = nullcontext
+
+    def distribute(self) -> None:
+        """Makes backward passes average gradients over the processes, from here on."""
+        if self.group.world_size > 1:
+            self.network = network = DistributedDataParallel(self.model)
+            self._no_sync = network.no_sync
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Returns the context of forward passes in the run's precision."""
+        dtype = PRECISIONS[self.settings.precision]
+        return torch.autocast(self.group.device.type, dtype, enabled=dtype is not None)
+
+    def train_step(self, images: Tensor, labels: Tensor, step: int, rate: float) -> float:
+        """Makes one step.
+
+        Args:
+            images: This process's share of the batch, [N, C, H, W].
+            labels: Its classes, [N].
+            step: Number of the step, which random draws follow from.
+            rate: Learning rate.
+
+        Returns:
+            The mean loss over the batch of all processes.
+
+        Raises:
+            ValueError: The loss is not finite.
+        """
+        self.model.train()
+        for parameters in self.optimizer.param_groups:
+            parameters["lr"] = rate
+        self.optimizer.zero_grad()
+        with self._seeded(step):
+            loss = self._backward(self._mix(images, labels, step))
+        mean = self.group.sum(loss).item() / self.group.world_size
+        if not np.isfinite(mean) and not self.scaler.is_enabled():
+            raise ValueError(
+                f"the loss of step {step} is {mean}; a smaller base_lr, or precision float32, may "
+                "help: the last saved state is still there"
+            )
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return mean
+
+    def _backward(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return backward_in_parts(
+            self._loss,
+            batch,
+            self.settings.batch_split,
+            backward=lambda loss: self.scaler.scale(loss).backward(),
+            no_sync=self._no_sync,
+        )
+
+    def _mix(self, images: Tensor, labels: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        if not self.alpha:
+            return images, labels
+        rng = np.random.default_rng([self.settings.seed, MIXUP, step])
+        weight = mixup.draw_weight(self.alpha, rng)
+        mixed = mixup.mix_neighbours(images, weight)
+        targets = mixup.mix_labels(labels, self.model.num_labels, weight)
+        return mixed, targets.to(images.dtype)
+
+    def _loss(self, images: Tensor, targets: Tensor) -> Tensor:
+        with self.autocast():
+            (logits,) = self.network(images, return_dict=False)
+        return F.cross_entropy(logits.to(images.dtype), targets)
+
+    @contextmanager
+    def _seeded(self, step: int) -> Iterator[None]:
+        """Seeds stochastic depth; the caller's generators are left as they were."""
+        device = self.group.device
+        words = [self.settings.seed, STOCHASTIC_DEPTH, step, self.group.rank]
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(int(np.random.SeedSequence(words).generate_state(1)[0]))
+            yield

@@ -1,0 +1,112 @@
+"""The processes of a data-parallel run, and the signals that end one in good order."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ProcessGroup:
+    """This process among those of the run.
+
+    Attributes:
+        rank: Its number; 0 writes files and shows progress.
+        world_size: Number of processes.
+        device: Where it computes.
+    """
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes files and shows progress."""
+        return self.rank == 0
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Adds a tensor up over all processes, in place."""
+        if self.world_size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def max(self, value: int) -> int:
+        """Returns the largest of the processes' values."""
+        if self.world_size == 1:
+            return value
+        values = torch.tensor(value, device=self.device)
+        dist.all_reduce(values, dist.ReduceOp.MAX)
+        return int(values)
+
+    def barrier(self) -> None:
+        """Waits until every process is here."""
+        if self.world_size > 1:
+            dist.barrier()
+
+
+@contextmanager
+def process_group(device: str | torch.device | None = None) -> Iterator[ProcessGroup]:
+    """Joins the run that torchrun started, or makes a run of one process.
+
+    A process group that exists already is used and left as it is.
+
+    Args:
+        device: Where to compute; None for this process's GPU, or the CPU where there is none.
+    """
+    if device is None:
+        local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        device = f"cuda:{local_rank}" if torch.cuda.is_available() else "cpu"
+    device = torch.device(device)
+    joins = not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if joins:
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        if dist.is_initialized():
+            yield ProcessGroup(dist.get_rank(), dist.get_world_size(), device)
+        else:
+            yield ProcessGroup(0, 1, device)
+    finally:
+        if joins:
+            dist.destroy_process_group()
+
+
+class Interruption:
+    """Catches SIGINT and SIGTERM, so that a run can save before it ends.
+
+    A second signal does what it did before: Ctrl-C twice ends at once.
+
+    Attributes:
+        signal: The number of the signal that came, or 0.
+    """
+
+    def __init__(self) -> None:
+        self.signal = 0
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> Interruption:
+        if threading.current_thread() is not threading.main_thread():
+            return self  # signals go to the main thread, whose business they are
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+        self._before.clear()
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.signal = number
+        self.__exit__()

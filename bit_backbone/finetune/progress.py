@@ -1,0 +1,62 @@
+"""Progress bars of a fine-tuning run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+
+class Progress:
+    """Shows steps with their loss, and evaluations, on stderr.
+
+    Args:
+        enabled: False shows nothing.
+    """
+
+    def __init__(self, enabled: bool) -> None:
+        self._bars = Bars(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[values]}"),
+            console=Console(stderr=True),
+            disable=not enabled,
+        )
+
+    def __enter__(self) -> Progress:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def training(self, total: int, done: int) -> Task:
+        """Adds the bar of the steps."""
+        return self._add("fine-tuning", total, done)
+
+    def evaluation(self, total: int) -> Task:
+        """Adds the bar of an evaluation's examples."""
+        return self._add("evaluation", total, 0)
+
+    def _add(self, name: str, total: int, done: int) -> Task:
+        return Task(self._bars, self._bars.add_task(name, total=total, completed=done, values=""))
+
+
+class Task:
+    """One bar."""
+
+    def __init__(self, bars: Bars, number: Any) -> None:
+        self._bars, self._number = bars, number
+
+    def advance(self, count: int, **values: float) -> None:
+        """Moves the bar on, and shows values beside it."""
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        self._bars.update(self._number, advance=count, values=shown)
+
+    def remove(self) -> None:
+        """Takes the bar away."""
+        self._bars.remove_task(self._number)

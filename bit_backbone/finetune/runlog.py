@@ -1,0 +1,67 @@
+"""The record of a run: one JSON line per event, and a TensorBoard log beside it."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from bit_backbone._files import atomic_path
+
+LOG_NAME = "log.jsonl"
+
+
+class RunLog:
+    """Writes ``log.jsonl`` and, where tensorboard is installed, its event files into a folder.
+
+    A resumed run goes on behind its last saved step: what an interrupted run wrote of later steps
+    is taken out of ``log.jsonl``, and hidden by TensorBoard.
+
+    Args:
+        folder: Of the run.
+        step: The next step.
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / LOG_NAME
+        if path.exists():
+            kept = [json.dumps(event) for event in read_log(path) if _is_before(event, step)]
+            with atomic_path(path) as temporary:
+                temporary.write_text("".join(f"{line}\n" for line in kept))
+        self._lines = path.open("a", buffering=1)
+        self._board = None
+        if find_spec("tensorboard"):
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(folder), purge_step=step)
+
+    def write(self, step: int, **values: float) -> None:
+        """Records values at a step."""
+        self._lines.write(json.dumps({"step": step, **values}) + "\n")
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(name.replace("_", "/", 1), value, step)
+
+    def close(self) -> None:
+        """Brings everything to disk."""
+        self._lines.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def _is_before(event: dict[str, Any], step: int) -> bool:
+    """Whether an event came before the next step: an evaluation counts the steps behind it."""
+    return event["step"] < step + any(name.startswith("eval_") for name in event)
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Returns the events of a log; the last line may be cut off by the end of its process."""
+    events = []
+    for line in path.read_text().splitlines():
+        try:
+            events.append(json.loads(line))
+        except ValueError:
+            break
+    return events

@@ -1,0 +1,75 @@
+"""Saving a run between two steps, and going on from there."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bit_backbone._files import atomic_path
+
+STATE_NAME = "last.pt"
+
+
+@dataclass(frozen=True)
+class RunState:
+    """A run between two steps: everything that its future depends on.
+
+    The order of examples and every random draw follow from the recipe's seed and the step.
+
+    Attributes:
+        step: Number of steps that are done.
+        recipe: Settings and facts that a resumed run must share.
+        model: State dict of the model.
+        optimizer: State dict of the optimizer.
+        scaler: State dict of the loss scaler.
+    """
+
+    step: int
+    recipe: dict[str, Any]
+    model: dict[str, Any]
+    optimizer: dict[str, Any]
+    scaler: dict[str, Any]
+
+    def save(self, folder: Path) -> None:
+        """Writes the state, in place of the last one."""
+        with atomic_path(folder / STATE_NAME) as temporary:
+            torch.save(vars(self), temporary)
+
+    @classmethod
+    def load(cls, folder: Path) -> RunState | None:
+        """Reads the last saved state, or returns None where there is none.
+
+        Raises:
+            ValueError: The file is damaged or something else.
+        """
+        path = folder / STATE_NAME
+        if not path.exists():
+            return None
+        try:
+            return cls(**torch.load(path, map_location="cpu", weights_only=True))
+        except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, TypeError) as error:
+            raise ValueError(
+                f"{path} holds no state of a fine-tuning run ({error}); move it away to start anew"
+            ) from error
+
+    def check_recipe(self, recipe: dict[str, Any], folder: Path) -> None:
+        """Refuses to go on with another recipe than the run began with.
+
+        Raises:
+            ValueError: The recipes differ; the message lists in what.
+        """
+        changed = {
+            name: (self.recipe.get(name), recipe.get(name))
+            for name in sorted({*self.recipe, *recipe})
+            if self.recipe.get(name) != recipe.get(name)
+        }
+        if changed:
+            listed = ", ".join(f"{name} {old!r} -> {new!r}" for name, (old, new) in changed.items())
+            raise ValueError(
+                f"{folder} holds a run at step {self.step} with another recipe ({listed}); give it "
+                "the same one to resume, or choose another folder"
+            )

@@ -1,0 +1,136 @@
+"""Which examples make up each batch: a function of the seed and the step alone.
+
+Nothing about the order of data has to be saved to resume a run, and the number of processes or
+loader workers does not change what a batch holds.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Sampler
+
+Key = tuple[int, int]
+
+# What random numbers are for: each follows from the seed, this, and a position or step.
+ORDER, AUGMENTATION, MIXUP, STOCHASTIC_DEPTH = range(4)
+
+
+class ExampleStream:
+    """An endless row of examples: one shuffled pass over the data set after another.
+
+    Batches cut from it have equal lengths; they run across the ends of passes, and a batch that
+    is longer than the data set holds examples several times.
+
+    Args:
+        num_examples: Size of the data set.
+        seed: Chooses the order.
+
+    Raises:
+        ValueError: The data set is empty.
+    """
+
+    def __init__(self, num_examples: int, seed: int) -> None:
+        if num_examples < 1:
+            raise ValueError(f"a training set has at least one example, got {num_examples}")
+        self.num_examples = num_examples
+        self.seed = seed
+        self._epoch = -1
+        self._order = np.empty(0, np.int64)
+
+    def index(self, position: int) -> int:
+        """Returns which example stands at a position, 0, 1, 2, ..."""
+        epoch, offset = divmod(position, self.num_examples)
+        if epoch != self._epoch:
+            rng = np.random.default_rng([self.seed, ORDER, epoch])
+            self._epoch, self._order = epoch, rng.permutation(self.num_examples)
+        return int(self._order[offset])
+
+
+class BatchPlan(Sampler[list[Key]]):
+    """One process's share of the batches of some steps, as (position, index) of each example.
+
+    Args:
+        stream: The examples in order.
+        batch_size: Of all processes together.
+        steps: Which steps.
+        rank: This process.
+        world_size: Number of processes; each has an equal, contiguous part of a batch.
+
+    Raises:
+        ValueError: ``world_size`` does not divide ``batch_size``.
+    """
+
+    def __init__(
+        self,
+        stream: ExampleStream,
+        batch_size: int,
+        steps: range,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if batch_size < 1 or batch_size % world_size:
+            raise ValueError(
+                "the batch size is a positive multiple of the number of processes, "
+                f"got {batch_size} for {world_size}"
+            )
+        self.stream = stream
+        self.batch_size = batch_size
+        self.steps = steps
+        self.local_size = batch_size // world_size
+        self.rank = rank
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        for step in self.steps:
+            start = step * self.batch_size + self.rank * self.local_size
+            positions = range(start, start + self.local_size)
+            yield [(position, self.stream.index(position)) for position in positions]
+
+
+class SeededDataset(Dataset[Any]):
+    """A data set whose random augmentation depends on an example's position in the stream alone.
+
+    Args:
+        dataset: A map-style data set.
+        seed: Chooses the augmentation.
+    """
+
+    def __init__(self, dataset: Any, seed: int) -> None:
+        self.dataset = dataset
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: Key) -> Any:
+        position, index = key
+        with seeded(self.seed, AUGMENTATION, position):
+            return self.dataset[index]
+
+
+@contextmanager
+def seeded(*seeds: int) -> Iterator[None]:
+    """Seeds the generators that augmentation draws from; gives them back as they were.
+
+    These are torch's on the CPU, Python's and numpy's global ones.
+    """
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()
+    words = np.random.SeedSequence(seeds).generate_state(2)
+    # not torch.manual_seed: that would reseed the accelerators too
+    torch.default_generator.manual_seed(int(words[0]))
+    random.seed(int(words[0]))
+    np.random.seed(int(words[1]))
+    try:
+        yield
+    finally:
+        torch.set_rng_state(states[0])
+        random.setstate(states[1])
+        np.random.set_state(states[2])

@@ -1,0 +1,210 @@
+"""Fine-tuning a classifier by BiT-HyperRule, on one process or several, resumable to the step."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from bit_backbone.finetune.evaluation import Metrics, evaluate
+from bit_backbone.finetune.learner import Learner
+from bit_backbone.finetune.processes import Interruption, ProcessGroup, process_group
+from bit_backbone.finetune.progress import Progress
+from bit_backbone.finetune.runlog import RunLog
+from bit_backbone.finetune.settings import FineTuneSettings
+from bit_backbone.finetune.state import RunState
+from bit_backbone.finetune.stream import BatchPlan, ExampleStream, SeededDataset
+from bit_backbone.heads import BitForImageClassification
+
+
+@dataclass(frozen=True)
+class FineTuneResult:
+    """How a run ended.
+
+    Attributes:
+        step: Number of steps done.
+        metrics: Results on the evaluation set at the end, if there is one and the end was reached.
+        signal: Number of the signal that ended the run early, or 0.
+    """
+
+    step: int
+    metrics: Metrics | None
+    signal: int
+
+
+def finetune(
+    model: BitForImageClassification,
+    train_set: Any,
+    folder: str | os.PathLike[str],
+    settings: FineTuneSettings | None = None,
+    *,
+    eval_set: Any = None,
+    device: str | torch.device | None = None,
+    show_progress: bool = True,
+) -> FineTuneResult:
+    """Fine-tunes a classifier by BiT-HyperRule (arXiv 1912.11370, section 3.3).
+
+    Goes on with the run that ``folder`` holds, if it holds one, and then ends with the very
+    weights of a run without interruption (on one kind of machine, where the kernels used are
+    deterministic). Ctrl-C and SIGTERM save and end the run after the current step. Under torchrun
+    every process calls this alike; each computes its share of every batch.
+
+    Args:
+        model: The classifier, with a head for the data set's classes; it is trained in place.
+        train_set: Map-style data set of (image [C, H, W], class), ready for the network.
+        folder: Of the run; receives ``last.pt``, ``log.jsonl`` and a TensorBoard log.
+        settings: The recipe; None for the rule's.
+        eval_set: The same for evaluation; None for none.
+        device: Where to compute; None for this process's GPU, or the CPU where there is none.
+        show_progress: Whether to show a progress bar.
+
+    Returns:
+        How the run ended.
+
+    Raises:
+        ValueError: The settings do not fit the data or the number of processes, a loss is not
+            finite, or the folder holds a run of another recipe.
+    """
+    settings = settings or FineTuneSettings()
+    with process_group(device) as group, Interruption() as interruption:
+        run = _Run(model, train_set, eval_set, Path(folder), settings, group)
+        with Progress(show_progress and group.is_first) as progress:
+            return run.until_done(interruption, progress)
+
+
+class _Run:
+    """One process's part of a run."""
+
+    def __init__(
+        self,
+        model: BitForImageClassification,
+        train_set: Any,
+        eval_set: Any,
+        folder: Path,
+        settings: FineTuneSettings,
+        group: ProcessGroup,
+    ) -> None:
+        self.train_set, self.eval_set = train_set, eval_set
+        self.folder, self.settings, self.group = folder, settings, group
+        self.schedule = settings.schedule(len(train_set))
+        alpha = settings.alpha(len(train_set))
+        _check_batches(settings, alpha, group.world_size)
+        self.learner = Learner(model, settings, alpha, group)
+        self.recipe = settings.recipe() | {
+            "num_examples": len(train_set),
+            "num_labels": model.num_labels,
+        }
+        self.step = 0
+        self._resume()
+        self.learner.distribute()
+
+    def _resume(self) -> None:
+        state = RunState.load(self.folder)
+        if state is None:
+            return
+        state.check_recipe(self.recipe, self.folder)
+        self.step = state.step
+        self.learner.model.load_state_dict(state.model)
+        self.learner.optimizer.load_state_dict(state.optimizer)
+        self.learner.scaler.load_state_dict(state.scaler)
+
+    def _save(self) -> None:
+        if self.group.is_first:
+            learner = self.learner
+            RunState(
+                self.step,
+                self.recipe,
+                learner.model.state_dict(),
+                learner.optimizer.state_dict(),
+                learner.scaler.state_dict(),
+            ).save(self.folder)
+        self.group.barrier()  # nobody goes on, or ends, before the state is safe
+
+    def until_done(self, interruption: Interruption, progress: Progress) -> FineTuneResult:
+        """Trains to the end of the schedule, or until a signal comes."""
+        total = self.schedule.total
+        if self.step == total:  # a run that was finished before
+            return FineTuneResult(total, self._evaluate(None, progress), 0)
+        log = RunLog(self.folder, self.step) if self.group.is_first else None
+        bar = progress.training(total, self.step)
+        try:
+            for images, labels in self._batches():
+                rate = self.schedule.learning_rate(self.step)
+                loss = self.learner.train_step(images, labels, self.step, rate)
+                if log is not None:
+                    log.write(self.step, loss=loss, learning_rate=rate)
+                self.step += 1
+                bar.advance(1, loss=loss, rate=rate)
+                number = self.group.max(interruption.signal)
+                metrics = None if number else self._evaluate_when_due(log, progress)
+                if number or self.step % self.settings.save_every == 0 or self.step == total:
+                    self._save()
+                if number:
+                    break
+            return FineTuneResult(self.step, metrics, number)
+        finally:
+            if log is not None:
+                log.close()
+
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        settings, group = self.settings, self.group
+        plan = BatchPlan(
+            ExampleStream(len(self.train_set), settings.seed),
+            settings.batch_size,
+            range(self.step, self.schedule.total),
+            group.rank,
+            group.world_size,
+        )
+        loader = DataLoader(
+            SeededDataset(self.train_set, settings.seed),
+            batch_sampler=plan,
+            num_workers=settings.workers,
+            pin_memory=group.device.type == "cuda",
+        )
+        for images, labels in loader:
+            yield tuple(t.to(group.device, non_blocking=True) for t in (images, labels))
+
+    def _evaluate_when_due(self, log: RunLog | None, progress: Progress) -> Metrics | None:
+        every = self.settings.eval_every or self.schedule.total
+        is_due = self.step % every == 0 or self.step == self.schedule.total
+        return self._evaluate(log, progress) if is_due else None
+
+    def _evaluate(self, log: RunLog | None, progress: Progress) -> Metrics | None:
+        if self.eval_set is None:
+            return None
+        bar = progress.evaluation(-(-len(self.eval_set) // self.group.world_size))
+        share = self.settings.batch_size // self.group.world_size
+        with self.learner.autocast():
+            metrics = evaluate(
+                self.learner.model,
+                self.eval_set,
+                self.group,
+                batch_size=share // self.settings.batch_split,
+                workers=self.settings.workers,
+                advance=bar.advance,
+            )
+        bar.remove()
+        if log is not None:
+            log.write(self.step, **{f"eval_{name}": v for name, v in asdict(metrics).items()})
+        return metrics
+
+
+def _check_batches(settings: FineTuneSettings, alpha: float, world_size: int) -> None:
+    unit = 2 * world_size if alpha else world_size
+    if settings.batch_size % unit:
+        mixing = " and each process's share even, for mixup," if alpha else ""
+        raise ValueError(
+            f"the batch size is a multiple of the number of processes{mixing} that is, of {unit}; "
+            f"got {settings.batch_size}"
+        )
+    share = settings.batch_size // world_size
+    if settings.batch_split > share:
+        raise ValueError(
+            f"batch_split is at most the batch of one process, {share}, got {settings.batch_split}"
+        )

@@ -1,0 +1,88 @@
+"""Images for training and evaluation at a resolution, as the official fine-tuning prepares them.
+
+Source: ``bit_pytorch/train.py`` of google-research/big_transfer: no aspect ratio is kept, training
+crops at random and flips, everything is bilinear and normalised with 0.5.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import statistics
+from typing import Any
+
+import torch
+from PIL import Image
+from torchvision.transforms import v2
+
+from bit_backbone.finetune.hyperrule import Resolution
+from bit_backbone.preprocessing import BitImageProcessor
+from bit_backbone.preprocessing.images import read
+
+SAMPLED_IMAGES = 500
+
+
+class ToPixelValues:
+    """Image to [C, H, W] by a processor; can be pickled for loader workers."""
+
+    def __init__(self, processor: BitImageProcessor) -> None:
+        self.processor = processor
+
+    def __call__(self, image: Image.Image) -> torch.Tensor:
+        """Prepares one image."""
+        return self.processor(image, return_tensors="pt")["pixel_values"][0]
+
+
+def eval_processor(resolution: Resolution) -> BitImageProcessor:
+    """Returns the preprocessing of images in evaluation and for the finished model."""
+    size = (resolution.crop, resolution.crop)
+    return BitImageProcessor.from_preset("official", size=size, crop_size=size)
+
+
+def eval_transform(resolution: Resolution) -> ToPixelValues:
+    """Returns the preprocessing of images in evaluation: PIL image to [3, crop, crop]."""
+    return ToPixelValues(eval_processor(resolution))
+
+
+def train_transform(resolution: Resolution, flip: bool = True) -> v2.Compose:
+    """Returns the augmentation of training images: PIL image to [3, crop, crop].
+
+    Args:
+        resolution: Of the data set, see ``hyperrule.resolution``.
+        flip: Whether to mirror half of the images; not where left and right mean something.
+    """
+    square = (resolution.resize, resolution.resize)
+    steps: list[Any] = [v2.Resize(square), v2.RandomCrop(resolution.crop)]
+    if flip:
+        steps.append(v2.RandomHorizontalFlip())
+    return v2.Compose([*steps, ToPixelValues(eval_processor(resolution).replace(do_resize=False))])
+
+
+def load_rgb(path: str | os.PathLike[str]) -> Image.Image:
+    """Opens an image file upright and as RGB, with transparency composited on white.
+
+    Raises:
+        ValueError: The image has more than 8 bits per channel.
+    """
+    image = read(path, convert_rgb=True, input_data_format=None, white=255.0)
+    if not isinstance(image, Image.Image):
+        raise ValueError(f"images have 8 bits per channel, got floating point in {path}")
+    return image
+
+
+def typical_size(paths: list[str]) -> tuple[int, int]:
+    """Returns the median height and the median width of (at most 500) image files.
+
+    Only the headers are read.
+
+    Raises:
+        ValueError: There is no file.
+    """
+    if not paths:
+        raise ValueError("a training set has at least one image, got none")
+    sizes = []
+    for path in random.Random(0).sample(paths, min(len(paths), SAMPLED_IMAGES)):
+        with Image.open(path) as image:
+            sizes.append(image.size)
+    widths, heights = zip(*sizes, strict=True)
+    return int(statistics.median(heights)), int(statistics.median(widths))
