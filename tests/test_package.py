@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -110,6 +111,16 @@ def test_every_subpackage_imports_from_the_installed_wheel(installed: Path, tmp_
 def test_the_installed_command_tells_its_version(installed: Path, tmp_path: Path) -> None:
     told = run(installed / "bin" / "bit-backbone", "--version", cwd=tmp_path, path=installed)
     assert told == f"bit-backbone {bit_backbone.__version__}\n"
+
+
+def test_every_extra_that_a_message_names_exists(wheel: Path) -> None:
+    name = f"bit_backbone-{bit_backbone.__version__}.dist-info/METADATA"
+    metadata = zipfile.ZipFile(wheel).read(name).decode()
+    extras = set(re.findall(r"^Provides-Extra: (\w+)$", metadata, re.MULTILINE))
+    code = "\n".join(file.read_text(encoding="utf-8") for file in PACKAGE.rglob("*.py"))
+    named = re.findall(r'bit-backbone\[(\w+)\]|require\([^,()]+, "(\w+)"', code)
+    assert {extra for pair in named for extra in pair if extra} <= extras
+    assert named
 
 
 def test_setup_py_imports_neither_torch_nor_the_package(tmp_path: Path) -> None:
