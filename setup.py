@@ -10,8 +10,10 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).parent
 
 DEMO = ["pycocotools>=2.0.8", "scikit-image>=0.24", "scikit-learn>=1.5"]
+FINETUNE = ["tensorboard>=2.17"]
 TEST = [
     *DEMO,
+    *FINETUNE,
     "build>=1.2",
     "hypothesis>=6.100",
     "onnx>=1.17",
@@ -25,6 +27,7 @@ TEST = [
 ]
 EXTRAS = {
     "demo": DEMO,
+    "finetune": FINETUNE,
     "docs": ["mkdocs-material>=9.6", "mkdocstrings-python>=1.16"],
     "ray": ["ray[data]>=2.40"],
     "test": TEST,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 from bit_backbone._files import atomic_path
 
 LOG_NAME = "log.jsonl"
+
+_LOGGER = logging.getLogger(__name__)
 
 
 class RunLog:
@@ -36,6 +39,12 @@ class RunLog:
             from torch.utils.tensorboard import SummaryWriter
 
             self._board = SummaryWriter(str(folder), purge_step=step)
+        else:
+            _LOGGER.warning(
+                "no TensorBoard log: tensorboard is not installed "
+                '(pip install "bit-backbone[finetune]"); %s holds every value',
+                path,
+            )
 
     def write(self, step: int, **values: float) -> None:
         """Records values at a step."""
