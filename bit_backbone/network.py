@@ -6,6 +6,8 @@ google-research/big_transfer, bit_pytorch/models.py).
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -48,7 +50,6 @@ class Stem(nn.Module):
 
     def __init__(self, config: BitConfig) -> None:
         super().__init__()
-        self.is_stem = True
         self.num_channels = config.num_channels
         self.conv = _conv(config, config.num_channels, config.stem_channels, 7, stride=2)
         preactivation = config.layer_type == "preactivation"
@@ -91,7 +92,7 @@ class Unit(nn.Module):
         self.drop_path = DropPath(rate) if rate > 0 else nn.Identity()
 
     def add(self, branch: Tensor, shortcut: Tensor) -> Tensor:
-        """Adds the shortcut to the branch, in place: nothing else holds the branch."""
+        """Adds the shortcut to the branch: in place, since no backward needs the branch."""
         if self.crops:
             shortcut = centre_crop_like(shortcut, branch)
         return self.drop_path(branch).add_(shortcut)
@@ -140,7 +141,6 @@ class Stage(nn.Sequential):
     def __init__(self, config: BitConfig, spec: StageSpec) -> None:
         kind = PreActUnit if config.layer_type == "preactivation" else BottleneckUnit
         super().__init__(*(kind(config, spec, index) for index in range(spec.depth)))
-        self.is_stage = True
         self.grad_checkpointing = False
 
     def forward(self, x: Tensor, activated: Tensor | None = None) -> Tensor:
@@ -181,8 +181,16 @@ class BitNetwork(nn.Module):
         self.config = config
         self.stem = Stem(config)
         for spec in config.stages[:last]:
-            self.add_module(spec.name, Stage(config, spec))
+            setattr(self, spec.name, Stage(config, spec))
         self.norm = _norm(config, config.channels[last]) if norm else None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Marks, for the loops below, whatever serves as stem or stage, a user's module too.
+        if isinstance(value, nn.Module) and name == "stem":
+            value.is_stem = True  # type: ignore[assignment]
+        elif isinstance(value, nn.Module) and name.startswith("stage"):
+            value.is_stage = True  # type: ignore[assignment]
+        super().__setattr__(name, value)
 
     def raw_taps(self, images: Tensor, names: list[str]) -> dict[str, Tensor]:
         """Returns the named stages' residual sums, shallow to deep."""

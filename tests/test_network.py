@@ -253,3 +253,19 @@ def test_hooks_see_every_stage_and_unit(feature_norm):
         "stage1", "stage1.0", "stage1.1", "stage2", "stage2.0",
         "stage3", "stage3.0", "stage4", "stage4.0",
     ]  # fmt: skip
+
+
+def test_replaced_parts_are_used():
+    class FourTimesSmaller(nn.Module):
+        def forward(self, images):
+            return nn.functional.avg_pool2d(images, 4).repeat(1, 16, 1, 1)[:, :16]
+
+    backbone = tiny(out_indices=(0, 2)).eval()
+    backbone.stem = FourTimesSmaller()
+    backbone.stage1 = nn.Sequential(nn.Identity(), backbone.stage1)
+    images = torch.randn(1, 3, 32, 32)
+    features = backbone(images)
+    torch.testing.assert_close(features["stem"], FourTimesSmaller()(images))
+    torch.testing.assert_close(
+        features["stage2"], backbone.stage2(backbone.stage1(features["stem"]))
+    )
