@@ -11,7 +11,7 @@ from typing import Any, Self, Unpack
 import torch
 from PIL import Image
 
-from bit_backbone._files import atomic_path
+from bit_backbone._files import atomic_path, read_json
 from bit_backbone.preprocessing import images as inputs
 from bit_backbone.preprocessing import pixels, presets, saved, settings
 from bit_backbone.preprocessing.batch import BatchFeature, collate
@@ -230,7 +230,7 @@ class BitImageProcessor:
             token=token,
             local_files_only=local_files_only,
         )
-        return cls.from_dict(saved.read_json(path), **overrides)
+        return cls.from_dict(read_json(path), **overrides)
 
     def __repr__(self) -> str:
         arguments = ", ".join(f"{name}={getattr(self, name)!r}" for name in settings.NAMES)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -37,18 +36,3 @@ def _download(repository: str, **options: Any) -> Path:
             f"{repository!r} is neither a folder nor a repository of the Hub that has "
             f"{FILE_NAME} ({type(error).__name__}); for a checkpoint of the catalog use from_preset"
         ) from error
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object.
-
-    Raises:
-        ValueError: The file holds something else.
-    """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} should hold JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} should hold a JSON object, got {type(values).__name__}")
-    return values
