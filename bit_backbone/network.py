@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from bit_backbone.channels import RGB_CHANNELS, GainStdConv2d
 from bit_backbone.config import BitConfig, StageSpec
 from bit_backbone.layers import (
     DropPath,
@@ -28,9 +29,15 @@ torch.fx.wrap("check_images")
 
 
 def _conv(
-    config: BitConfig, cin: int, cout: int, kernel: int, stride: int = 1, dilation: int = 1
+    config: BitConfig,
+    cin: int,
+    cout: int,
+    kernel: int,
+    stride: int = 1,
+    dilation: int = 1,
+    kind: type[StdConv2d] = StdConv2d,
 ) -> StdConv2d:
-    return StdConv2d(
+    return kind(
         cin,
         cout,
         kernel,
@@ -51,7 +58,8 @@ class Stem(nn.Module):
     def __init__(self, config: BitConfig) -> None:
         super().__init__()
         self.num_channels = config.num_channels
-        self.conv = _conv(config, config.num_channels, config.stem_channels, 7, stride=2)
+        kind = StdConv2d if config.num_channels == RGB_CHANNELS else GainStdConv2d
+        self.conv = _conv(config, config.num_channels, config.stem_channels, 7, 2, kind=kind)
         preactivation = config.layer_type == "preactivation"
         self.norm = nn.Identity() if preactivation else _norm(config, config.stem_channels)
         self.pool = StemPool(config.stem_pool_padding)

@@ -1,0 +1,88 @@
+"""Images with other channels than RGB: the stem's layer, and how RGB filters become its own."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bit_backbone.layers import StdConv2d, standardize
+
+RGB_CHANNELS = 3
+
+
+class GainStdConv2d(StdConv2d):
+    """StdConv2d whose standardized filters are multiplied with a fixed gain each.
+
+    Filters made of pretrained RGB ones differ in size, and standardization alone would make them
+    equal; see ``adapt_rgb_filters``. The gain is a buffer of ones until then. A state dict leaves
+    ones out, and without it means ones, so that a network that was never adapted has the same
+    names here and in transformers.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Number of filters.
+        kernel_size: Height and width.
+        **options: As for StdConv2d.
+    """
+
+    gain: Tensor
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, **options: Any
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, **options)
+        self.register_buffer("gain", torch.ones(out_channels, 1, 1, 1))
+
+    def reset_parameters(self) -> None:
+        """Initialises the filters as StdConv2d does, with a gain of 1."""
+        super().reset_parameters()
+        if "gain" in self._buffers:  # not yet, while the base class is made
+            nn.init.ones_(self.gain)
+
+    def standardized_weight(self) -> Tensor:
+        """Returns the filters as the convolution uses them, [out, in, height, width]."""
+        if torch.jit.is_scripting() or torch.compiler.is_compiling():
+            return standardize(self.weight, self.eps) * self.gain
+        return self._standardized_once() * self.gain
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars):  # type: ignore[no-untyped-def]
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.gain.is_meta or bool((self.gain == 1).all()):
+            del destination[f"{prefix}gain"]
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):  # type: ignore[no-untyped-def]
+        if f"{prefix}weight" in state_dict and f"{prefix}gain" not in state_dict:
+            state_dict = {**state_dict, f"{prefix}gain": torch.ones_like(self.gain)}
+        return super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def adapt_rgb_filters(weight: Tensor, num_channels: int, eps: float) -> tuple[Tensor, Tensor]:
+    """Turns the filters of an RGB stem into a weight and a gain of a GainStdConv2d.
+
+    The filters are standardized first, as the RGB network uses them, and then adapted: summed for
+    one channel; for n channels cycled (R, G, B, R, ..) and scaled by 3 / n. The layer standardizes
+    what it is given once more, which would bring every filter back to the same size and blow a
+    colour-opponent filter, whose sum is next to nothing, up to a full one; the gain undoes that.
+
+    Exact, to rounding, where the adapted filters have mean 0, as sums of standardized filters
+    have: a grey image through one channel gives what its RGB copy gives through the original, and
+    6, 9, .. channels of copies likewise. For other n the channels are used unevenly, and the layer
+    takes away the mean that this leaves: a starting point for fine-tuning and nothing more. While
+    the filters train, the gain stays as it is.
+
+    Args:
+        weight: [out, 3, height, width].
+        num_channels: Channels of the images.
+        eps: Epsilon of the weight standardization, of both networks.
+
+    Returns:
+        Weight [out, num_channels, height, width] and gain [out, 1, 1, 1], both float64.
+    """
+    standardized = standardize(weight.double(), eps)
+    if num_channels == 1:
+        adapted = standardized.sum(1, keepdim=True)
+    else:
+        cycle = torch.arange(num_channels, device=weight.device) % RGB_CHANNELS
+        adapted = standardized[:, cycle] * (RGB_CHANNELS / num_channels)
+    variance = adapted.var(dim=(1, 2, 3), correction=0, keepdim=True)
+    return adapted, (variance + eps).sqrt()
