@@ -11,6 +11,8 @@ from typing import Any
 
 from PIL import Image
 
+from bit_backbone.checkpoints import published
+
 _BILINEAR = Image.Resampling.BILINEAR
 _BICUBIC = Image.Resampling.BICUBIC
 
@@ -55,4 +57,11 @@ def find(name: str) -> Mapping[str, Any]:
     """
     if name in PRESETS:
         return PRESETS[name]
-    raise ValueError(f"no preset or checkpoint {name!r}; presets: {', '.join(PRESETS)}")
+    checkpoint = published.find(name)
+    if checkpoint is not None:
+        return PRESETS[checkpoint.preset]
+    close = " or ".join(map(repr, published.closest(name)))
+    raise ValueError(
+        f"no preset or published checkpoint is called {name!r}"
+        + (f"; did you mean {close}?" if close else f"; presets: {', '.join(PRESETS)}")
+    )

@@ -1,0 +1,20 @@
+"""The one error of this room."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bit_backbone.checkpoints.report import LoadReport
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be found, read, understood, loaded or written.
+
+    Attributes:
+        report: What was compared, where the error is about tensors that do not fit.
+    """
+
+    def __init__(self, message: str, report: LoadReport | None = None) -> None:
+        super().__init__(message)
+        self.report = report
