@@ -1,0 +1,204 @@
+"""Reading .npz archives one member at a time, without pickles and without trusting their sizes.
+
+numpy.load would do for honest files. This reader checks every header before it reads any data, and
+turns convolution kernels from the official height, width, in, out order into torch's while they
+stream in, so that no second copy of a tensor ever exists.
+"""
+
+from __future__ import annotations
+
+import math
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+
+from bit_backbone.checkpoints.errors import CheckpointError
+from bit_backbone.checkpoints.files.base import FLOAT_DTYPES, TensorFile, TensorSpec
+
+# Blocks that stay in a core's cache while they are transposed, and are too small for torch to
+# split among threads: several processes that load at once would wait for each other's.
+BLOCK_VALUES = 2**15
+MIN_BLOCK_ROWS = 16  # one cache line of a transposed row
+MAX_HEADER_BYTES = 10_000  # numpy's own limit for an untrusted header
+# Twice R152x4 with its 21843-class head in float64, the largest sensible file.
+MAX_BYTES = 16 * 2**30
+# Weights hardly compress; a whole file that shrinks to a hundredth holds no trained network.
+MAX_INFLATION = 100
+INFLATION_FREE_BYTES = 64 * 2**20
+
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError)
+# An unknown compression method; an encrypted member.
+_UNREADABLE = (*_DAMAGE, NotImplementedError, RuntimeError, ValueError)
+
+
+class _Member:
+    """One array of an archive: where it is and what its header says."""
+
+    def __init__(self, info: zipfile.ZipInfo, shape: tuple[int, ...], dtype: Any, fortran: bool):
+        self.info = info
+        self.shape = shape
+        self.dtype = dtype
+        self.fortran = fortran
+        self.nbytes = math.prod(shape) * dtype.itemsize
+
+
+class NpzFile(TensorFile):
+    """An .npz archive.
+
+    Kernels (arrays of four axes) come back with the given shape, height, width, in, out, over
+    memory in the order out, in, height, width: the transposition that follows costs nothing.
+
+    Raises:
+        CheckpointError: Not a whole zip file, an array of Python objects, or sizes that disagree.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.origin = str(path)
+        try:
+            self._zip = zipfile.ZipFile(path)
+        except zipfile.BadZipFile as error:
+            raise CheckpointError(
+                f"{path} is truncated: its {path.stat().st_size} bytes start a zip archive (.npz "
+                "or .pth) and do not end one; delete it and fetch it again"
+            ) from error
+        try:
+            self._members = dict(self._open_members())
+        except BaseException:
+            self._zip.close()
+            raise
+        self.specs = {
+            name: TensorSpec(member.shape, member.dtype.name)
+            for name, member in self._members.items()
+        }
+
+    def close(self) -> None:
+        """Closes the archive."""
+        self._zip.close()
+
+    def read(self, name: str) -> torch.Tensor:
+        """Returns one array as a tensor."""
+        member = self._members[name]
+        dtype = FLOAT_DTYPES[member.dtype.name]
+        stored_shape = member.shape[::-1] if member.fortran else member.shape
+        try:
+            with self._zip.open(member.info) as stream:
+                # Read, not seek: zipfile gives up the checksum once it has sought.
+                stream.read(member.info.file_size - member.nbytes)
+                is_kernel = len(stored_shape) == 4 and not member.fortran
+                read = _read_kernel if is_kernel else _read_plain
+                tensor = read(stream, stored_shape, member.dtype, dtype)
+                stream.read(1)  # reaching the end is what compares the checksum
+        except _DAMAGE as error:
+            raise CheckpointError(
+                f"{self.origin}: the data of {name!r} are damaged ({error}); fetch the file again"
+            ) from error
+        return tensor.permute(*range(tensor.ndim)[::-1]) if member.fortran else tensor
+
+    def _open_members(self) -> Iterator[tuple[str, _Member]]:
+        infos = [info for info in self._zip.infolist() if not info.is_dir()]
+        check_inflation(self.origin, infos)
+        for info in infos:
+            name = info.filename.removesuffix(".npy")
+            try:
+                with self._zip.open(info) as stream:
+                    shape, fortran, dtype = _read_header(stream)
+                    header_bytes = stream.tell()
+            except _UNREADABLE as error:
+                raise CheckpointError(
+                    f"{self.origin}: the member {info.filename!r} is no readable numpy array "
+                    f"({error}); fetch the file again"
+                ) from error
+            if dtype.hasobject:
+                raise CheckpointError(
+                    f"{self.origin}: the array {name!r} holds pickled Python objects, which can "
+                    "run code when they are read; only arrays of numbers are read"
+                )
+            member = _Member(info, shape, dtype, fortran)
+            if header_bytes + member.nbytes != info.file_size:
+                raise CheckpointError(
+                    f"{self.origin}: the array {name!r} of shape {list(shape)} and type {dtype} "
+                    f"needs {header_bytes + member.nbytes} bytes, but the archive declares "
+                    f"{info.file_size}; the file is damaged or forged"
+                )
+            yield name, member
+
+
+def check_inflation(origin: str, infos: list[zipfile.ZipInfo]) -> None:
+    """Refuses zip bombs by the sizes that an archive's directory declares.
+
+    Args:
+        origin: The file, for the message.
+        infos: Its members. ``zipfile`` never hands out more bytes than they declare.
+
+    Raises:
+        CheckpointError: Too large for a checkpoint, or inflating more than weights can.
+    """
+    inflated = sum(info.file_size for info in infos)
+    stored = sum(info.compress_size for info in infos)
+    if inflated > MAX_BYTES:
+        raise CheckpointError(
+            f"{origin} declares {inflated / 2**30:.1f} GiB of tensors; the limit is "
+            f"{MAX_BYTES // 2**30} GiB, twice the largest BiT checkpoint, so this is not one"
+        )
+    if inflated > INFLATION_FREE_BYTES and inflated > MAX_INFLATION * stored:
+        raise CheckpointError(
+            f"{origin} looks like a zip bomb: {stored} bytes would inflate to {inflated}, and "
+            f"weights never compress more than {MAX_INFLATION} times"
+        )
+
+
+def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    version = np.lib.format.read_magic(stream)
+    read = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }.get(version)
+    if read is None:
+        raise ValueError(f"version {version} of the .npy format")
+    return read(stream, max_header_size=MAX_HEADER_BYTES)
+
+
+def _rows(
+    stream: IO[bytes], rows: int, row_values: int, stored: np.dtype
+) -> Iterator[tuple[int, torch.Tensor]]:
+    """Yields (first row, some rows as a tensor [n, row_values]) over one small buffer."""
+    step = max(MIN_BLOCK_ROWS, BLOCK_VALUES // max(row_values, 1))
+    buffer = np.empty((min(step, rows), row_values), stored)
+    for first in range(0, rows, step):
+        part = buffer[: rows - first]
+        if stream.readinto(part.view(np.uint8)) != part.nbytes:  # type: ignore[attr-defined]
+            raise EOFError("they end early")
+        yield first, torch.from_numpy(part.astype(stored.newbyteorder("="), copy=False))
+
+
+def _read_plain(
+    stream: IO[bytes], shape: tuple[int, ...], stored: np.dtype, dtype: torch.dtype
+) -> torch.Tensor:
+    tensor = torch.empty(shape, dtype=dtype, device="cpu")
+    flat = tensor.view(-1, 1)
+    for first, rows in _rows(stream, flat.shape[0], 1, stored):
+        flat[first : first + rows.shape[0]] = rows
+    return tensor
+
+
+def _read_kernel(
+    stream: IO[bytes], shape: tuple[int, ...], stored: np.dtype, dtype: torch.dtype
+) -> torch.Tensor:
+    height, width, inputs, outputs = shape
+    kernel = torch.empty(outputs, inputs, height, width, dtype=dtype, device="cpu")
+    for row in range(height):
+        for column in range(width):
+            target = kernel[:, :, row, column]
+            for first, rows in _rows(stream, inputs, outputs, stored):
+                columns = BLOCK_VALUES // rows.shape[0]
+                into = target[:, first : first + rows.shape[0]]
+                for strip, values in zip(
+                    into.split(columns), rows.split(columns, dim=1), strict=True
+                ):
+                    strip.copy_(values.t())
+    return kernel.permute(2, 3, 1, 0)
