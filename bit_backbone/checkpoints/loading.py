@@ -1,0 +1,170 @@
+"""Loading a checkpoint into a model: all of it, or an error that says exactly what is wrong."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import logging
+import warnings
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bit_backbone.channels import adapt_rgb_filters
+from bit_backbone.checkpoints.checkpoint import Checkpoint
+from bit_backbone.checkpoints.errors import CheckpointError
+from bit_backbone.checkpoints.formats import HEAD, STEM_CONV, STEM_GAIN
+from bit_backbone.checkpoints.matching import HEAD_POLICIES, Match, Target, match
+from bit_backbone.checkpoints.report import LoadReport
+from bit_backbone.checkpoints.sources import Source, open_checkpoint
+from bit_backbone.layers import StdConv2d
+
+_LOGGER = logging.getLogger(__name__)
+
+
+def load(model: nn.Module, source: Source, head: str = "keep", strict: bool = True) -> LoadReport:
+    """Loads a checkpoint into a model of this package, or into a larger model that holds one.
+
+    Every name and every shape is compared before anything is read, and everything is read before
+    the model changes, so a failure leaves it as it was. A model that was built on the meta device
+    is filled directly, on torch's default device, and never initialised at random first: loading
+    takes the memory of the tensors themselves and a few megabytes.
+
+    A backbone that stops early takes the part it has; the report lists the rest as ``beyond``. A
+    file of RGB images fits a model of another ``num_channels``; how exactly, says
+    ``bit_backbone.channels.adapt_rgb_filters``.
+
+    Args:
+        model: A BitBackbone, BitModel or BitForImageClassification; or a DDP model, a compiled
+            model or a detector around one.
+        source: A published name ("BiT-M-R50x1", "timm/resnetv2_50x1_bit.goog_in21k"), a file, a
+            folder, a repository on the Hugging Face Hub, or a dict of tensors.
+        head: What becomes of the classification head, where the model has one. "keep": the
+            file's, which must fit. "drop": the file's is left out and the model's stays as it is.
+            "new": the file's is left out and the model's is initialised anew.
+        strict: Whether anything missing, unexpected or misshapen is an error; otherwise it is a
+            warning, and whatever fits is loaded.
+
+    Returns:
+        What was loaded, and every tensor that was not.
+
+    Raises:
+        CheckpointError: The source cannot be found or read, or, if strict, does not fit.
+        ValueError: ``head`` is none of the three.
+    """
+    with open_checkpoint(source) as checkpoint:
+        return load_checkpoint(model, checkpoint, head, strict)
+
+
+def load_checkpoint(
+    model: nn.Module, checkpoint: Checkpoint, head: str = "keep", strict: bool = True
+) -> LoadReport:
+    """Loads a checkpoint that is open already; otherwise as ``load``."""
+    if head not in HEAD_POLICIES:
+        raise ValueError(f"head must be one of {', '.join(map(repr, HEAD_POLICIES))}, got {head!r}")
+    target = Target(model)
+    found = match(target, checkpoint, head)
+    if not found.report.complete:
+        _complain(found.report, strict)
+    tensors = _read(target, checkpoint, found)
+    not_finite = tuple(name for name, tensor in tensors.items() if not _is_finite(tensor))
+    if not_finite:
+        warnings.warn(
+            f"{checkpoint.origin} holds NaN or infinite values in {', '.join(not_finite)}; the "
+            "network will compute nonsense",
+            stacklevel=3,
+        )
+    fresh = _fill(target, tensors, HEAD if found.new_head else ())
+    kept = tuple(n for n in target.tensors if n not in tensors and n not in fresh)
+    report = dataclasses.replace(found.report, fresh=fresh, kept=kept, not_finite=not_finite)
+    _LOGGER.info("%s", report)
+    return report
+
+
+def _complain(report: LoadReport, strict: bool) -> None:
+    message = f"{report.source} does not fit the model:\n  {report.problems()}"
+    if not strict:
+        warnings.warn(f"{message}\nonly what fits is loaded", stacklevel=4)
+        return
+    head_names = {*report.missing, *report.misshapen} & {*HEAD}
+    if head_names and report.same_network:
+        ways = (
+            f'the file has {report.architecture.num_labels or "no"} labels: pass head="new" for a '
+            f"new head, or build the model with num_labels={report.architecture.num_labels}"
+        )
+    elif report.same_network:
+        ways = "pass strict=False to load what fits"
+    else:
+        ways = "build the model that the file is made for, or pass strict=False to load what fits"
+    raise CheckpointError(f"{message}\n{ways}", report)
+
+
+def _read(target: Target, checkpoint: Checkpoint, found: Match) -> dict[str, Tensor]:
+    """Reads what will be loaded, in the model's types."""
+    tensors = {}
+    for name, source in found.sources.items():
+        dtype = target.tensors[name].dtype
+        tensor = checkpoint.read(source)
+        if name in found.report.adapted:
+            conv = target.network.get_submodule(STEM_CONV.removesuffix(".weight"))
+            assert isinstance(conv, StdConv2d)
+            tensor, gain = adapt_rgb_filters(tensor, conv.in_channels, conv.eps)
+            tensors[STEM_GAIN] = gain.to(dtype)
+        tensors[name] = tensor.to(dtype)
+    if STEM_GAIN in target.tensors and STEM_GAIN not in tensors:
+        # A file that has none was trained without it.
+        like = target.tensors[STEM_GAIN]
+        tensors[STEM_GAIN] = torch.ones(like.shape, dtype=like.dtype, device="cpu")
+    return tensors
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether a tensor holds no NaN and no infinity, without a mask of its size.
+
+    numpy's extrema are NaN where there is one, and as fast on one core as memory is.
+    """
+    values = (tensor.float() if tensor.itemsize < 4 else tensor).numpy()
+    return values.size == 0 or bool(np.isfinite([values.min(), values.max()]).all())
+
+
+def _fill(target: Target, tensors: dict[str, Tensor], renewed: Iterable[str]) -> tuple[str, ...]:
+    """Gives the network its tensors, and returns the names of those initialised anew."""
+    network = target.network
+    hollow = {name for name, tensor in target.tensors.items() if tensor.is_meta}
+    fresh = tuple(n for n in target.tensors if n in renewed or (n in hollow and n not in tensors))
+    new = {name: tensor for name, tensor in tensors.items() if name in hollow}
+    old = {name: tensor for name, tensor in tensors.items() if name not in hollow}
+    device = _real_device()
+    network.load_state_dict({n: t.to(device) for n, t in new.items()}, strict=False, assign=True)
+    network.load_state_dict(old, strict=False)
+    _initialise(network, fresh)
+    return fresh
+
+
+def _real_device() -> torch.device:
+    """Where tensors go that were on the meta device."""
+    default = torch.get_default_device()
+    return torch.device("cpu") if default.type == "meta" else default
+
+
+def _initialise(network: nn.Module, names: Iterable[str]) -> None:
+    """Gives the named tensors the values that their modules start with, and real memory."""
+    leaves: dict[str, set[str]] = {}
+    for name in names:
+        path, _, leaf = name.rpartition(".")
+        leaves.setdefault(path, set()).add(leaf)
+    for path, wanted in leaves.items():
+        module = network.get_submodule(path)
+        own = dict(module.named_parameters(recurse=False)) | dict(
+            module.named_buffers(recurse=False)
+        )
+        # A module that has some of its tensors already is initialised through a twin.
+        twin = module if wanted == set(own) else copy.deepcopy(module)
+        if any(own[leaf].is_meta for leaf in wanted):
+            twin.to_empty(device=_real_device(), recurse=False)
+        twin.reset_parameters()  # type: ignore[operator]
+        if twin is not module:
+            values = {leaf: getattr(twin, leaf).detach() for leaf in wanted}
+            module.load_state_dict(values, strict=False, assign=True)

@@ -1,0 +1,115 @@
+"""What a load found: every tensor accounted for, each kind listed apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from bit_backbone.checkpoints.architecture import Architecture
+
+_SHOWN = 6
+
+
+class ShapePair(NamedTuple):
+    """The shapes of one tensor on both sides."""
+
+    file: tuple[int, ...]
+    model: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{list(self.file)} in the file, {list(self.model)} in the model"
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """The outcome of loading a checkpoint into a model.
+
+    Every name is the model's own, except the unexpected ones that only the file knows.
+
+    Attributes:
+        source: Where the tensors came from.
+        format: Whose names the file uses: "npz", "torch", "timm", "transformers", "native" or
+            "detectron2".
+        architecture: The network the file holds.
+        model: The network the model is.
+        loaded: Tensors the model now has from the file.
+        missing: Tensors of the model that the file lacks.
+        unexpected: Tensors of the file's network that the model has no place for.
+        misshapen: Tensors whose shapes differ.
+        head: Tensors of the file's head that were left out, by the head policy or because the
+            model has none.
+        beyond: Tensors of the file behind the last stage that the model builds.
+        fresh: Tensors of the model that were initialised anew: a new head, and on the meta device
+            whatever the file does not have.
+        kept: Tensors of the model that keep the values they had.
+        adapted: Tensors that were made to fit another number of image channels.
+        outside: Names in the file beside the network: a detector's other parts.
+        not_finite: Loaded tensors that hold NaN or infinity.
+    """
+
+    source: str
+    format: str
+    architecture: Architecture
+    model: Architecture
+    loaded: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    misshapen: Mapping[str, ShapePair] = field(default_factory=dict)
+    head: tuple[str, ...] = ()
+    beyond: tuple[str, ...] = ()
+    fresh: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
+    adapted: tuple[str, ...] = ()
+    outside: tuple[str, ...] = ()
+    not_finite: tuple[str, ...] = ()
+
+    @property
+    def same_network(self) -> bool:
+        """Whether file and model agree on every stage that both have."""
+        return not self.architecture.conflicts_with(self.model)
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is missing, unexpected or misshapen, and the networks are the same."""
+        return self.same_network and not (self.missing or self.unexpected or self.misshapen)
+
+    def problems(self) -> str:
+        """Returns what does not fit, a line for each kind."""
+        lines = []
+        if not self.same_network:
+            lines.append(f"this file is {self.architecture}; the model is {self.model}")
+        if self.missing:
+            lines.append(f"missing from the file: {_listed(self.missing)}")
+        if self.unexpected:
+            lines.append(f"unexpected in the file: {_listed(self.unexpected)}")
+        if self.misshapen:
+            pairs = tuple(f"{name} is {pair}" for name, pair in self.misshapen.items())
+            lines.append(f"misshapen: {_listed(pairs, '; ')}")
+        return "\n  ".join(lines)
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.source} ({self.format} names, {self.architecture}): loaded "
+            f"{len(self.loaded)} tensors"
+        ]
+        notes = {
+            "left out, the file's head": self.head,
+            "left out, behind the model's last stage": self.beyond,
+            "left out, outside the network": self.outside,
+            "initialised anew": self.fresh,
+            "kept as they were": self.kept,
+            "adapted to the image's channels": self.adapted,
+            "not finite": self.not_finite,
+        }
+        lines += [f"{what}: {_listed(names)}" for what, names in notes.items() if names]
+        if not self.complete:
+            lines.append(self.problems())
+        return "\n  ".join(lines)
+
+
+def _listed(items: tuple[str, ...], separator: str = ", ") -> str:
+    shown = separator.join(items[:_SHOWN])
+    rest = len(items) - _SHOWN
+    count = f"{len(items)} tensors: " if len(items) > 1 else ""
+    return f"{count}{shown}{separator}and {rest} more" if rest > 0 else count + shown
