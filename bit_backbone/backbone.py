@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from bit_backbone import checkpoints
+from bit_backbone.checkpoints.hollow import hollow
+from bit_backbone.checkpoints.mixin import PretrainedMixin
 from bit_backbone.config import BitConfig
 from bit_backbone.layers import GroupNormAct
 from bit_backbone.network import BitNetwork
+
+if TYPE_CHECKING:
+    from bit_backbone.checkpoints.sources import Source
 
 __all__ = ["BitBackbone", "FeatureInfo"]
 
@@ -31,7 +37,7 @@ class FeatureInfo:
     stride: int
 
 
-class BitBackbone(BitNetwork):
+class BitBackbone(BitNetwork, PretrainedMixin):
     """BiT as a backbone: images in, a dict of feature maps out.
 
     Builds and runs nothing behind the deepest requested output, so every parameter takes part in
@@ -58,18 +64,29 @@ class BitBackbone(BitNetwork):
 
     Args:
         config: A BitConfig, the name of a variant ("R101x3"), or None for R50x1.
+        weights: A checkpoint of this network to load, anything that
+            ``bit_backbone.checkpoints.load`` takes; None for random weights.
         **overrides: Arguments of BitConfig that differ from ``config``.
 
     Raises:
         ValueError: An argument of the configuration breaks a rule.
+        CheckpointError: ``weights`` cannot be found, fetched or read, or are another network's.
     """
 
-    def __init__(self, config: BitConfig | str | None = None, **overrides: Any) -> None:
+    def __init__(
+        self,
+        config: BitConfig | str | None = None,
+        *,
+        weights: Source | None = None,
+        **overrides: Any,
+    ) -> None:
         config = BitConfig.resolve(config, **overrides)
         names, indices = config.out_features, config.out_indices
         assert names is not None  # BitConfig resolves both
         assert indices is not None
-        super().__init__(config, last=indices[-1], norm=config.feature_norm == "preact")
+        with hollow(when=weights is not None):
+            super().__init__(config, last=indices[-1], norm=config.feature_norm == "preact")
+            self.feature_norms = _fresh_norms(config)
         self.out_features = tuple(names)
         self.out_indices = tuple(indices)
         self.channels = tuple(config.channels[i] for i in indices)
@@ -77,12 +94,8 @@ class BitBackbone(BitNetwork):
         outputs = zip(names, indices, self.channels, self.strides, strict=True)
         self.feature_info = tuple(FeatureInfo(*output) for output in outputs)
         self._names = list(names)
-        self.feature_norms = None
-        if config.feature_norm == "groupnorm":
-            groups = config.num_groups
-            self.feature_norms = nn.ModuleDict(
-                {f.name: GroupNormAct(groups, f.channels, act=None) for f in self.feature_info}
-            )
+        if weights is not None:
+            checkpoints.load(self, weights)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Returns the requested feature maps, shallow to deep.
@@ -130,3 +143,13 @@ class BitBackbone(BitNetwork):
             # It is the first norm of the stage that follows, or, after the last, belongs to that.
             self.norm.requires_grad_(min(last + 1, len(names) - 1) >= at)
         return self
+
+
+def _fresh_norms(config: BitConfig) -> nn.ModuleDict | None:
+    if config.feature_norm != "groupnorm":
+        return None
+    assert config.out_features is not None
+    channels = dict(zip(config.stage_names, config.channels, strict=True))
+    return nn.ModuleDict(
+        {n: GroupNormAct(config.num_groups, channels[n], act=None) for n in config.out_features}
+    )

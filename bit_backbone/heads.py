@@ -8,6 +8,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bit_backbone.checkpoints.mixin import PretrainedMixin
 from bit_backbone.config import BitConfig
 from bit_backbone.network import BitNetwork
 from bit_backbone.outputs import ImageClassifierOutput, PooledOutput
@@ -15,7 +16,7 @@ from bit_backbone.outputs import ImageClassifierOutput, PooledOutput
 __all__ = ["BitForImageClassification", "BitModel"]
 
 
-class _WholeNetwork(BitNetwork):
+class _WholeNetwork(BitNetwork, PretrainedMixin):
     """Every stage, the final norm where the layer type has one, and the pooling."""
 
     def __init__(self, config: BitConfig | str | None = None, **overrides: Any) -> None:

@@ -1,0 +1,166 @@
+"""from_pretrained and save_pretrained: folders that transformers reads and writes too."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from bit_backbone._files import read_json
+from bit_backbone.checkpoints.checkpoint import Checkpoint
+from bit_backbone.checkpoints.errors import CheckpointError
+from bit_backbone.checkpoints.files import WEIGHT_FILES
+from bit_backbone.checkpoints.formats import FORMATS, STEM_GAIN
+from bit_backbone.checkpoints.hollow import hollow
+from bit_backbone.checkpoints.loading import load_checkpoint
+from bit_backbone.checkpoints.matching import Target
+from bit_backbone.checkpoints.sources import CONFIG_FILE, Place, locate
+from bit_backbone.checkpoints.writing import write_safetensors, write_text, writing
+from bit_backbone.config import BitConfig
+
+MODEL_TYPE = "bit"
+_INDEX = "model.safetensors.index.json"
+_SHARDS = "model-*-of-*.safetensors"
+
+
+ModelT = TypeVar("ModelT", bound=nn.Module)
+
+
+def from_pretrained(
+    cls: type[ModelT],
+    name_or_path: str | os.PathLike[str],
+    *,
+    head: str = "keep",
+    strict: bool = True,
+    revision: str | None = None,
+    dtype: torch.dtype | None = None,
+    **overrides: Any,
+) -> ModelT:
+    """Builds a model of a class and loads a checkpoint into it: ``PretrainedMixin`` says how."""
+    place = locate(name_or_path, revision)
+    config = read_config(place)
+    with Checkpoint(place.open()) as checkpoint:
+        config = config or config_of(checkpoint, **overrides)
+        if head == "drop":
+            overrides = {"num_labels": 0, **overrides}
+        with hollow():
+            model = cls(config.replace(**overrides)).to(dtype)
+        load_checkpoint(model, checkpoint, head, strict)
+    model.eval()
+    return model
+
+
+def read_config(place: Place) -> BitConfig | None:
+    """Reads the config.json that belongs to a checkpoint; None where shapes must tell.
+
+    Raises:
+        CheckpointError: A folder or repository without a config.json, or another model's.
+    """
+    path = place.config()
+    if path is None:
+        return None
+    try:
+        values = read_json(path)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
+    if "model_type" not in values and str(values.get("architecture", "")).startswith("resnetv2"):
+        return None  # timm's, which names a variant and nothing else
+    if values.get("model_type") != MODEL_TYPE:
+        raise CheckpointError(
+            f"{path} must be a BiT configuration (model_type {MODEL_TYPE!r}), got "
+            f"{values.get('model_type', values.get('architecture'))!r}"
+        )
+    return BitConfig.from_dict(values)
+
+
+def config_of(checkpoint: Checkpoint, **overrides: Any) -> BitConfig:
+    """Returns the configuration of a checkpoint that comes without one."""
+    eps = {"weight_standardization_eps": checkpoint.format.eps}
+    try:
+        return checkpoint.architecture.to_config(**{**eps, **overrides})
+    except ValueError as error:
+        raise CheckpointError(
+            f"{checkpoint.origin} has no config.json, and its shapes ({checkpoint.architecture}) "
+            f"alone do not tell the network: {error}"
+        ) from error
+
+
+def save_pretrained(
+    model: nn.Module, folder: str | os.PathLike[str], *, max_shard_size: int | str = "50GB"
+) -> None:
+    """Writes a model as transformers does: ``PretrainedMixin`` says how."""
+    from huggingface_hub import split_torch_state_dict_into_shards
+
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise CheckpointError(f"{folder} must be a folder, or not exist yet; it is a file")
+    config = config_text(_config(model), type(model).__name__)
+    tensors = dict(_transformers_tensors(model))
+    split = split_torch_state_dict_into_shards(tensors, max_shard_size=max_shard_size)
+    names = [CONFIG_FILE, *split.filename_to_tensors, *([_INDEX] if split.is_sharded else [])]
+    with writing(*(folder / name for name in names), overwrite=True) as paths:
+        temporary = dict(zip(names, paths, strict=True))
+        for name, content in split.filename_to_tensors.items():
+            write_safetensors(temporary[name], ((tensor, tensors[tensor]) for tensor in content))
+        if split.is_sharded:
+            index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+            write_text(temporary[_INDEX], json.dumps(index, indent=2) + "\n")
+        write_text(temporary[CONFIG_FILE], config)
+    _remove_older_weights(folder, keep=set(names))
+
+
+def config_text(config: BitConfig, architecture: str) -> str:
+    """Returns a config.json that transformers understands too.
+
+    transformers applies ``width_factor`` to the stages but neither to the stem nor to the final
+    norm, and fails; so the widths are written as they are, with a factor of 1.
+    """
+    values = {
+        **config.to_dict(),
+        "embedding_size": config.stem_channels,
+        "hidden_sizes": list(config.channels[1:]),
+        "width_factor": 1,
+        "architectures": [architecture],
+    }
+    return json.dumps(values, indent=2, sort_keys=True) + "\n"
+
+
+def _config(model: nn.Module) -> BitConfig:
+    config = getattr(model, "config", None)
+    if not isinstance(config, BitConfig):
+        raise CheckpointError(
+            "save_pretrained writes this package's models, which have a BitConfig; got a "
+            f"{type(model).__name__}"
+        )
+    return config
+
+
+def _transformers_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    target = Target(model)
+    theirs = FORMATS["transformers"]
+    for name, tensor in target.tensors.items():
+        tensor = tensor.detach().cpu()
+        if name == STEM_GAIN and bool((tensor == 1).all()):
+            continue  # what its absence means
+        if name == STEM_GAIN:
+            warnings.warn(
+                "the stem's filters were adapted from RGB and carry a gain, which transformers "
+                "does not know: this package reads the folder exactly, transformers does not",
+                stacklevel=3,
+            )
+        spelt = theirs.write_name(target.checkpoint_name(name))
+        assert spelt is not None, name
+        yield spelt, theirs.write_tensor(name, tensor)
+
+
+def _remove_older_weights(folder: Path, keep: set[str]) -> None:
+    """Removes what readers would take for this model's weights and is not."""
+    for path in [*(folder / name for name in WEIGHT_FILES), *folder.glob(_SHARDS)]:
+        if path.name not in keep:
+            path.unlink(missing_ok=True)
