@@ -12,6 +12,8 @@ from bit_backbone._extras import MissingExtraError
 # Each module exposes add_parser(subparsers) and imports torch only inside the function it sets as
 # `func`, so that listing the commands stays quick.
 COMMANDS: tuple[str, ...] = (
+    "bit_backbone.commands.checkpoints",
+    "bit_backbone.commands.convert",
     "bit_backbone.commands.features",
     "bit_backbone.commands.info",
     "bit_backbone.commands.scenes",

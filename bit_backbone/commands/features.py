@@ -32,6 +32,12 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("photos", nargs="+", type=Path, metavar="PHOTO")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="made if missing")
     parser.add_argument("--variant", default="R50x1", help="default %(default)s")
+    parser.add_argument(
+        "--weights",
+        metavar="CHECKPOINT",
+        help="a file, a folder, a published name or owner/name on the Hub, which decides the "
+        "variant; default: random weights",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of random weights (default 0)")
     parser.add_argument(
         "--short-side", type=_pixels, metavar="PIXELS", help="resize to this; default: as it is"
@@ -57,7 +63,11 @@ def run(args: argparse.Namespace) -> int:
     _check_names(args.photos)
     console = Console()
     backbone = _backbone(args)
-    console.print(f"{args.variant} with random weights (seed {args.seed})")
+    console.print(
+        f"weights of {args.weights}"
+        if args.weights
+        else f"{args.variant} with random weights (seed {args.seed})"
+    )
     timer = StageTimer(backbone)
     args.output.mkdir(parents=True, exist_ok=True)
     failed = 0
@@ -92,6 +102,8 @@ def _backbone(args: argparse.Namespace) -> BitBackbone:
 
     from bit_backbone.backbone import BitBackbone
 
+    if args.weights:
+        return BitBackbone.from_pretrained(args.weights, **network_overrides(args))
     torch.manual_seed(args.seed)
     return BitBackbone(args.variant, **network_overrides(args)).eval()
 

@@ -1,0 +1,207 @@
+"""Converting a checkpoint from any format into any other, tensor by tensor and without loss."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import track
+
+from bit_backbone.checkpoints.architecture import Architecture
+from bit_backbone.checkpoints.checkpoint import Checkpoint
+from bit_backbone.checkpoints.errors import CheckpointError
+from bit_backbone.checkpoints.formats import FORMATS, HEAD, STEM_GAIN, Format
+from bit_backbone.checkpoints.hollow import hollow
+from bit_backbone.checkpoints.matching import Target, is_own, match
+from bit_backbone.checkpoints.pretrained import config_of, config_text, read_config
+from bit_backbone.checkpoints.sources import CONFIG_FILE, Source, locate, open_checkpoint
+from bit_backbone.checkpoints.writing import (
+    DETECTRON2_WRITERS,
+    WRITERS,
+    Writer,
+    write_safetensors,
+    write_text,
+    writing,
+)
+from bit_backbone.config import BitConfig
+from bit_backbone.network import BitNetwork
+
+_FOLDER_WEIGHTS = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class ConvertReport:
+    """What a conversion wrote.
+
+    Attributes:
+        source: Where the tensors came from.
+        target: The file or folder that was written.
+        source_format: Whose names the source uses.
+        format: Whose names the target uses.
+        architecture: The network.
+        written: Names in the target.
+        left_out: Names in the source that the target does not have: a head that was dropped, the
+            other parts of a detector.
+    """
+
+    source: str
+    target: str
+    source_format: str
+    format: str
+    architecture: Architecture
+    written: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+    def __str__(self) -> str:
+        left = f", left out {len(self.left_out)} ({', '.join(self.left_out[:4])})"
+        return (
+            f"{self.source} ({self.source_format} names, {self.architecture}) -> {self.target} "
+            f"({self.format} names): {len(self.written)} tensors" + (left if self.left_out else "")
+        )
+
+
+def convert(
+    source: Source,
+    target: str | os.PathLike[str],
+    format: str,
+    *,
+    head: str = "keep",
+    overwrite: bool = False,
+    prefix: str | None = None,
+    config: BitConfig | None = None,
+    progress: bool = False,
+) -> ConvertReport:
+    """Writes a checkpoint in another codebase's names and layouts, every value as it is.
+
+    Args:
+        source: Anything that ``load`` accepts.
+        target: The file to write; its suffix says which kind. "npz": .npz. "detectron2": .pth or
+            .pkl. The others: .safetensors, .pth, .pt or .bin. "transformers" without a suffix
+            writes a folder with a config.json.
+        format: "npz" (the official TensorFlow and Jax names), "torch" (the official PyTorch
+            names), "timm", "transformers", "detectron2" or "native" (this package's).
+        head: "keep" or "drop". detectron2 has no use for a head, and says so when it finds one.
+        overwrite: Whether an existing target may be replaced.
+        prefix: What to put before every name, instead of the format's own: detectron2's
+            "backbone.bottom_up." fits an FPN, "backbone." a bare backbone.
+        config: The network, for a folder's config.json, where neither the source's own nor its
+            shapes tell.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        What was written and left out.
+
+    Raises:
+        CheckpointError: The source is unusable or incomplete, the format has no name for one of
+            its tensors, or the target exists or cannot be written; then nothing has changed.
+        ValueError: ``format``, ``head`` or the target's suffix is none of the above.
+    """
+    if format not in FORMATS:
+        raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
+    if head not in ("keep", "drop"):
+        raise ValueError(f'head must be "keep" or "drop", got {head!r}')
+    theirs, target = FORMATS[format], Path(target)
+    to_folder = format == "transformers" and not target.suffix
+    writer = write_safetensors if to_folder else _writer(theirs, target)
+    with open_checkpoint(source) as checkpoint:
+        check_whole(checkpoint)
+        names = _renamed(checkpoint, theirs, head, theirs.prefix if prefix is None else prefix)
+        tensors = _converted(checkpoint, theirs, names, progress)
+        if to_folder:
+            if config is None:
+                config = _config_for(source, checkpoint)
+            kind = "BitForImageClassification" if HEAD[0] in names else "BitBackbone"
+            targets = target / CONFIG_FILE, target / _FOLDER_WEIGHTS
+            with writing(*targets, overwrite=overwrite) as (config_path, weights_path):
+                write_text(config_path, config_text(config, kind))
+                writer(weights_path, tensors)
+        else:
+            with writing(target, overwrite=overwrite) as (path,):
+                writer(path, tensors)
+    return ConvertReport(
+        source=checkpoint.origin,
+        target=str(target),
+        source_format=checkpoint.format.name,
+        format=format,
+        architecture=checkpoint.architecture,
+        written=tuple(names.values()),
+        left_out=(*(n for n in checkpoint.specs if n not in names), *checkpoint.outside),
+    )
+
+
+def check_whole(checkpoint: Checkpoint) -> None:
+    """Checks that a checkpoint is a network: every tensor of every unit there, and no other.
+
+    Raises:
+        CheckpointError: It is not; the message lists the tensors.
+    """
+    try:
+        config = checkpoint.architecture.to_config(num_groups=1)
+    except ValueError as error:
+        raise CheckpointError(
+            f"{checkpoint.origin} holds no whole BiT network but {checkpoint.architecture}: {error}"
+        ) from error
+    norm = config.layer_type == "preactivation" and any(
+        name.startswith("norm.") or name.startswith(f"stage{len(config.depths) + 1}.0.norm1.")
+        for name in checkpoint.specs
+    )
+    with hollow():
+        network = BitNetwork(config, last=len(config.depths), norm=norm)
+    report = match(Target(network), checkpoint, "keep").report
+    unexpected = tuple(name for name in report.unexpected if not is_own(name))
+    report = dataclasses.replace(report, unexpected=unexpected)
+    if not report.complete:
+        raise CheckpointError(
+            f"{checkpoint.origin} holds no whole BiT network:\n  {report.problems()}", report
+        )
+
+
+def _writer(theirs: Format, target: Path) -> Writer:
+    writers = {
+        "npz": {".npz": WRITERS[".npz"]},
+        "detectron2": DETECTRON2_WRITERS,
+    }.get(theirs.name) or {s: w for s, w in WRITERS.items() if s != ".npz"}
+    if target.suffix not in writers:
+        also = ", or none for a folder" if theirs.name == "transformers" else ""
+        raise ValueError(
+            f"the suffix of a {theirs.name} checkpoint must be {' or '.join(writers)}{also}, got "
+            f"{target.suffix!r} in {target}"
+        )
+    return writers[target.suffix]
+
+
+def _renamed(checkpoint: Checkpoint, theirs: Format, head: str, prefix: str) -> dict[str, str]:
+    """Returns their name of every tensor that will be written, by our name."""
+    names = {}
+    for name in sorted(checkpoint.specs):  # an equal network gives an equal file
+        if head == "drop" and name in HEAD:
+            continue
+        spelt = theirs.write_name(name)
+        if spelt is not None:
+            names[name] = prefix + spelt
+        elif name != STEM_GAIN or not bool((checkpoint.read(name) == 1).all()):
+            raise CheckpointError(
+                f"the {theirs.name} format has no name for {name!r} of {checkpoint.origin} "
+                f"({checkpoint.architecture}): convert it to transformers, detectron2 or native"
+            )
+    return names
+
+
+def _converted(
+    checkpoint: Checkpoint, theirs: Format, names: Mapping[str, str], progress: bool
+) -> Iterator[tuple[str, torch.Tensor]]:
+    console = Console(stderr=True)
+    for name, spelt in track(
+        names.items(), "converting", console=console, disable=not progress, transient=True
+    ):
+        yield spelt, theirs.write_tensor(name, checkpoint.read(name))
+
+
+def _config_for(source: Source, checkpoint: Checkpoint) -> BitConfig:
+    config = read_config(locate(source)) if isinstance(source, str | os.PathLike) else None
+    return config or config_of(checkpoint)

@@ -1,0 +1,58 @@
+"""``bit-backbone convert``: a checkpoint in another codebase's names."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+FORMATS = ("npz", "torch", "timm", "transformers", "detectron2", "native")
+
+
+def add_parser(subparsers: Any) -> None:
+    """Adds the command."""
+    parser = subparsers.add_parser(
+        "convert",
+        help="write a checkpoint in another codebase's names",
+        description="Converts a checkpoint between the formats of google-research/big_transfer "
+        "(npz, torch), timm, transformers, detectron2 and this package (native). Every value "
+        "stays as it is.",
+    )
+    parser.add_argument(
+        "source", help="a file, a folder, a published name or owner/name on the Hub"
+    )
+    parser.add_argument(
+        "target",
+        help="the file to write: .npz for npz, .pth or .pkl for detectron2, else .safetensors, "
+        ".pth, .pt or .bin; without a suffix, a folder as transformers saves it",
+    )
+    parser.add_argument("--format", required=True, choices=FORMATS, help="whose names to write")
+    parser.add_argument(
+        "--head",
+        choices=("keep", "drop"),
+        default="keep",
+        help="keep (default) or drop the classification head; detectors have no use for it",
+    )
+    parser.add_argument(
+        "--prefix",
+        help="what to put before every name, instead of the format's own (detectron2's is "
+        "backbone.bottom_up., for an FPN; a bare backbone is backbone.)",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing target")
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Converts, and says what was written."""
+    from bit_backbone.checkpoints import convert
+
+    report = convert(
+        args.source,
+        args.target,
+        args.format,
+        head=args.head,
+        overwrite=args.overwrite,
+        prefix=args.prefix,
+        progress=sys.stderr.isatty(),
+    )
+    print(report)
