@@ -1,0 +1,119 @@
+"""``bit-backbone checkpoints`` and ``bit-backbone convert``."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from official import TINY_CONFIG
+from tiny_models import assert_equal_state, classifier, tiny_official
+
+from bit_backbone import BitBackbone
+from bit_backbone.checkpoints import load
+from bit_backbone.checkpoints.formats import FORMATS
+from bit_backbone.cli import main
+from bit_backbone.commands.convert import FORMATS as OFFERED
+
+ROOT = Path(__file__).parents[2]
+
+
+class TestCheckpoints:
+    def test_every_name_is_on_one_line_of_the_table(self, capsys):
+        assert main(["checkpoints"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        for name, row in {
+            "BiT-S-R50x1 ": ["R50x1", "1000", "ImageNet-1k", "official", "bucket", "Apache-2.0"],
+            "BiT-M-R152x4 ": ["R152x4", "21843", "ImageNet-21k", "official", "bucket"],
+            "BiT-M-R101x3-ILSVRC2012 ": ["R101x3", "1000", "84.38", "97.37"],
+            "timm/resnetv2_152x4_bit.goog_in21k_ft_in1k ": ["84.95", "97.45", "timm_480", "hub"],
+            "distill/R50x1_224 ": ["82.8", "timm_distilled"],
+            "google/bit-50 ": ["R50x1", "1000", "timm_448", "hub"],
+        }.items():
+            (line,) = (line for line in lines if name in line)
+            assert all(cell in line for cell in row), line
+        assert "and 285 fine-tuned on VTAB-1k: vtab/BiT-M-{R50x1," in " ".join(lines)
+
+    def test_a_pattern_selects_by_name_and_alias(self, capsys):
+        main(["checkpoints", "vtab/*R50x1-run0-c*"])
+        assert "vtab/BiT-M-R50x1-run0-caltech101" in capsys.readouterr().out
+        main(["checkpoints", "RESNETV2_50x1_bitm"])
+        assert "timm/resnetv2_50x1_bit.goog_in21k_ft_in1k" in capsys.readouterr().out
+
+    def test_json(self, capsys):
+        main(["checkpoints", "google/*", "--json"])
+        (entry,) = json.loads(capsys.readouterr().out)
+        assert (entry["name"], entry["num_labels"]) == ("google/bit-50", 1000)
+
+    def test_nothing_matches(self, capsys):
+        assert main(["checkpoints", "R50x2"]) == 2
+        assert "no published checkpoint matches 'R50x2'" in capsys.readouterr().err
+
+
+class TestConvert:
+    def test_converts_and_says_so(self, tmp_path, capsys):
+        source, target = tiny_official(tmp_path), tmp_path / "a.pth"
+        assert main(["convert", str(source), str(target), "--format", "timm"]) == 0
+        assert capsys.readouterr().out == (
+            f"{source} (npz names, a network of depths (1, 2, 1, 1), stem width 16 and stage "
+            f"widths (32, 64, 128, 256)) -> {target} (timm names): 54 tensors\n"
+        )
+        one, other = classifier(), classifier()
+        load(one, source)
+        load(other, target)
+        assert_equal_state(one, other)
+
+    def test_options(self, tmp_path, capsys):
+        source, target = tiny_official(tmp_path), tmp_path / "a.pkl"
+        target.write_bytes(b"old")
+        command = ["convert", str(source), str(target), "--format", "detectron2"]
+        assert main(command) == 2
+        assert f"{target} exists" in capsys.readouterr().err
+        assert target.read_bytes() == b"old"
+        assert main([*command, "--overwrite", "--head", "drop", "--prefix", "backbone."]) == 0
+        told = capsys.readouterr().out
+        assert "52 tensors, left out 2 (classifier.weight, classifier.bias)" in told
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["none.npz", "a.pth", "--format", "timm"], "'none.npz' is none of them"),
+            (["SOURCE", "a.npy", "--format", "npz"], "must be .npz, got '.npy'"),
+            (["SOURCE", "a", "--format", "timm"], "must be .safetensors or .pth"),
+        ],
+    )
+    def test_bad_requests_exit_with_2(self, arguments, message, tmp_path, capsys, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        source = str(tiny_official(tmp_path))
+        assert main(["convert", *(source if a == "SOURCE" else a for a in arguments)]) == 2
+        assert message in capsys.readouterr().err
+        assert [path.name for path in tmp_path.iterdir()] == ["tiny.npz"]
+
+    def test_every_format_is_offered(self):
+        assert set(OFFERED) == set(FORMATS)
+
+    def test_the_script_in_tools(self, tmp_path):
+        source, target = tiny_official(tmp_path), tmp_path / "a.npz"
+        script = str(ROOT / "tools" / "convert_checkpoint.py")
+        command = [sys.executable, script, str(source), str(target), "--format", "npz"]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        subprocess.run(command, check=True, env=environment)
+        assert target.is_file()
+
+
+def test_features_of_a_checkpoint(tmp_path, capsys):
+    from PIL import Image
+
+    model = classifier()
+    model.save_pretrained(tmp_path / "model")
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "photo.png")
+    command = ["features", str(tmp_path / "photo.png"), "--output", str(tmp_path / "out")]
+    assert main([*command, "--weights", str(tmp_path / "model"), "--out-indices", "1"]) == 0
+    assert f"weights of {tmp_path}" in capsys.readouterr().out.replace("\n", "")
+    from safetensors.torch import load_file
+
+    (maps,) = load_file(tmp_path / "out" / "photo.safetensors").values()
+    backbone = BitBackbone.from_pretrained(tmp_path / "model", out_indices=[1])
+    assert backbone.config.hidden_sizes == TINY_CONFIG["hidden_sizes"]
+    assert maps.shape[-3] == 32
