@@ -1,0 +1,1 @@
+"""BiT in torchvision."""
