@@ -10,10 +10,11 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from bit_backbone.finetune import evaluation, stream, transforms
+from bit_backbone.finetune import evaluation, transforms
 from bit_backbone.finetune.hyperrule import Resolution
-from bit_backbone.finetune.processes import ProcessGroup
 from bit_backbone.outputs import ImageClassifierOutput
+from bit_backbone.training import stream
+from bit_backbone.training.processes import ProcessGroup
 
 ALONE = ProcessGroup(0, 1, torch.device("cpu"))
 

@@ -15,8 +15,8 @@ from finetune_run import SETTINGS, Examples, make_model
 from torch.utils.data import TensorDataset
 
 from bit_backbone.finetune import FineTuneSettings, finetune
-from bit_backbone.finetune.runlog import read_log
-from bit_backbone.finetune.state import RunState
+from bit_backbone.training.runlog import read_log
+from bit_backbone.training.state import RunState
 
 TESTS = Path(__file__).parent
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
-from bit_backbone.finetune.processes import ProcessGroup
+from bit_backbone.training.processes import ProcessGroup
 
 TOP = 5
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from bit_backbone.finetune import mixup
-from bit_backbone.finetune.processes import ProcessGroup
 from bit_backbone.finetune.settings import PRECISIONS, FineTuneSettings
 from bit_backbone.finetune.splitting import backward_in_parts
-from bit_backbone.finetune.stream import MIXUP, STOCHASTIC_DEPTH
 from bit_backbone.heads import BitForImageClassification
+from bit_backbone.training.processes import ProcessGroup
+from bit_backbone.training.stream import MIXUP, STOCHASTIC_DEPTH, forked
 
 
 class Learner:
@@ -78,7 +78,8 @@ class Learner:
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = rate
         self.optimizer.zero_grad()
-        with self._seeded(step):
+        seeds = self.settings.seed, STOCHASTIC_DEPTH, step, self.group.rank
+        with forked(self.group.device, *seeds):
             loss = self._backward(self._mix(images, labels, step))
         mean = self.group.sum(loss).item() / self.group.world_size
         if not np.isfinite(mean) and not self.scaler.is_enabled():
@@ -112,12 +113,3 @@ class Learner:
         with self.autocast():
             (logits,) = self.network(images, return_dict=False)
         return F.cross_entropy(logits.to(images.dtype), targets)
-
-    @contextmanager
-    def _seeded(self, step: int) -> Iterator[None]:
-        """Seeds stochastic depth; the caller's generators are left as they were."""
-        device = self.group.device
-        words = [self.settings.seed, STOCHASTIC_DEPTH, step, self.group.rank]
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed(int(np.random.SeedSequence(words).generate_state(1)[0]))
-            yield

@@ -14,13 +14,13 @@ from torch.utils.data import DataLoader
 
 from bit_backbone.finetune.evaluation import Metrics, evaluate
 from bit_backbone.finetune.learner import Learner
-from bit_backbone.finetune.processes import Interruption, ProcessGroup, process_group
-from bit_backbone.finetune.progress import Progress
-from bit_backbone.finetune.runlog import RunLog
 from bit_backbone.finetune.settings import FineTuneSettings
-from bit_backbone.finetune.state import RunState
-from bit_backbone.finetune.stream import BatchPlan, ExampleStream, SeededDataset
 from bit_backbone.heads import BitForImageClassification
+from bit_backbone.training.processes import Interruption, ProcessGroup, process_group
+from bit_backbone.training.progress import Progress
+from bit_backbone.training.runlog import RunLog
+from bit_backbone.training.state import RunState
+from bit_backbone.training.stream import BatchPlan, ExampleStream, SeededDataset
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class _Run:
         self.step = state.step
         self.learner.model.load_state_dict(state.model)
         self.learner.optimizer.load_state_dict(state.optimizer)
-        self.learner.scaler.load_state_dict(state.scaler)
+        self.learner.scaler.load_state_dict(state.extra)
 
     def _save(self) -> None:
         if self.group.is_first:
@@ -132,7 +132,7 @@ class _Run:
         if self.step == total:  # a run that was finished before
             return FineTuneResult(total, self._evaluate(None, progress), 0)
         log = RunLog(self.folder, self.step) if self.group.is_first else None
-        bar = progress.training(total, self.step)
+        bar = progress.training("fine-tuning", total, self.step)
         try:
             for images, labels in self._batches():
                 rate = self.schedule.learning_rate(self.step)

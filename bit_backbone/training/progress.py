@@ -1,4 +1,4 @@
-"""Progress bars of a fine-tuning run."""
+"""Progress bars of a training run."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self._bars.stop()
 
-    def training(self, total: int, done: int) -> Task:
+    def training(self, name: str, total: int, done: int) -> Task:
         """Adds the bar of the steps."""
-        return self._add("fine-tuning", total, done)
+        return self._add(name, total, done)
 
     def evaluation(self, total: int) -> Task:
         """Adds the bar of an evaluation's examples."""

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset, Sampler
 Key = tuple[int, int]
 
 # What random numbers are for: each follows from the seed, this, and a position or step.
-ORDER, AUGMENTATION, MIXUP, STOCHASTIC_DEPTH = range(4)
+ORDER, AUGMENTATION, MIXUP, STOCHASTIC_DEPTH, PROPOSALS = range(5)
 
 
 class ExampleStream:
@@ -114,6 +114,14 @@ class SeededDataset(Dataset[Any]):
         position, index = key
         with seeded(self.seed, AUGMENTATION, position):
             return self.dataset[index]
+
+
+@contextmanager
+def forked(device: torch.device, *seeds: int) -> Iterator[None]:
+    """Seeds torch's generators, the device's included; gives them back as they were."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(int(np.random.SeedSequence(seeds).generate_state(1)[0]))
+        yield
 
 
 @contextmanager

@@ -25,14 +25,14 @@ class RunState:
         recipe: Settings and facts that a resumed run must share.
         model: State dict of the model.
         optimizer: State dict of the optimizer.
-        scaler: State dict of the loss scaler.
+        extra: What else that is, such as the state dict of a loss scaler.
     """
 
     step: int
     recipe: dict[str, Any]
     model: dict[str, Any]
     optimizer: dict[str, Any]
-    scaler: dict[str, Any]
+    extra: dict[str, Any]
 
     def save(self, folder: Path) -> None:
         """Writes the state, in place of the last one."""
@@ -53,7 +53,7 @@ class RunState:
             return cls(**torch.load(path, map_location="cpu", weights_only=True))
         except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, TypeError) as error:
             raise ValueError(
-                f"{path} holds no state of a fine-tuning run ({error}); move it away to start anew"
+                f"{path} holds no state of a training run ({error}); move it away to start anew"
             ) from error
 
     def check_recipe(self, recipe: dict[str, Any], folder: Path) -> None:
