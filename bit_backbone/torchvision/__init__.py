@@ -26,6 +26,7 @@ from bit_backbone.torchvision.detection import (
 )
 from bit_backbone.torchvision.features import BitFPNBackbone, bit_fpn_backbone
 from bit_backbone.torchvision.segmentation import deeplabv3_bit, fcn_bit
+from bit_backbone.torchvision.tiny import fasterrcnn_bit_tiny_fpn
 from bit_backbone.torchvision.weights import (
     BiT_R50x1_Weights,
     BiT_R50x3_Weights,
@@ -53,6 +54,7 @@ __all__ = [
     "bit_r152x4",
     "deeplabv3_bit",
     "fasterrcnn_bit_fpn",
+    "fasterrcnn_bit_tiny_fpn",
     "fcn_bit",
     "fcos_bit_fpn",
     "keypointrcnn_bit_fpn",
