@@ -89,6 +89,7 @@ class CocoFolder(torch.utils.data.Dataset[tuple[Tensor, Target]]):
             self.file, self.folder, masks=masks, keypoints=keypoints, on_invalid=on_invalid
         )
         self._images, self._by_image = found.images, found.by_image
+        self._categories = found.categories
         self.categories = tuple(category["name"] for category in found.categories)
         self.category_ids = tuple(category["id"] for category in found.categories)
         self.keypoint_names = _keypoint_names(found.categories) if keypoints else ()
@@ -118,6 +119,17 @@ class CocoFolder(torch.utils.data.Dataset[tuple[Tensor, Target]]):
     def aspect_ratios(self) -> list[float]:
         """Returns width / height of every image, before transforms, without opening them."""
         return [record["width"] / record["height"] for record in self._images]
+
+    def document(self) -> dict[str, Any]:
+        """Returns the records that are used, crowds included, as COCO's evaluation reads them."""
+        objects = [object_ for objects in self._by_image.values() for object_ in objects]
+        records = {
+            "images": self._images,
+            "annotations": objects,
+            "categories": self._categories,
+        }
+        # pycocotools writes into what it is given
+        return {name: [dict(record) for record in own] for name, own in records.items()}
 
     def _open(self, record: dict[str, Any]) -> Tensor:
         path = self.folder / record["file_name"]

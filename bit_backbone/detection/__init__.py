@@ -1,0 +1,38 @@
+"""Training torchvision's detectors on BiT: settings, loop, COCO metrics, runs and pictures."""
+
+from typing import TYPE_CHECKING
+
+from bit_backbone._lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from bit_backbone.detection.drawing import comparison, draw_objects
+    from bit_backbone.detection.evaluation import evaluate
+    from bit_backbone.detection.models import DetectorSpec
+    from bit_backbone.detection.runs import load_detector
+    from bit_backbone.detection.settings import DetectionSettings
+    from bit_backbone.detection.training import TrainingResult, train
+
+__all__ = [
+    "DetectionSettings",
+    "DetectorSpec",
+    "TrainingResult",
+    "comparison",
+    "draw_objects",
+    "evaluate",
+    "load_detector",
+    "train",
+]
+
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "DetectionSettings": "bit_backbone.detection.settings",
+        "DetectorSpec": "bit_backbone.detection.models",
+        "TrainingResult": "bit_backbone.detection.training",
+        "comparison": "bit_backbone.detection.drawing",
+        "draw_objects": "bit_backbone.detection.drawing",
+        "evaluate": "bit_backbone.detection.evaluation",
+        "load_detector": "bit_backbone.detection.runs",
+        "train": "bit_backbone.detection.training",
+    },
+)

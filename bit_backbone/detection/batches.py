@@ -1,0 +1,66 @@
+"""Which images make up each batch: a function of the seed and the step alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Sampler
+
+from bit_backbone.training.stream import ORDER, Key
+
+
+class AspectRatioBatches(Sampler[list[Key]]):
+    """Batches of images that are all wide or all tall, so that little of a batch is padding.
+
+    Every epoch shuffles each of the two groups, cuts it into batches and shuffles these. A group
+    that the batch size does not divide is filled up with its own first images.
+
+    Args:
+        aspect_ratios: Width / height of each image.
+        batch_size: Images of a batch.
+        seed: Chooses the order.
+        steps: Which batches, counted from the beginning of training.
+
+    Raises:
+        ValueError: There is no image.
+    """
+
+    def __init__(
+        self, aspect_ratios: Sequence[float], batch_size: int, seed: int, steps: range
+    ) -> None:
+        if not len(aspect_ratios):
+            raise ValueError("a training set has at least one image, got none")
+        tall = np.asarray(aspect_ratios) < 1
+        self.groups = [g for g in (np.flatnonzero(tall), np.flatnonzero(~tall)) if len(g)]
+        self.batch_size, self.seed, self.steps = batch_size, seed, steps
+        self.batches_per_epoch = sum(-(-len(group) // batch_size) for group in self.groups)
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        current, batches = -1, np.empty(0)
+        for step in self.steps:
+            epoch, number = divmod(step, self.batches_per_epoch)
+            if epoch != current:
+                current, batches = epoch, self.epoch(epoch)
+            start = step * self.batch_size
+            yield [(start + i, int(index)) for i, index in enumerate(batches[number])]
+
+    def epoch(self, epoch: int) -> np.ndarray:
+        """Returns the indices of all batches of an epoch, [batches, batch_size]."""
+        rng = np.random.default_rng([self.seed, ORDER, epoch])
+        cut = []
+        for group in self.groups:
+            count = -(-len(group) // self.batch_size)
+            order = np.resize(rng.permutation(group), count * self.batch_size)
+            cut.append(order.reshape(count, self.batch_size))
+        return rng.permutation(np.concatenate(cut))
+
+
+def collate(items: list[tuple[Any, Any]]) -> tuple[list[Any], list[Any]]:
+    """Returns a batch as torchvision's detectors take it: a list of images, a list of targets."""
+    images, targets = zip(*items, strict=True)
+    return list(images), list(targets)

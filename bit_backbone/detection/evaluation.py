@@ -1,0 +1,169 @@
+"""COCO's average precision of a detector on a folder, by the reference implementation."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from bit_backbone._extras import require
+from bit_backbone.datasets.coco import CocoFolder
+from bit_backbone.detection.batches import collate
+
+# The names of COCOeval's summary, in its order.
+_PRECISIONS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
+_RECALLS = ("AR_1", "AR_10", "AR", "AR_small", "AR_medium", "AR_large")
+_SUMMARY = _PRECISIONS + _RECALLS
+_KEYPOINT_PRECISIONS = ("AP", "AP50", "AP75", "AP_medium", "AP_large")
+_KEYPOINT_SUMMARY = (*_KEYPOINT_PRECISIONS, "AR", "AR50", "AR75", "AR_medium", "AR_large")
+PREFIX = {"bbox": "box", "segm": "mask", "keypoints": "keypoint"}
+PERSON_KEYPOINTS = 17
+# COCO measured a standard deviation for each of a person's keypoints; other sets have none, and get
+# the mean of those: https://cocodataset.org/#keypoints-eval
+OTHER_SIGMA = 0.062
+
+
+@torch.inference_mode()
+def evaluate(
+    model: nn.Module,
+    dataset: CocoFolder,
+    *,
+    batch_size: int = 1,
+    workers: int = 0,
+    device: torch.device | str = "cpu",
+    advance: Callable[[int], None] | None = None,
+) -> dict[str, float]:
+    """Runs a detector on a data set and returns COCO's metrics.
+
+    By faster-coco-eval where it is installed, otherwise by pycocotools; both compute the same. The
+    model is in eval mode meanwhile, and in its old mode afterwards.
+
+    Args:
+        model: Lists of images in 0..1 to lists of detections, as torchvision's detectors.
+        dataset: Its masks and keypoints are evaluated where it yields them.
+        batch_size: Images of one forward pass. More than one are padded to a common size, and the
+            group norms of BiT see the padding: with other company an image has other features.
+        workers: Loader processes.
+        device: Where the model is.
+        advance: Called with the length of each batch, to show progress.
+
+    Returns:
+        ``box_AP`` (over IoU 0.5 to 0.95), ``box_AP50``, ``box_AP75``, ..., likewise ``mask_`` and
+        ``keypoint_``; in 0..1, and -1 where no object of that size is annotated.
+
+    Raises:
+        MissingExtraError: Neither of the two packages is installed.
+    """
+    coco_api = import_coco_api()
+    loader = DataLoader(dataset, batch_size, num_workers=workers, collate_fn=collate)
+    was_training = model.training
+    model.eval()
+    records: list[dict[str, Any]] = []
+    for images, targets in loader:
+        detections = model([image.to(device) for image in images])
+        for target, detection in zip(targets, detections, strict=True):
+            ids = target["image_id"], dataset.category_ids
+            records += _records({k: v.cpu() for k, v in detection.items()}, *ids)
+        if advance is not None:
+            advance(len(images))
+    model.train(was_training)
+    return summarize(coco_api, dataset, records)
+
+
+def import_coco_api() -> tuple[Any, Any]:
+    """Returns the classes COCO and COCOeval, of faster-coco-eval where it is installed.
+
+    Raises:
+        MissingExtraError: Neither package is installed.
+    """
+    try:
+        from faster_coco_eval import COCO, COCOeval_faster
+    except ImportError:
+        coco = require("pycocotools.coco", "demo", "COCO's average precision").COCO
+        return coco, require("pycocotools.cocoeval", "demo", "COCO's average precision").COCOeval
+    return COCO, COCOeval_faster
+
+
+def summarize(
+    coco_api: tuple[Any, Any], dataset: CocoFolder, records: list[dict[str, Any]]
+) -> dict[str, float]:
+    """Returns the metrics of detections that stand in COCO's result format."""
+    coco, coco_eval = coco_api
+    metrics: dict[str, float] = {}
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = coco()
+        truth.dataset = dataset.document()
+        truth.createIndex()
+        for kind in _kinds(dataset):
+            # loadRes takes a record with a box for a box's, whatever else it holds.
+            own = [_only(record, kind) for record in records]
+            evaluation = coco_eval(truth, _load(truth, own), kind)
+            if kind == "keypoints":
+                evaluation.params.kpt_oks_sigmas = _sigmas(len(dataset.keypoint_names))
+            evaluation.evaluate()
+            evaluation.accumulate()
+            evaluation.summarize()
+            names = _KEYPOINT_SUMMARY if kind == "keypoints" else _SUMMARY
+            values = np.asarray(evaluation.stats, float)[: len(names)].tolist()
+            metrics |= {
+                f"{PREFIX[kind]}_{name}": value for name, value in zip(names, values, strict=True)
+            }
+    return metrics
+
+
+def _kinds(dataset: CocoFolder) -> list[str]:
+    masks, keypoints = dataset.masks, bool(dataset.keypoint_names)
+    return ["bbox", *["segm"] * masks, *["keypoints"] * keypoints]
+
+
+def _only(record: dict[str, Any], kind: str) -> dict[str, Any]:
+    key = "segmentation" if kind == "segm" else kind
+    return {k: record[k] for k in ("image_id", "category_id", "score", key)}
+
+
+def _load(truth: Any, records: list[dict[str, Any]]) -> Any:
+    if records:
+        return truth.loadRes(records)
+    # loadRes looks into the first record.
+    nothing = type(truth)()
+    nothing.dataset = truth.dataset | {"annotations": []}
+    nothing.createIndex()
+    return nothing
+
+
+def _sigmas(count: int) -> np.ndarray:
+    if count == PERSON_KEYPOINTS:
+        params = require("pycocotools.cocoeval", "demo", "COCO's keypoint evaluation").Params
+        return params(iouType="keypoints").kpt_oks_sigmas
+    return np.full(count, OTHER_SIGMA)
+
+
+def _records(
+    detection: dict[str, Tensor], image_id: int, category_ids: tuple[int, ...]
+) -> list[dict[str, Any]]:
+    """Returns one image's detections in COCO's result format."""
+    boxes = detection["boxes"].clone()
+    boxes[:, 2:] -= boxes[:, :2]
+    records = [
+        {"image_id": image_id, "category_id": category_ids[label - 1], "bbox": box, "score": score}
+        for box, label, score in zip(
+            boxes.tolist(), detection["labels"].tolist(), detection["scores"].tolist(), strict=True
+        )
+        # RetinaNet and FCOS have a score for label 0 as well, which no target ever teaches.
+        if label > 0
+    ]
+    kept = detection["labels"] > 0
+    if "masks" in detection:
+        encode = require("pycocotools.mask", "demo", "the evaluation of masks").encode
+        for record, mask in zip(records, detection["masks"][kept], strict=True):
+            record["segmentation"] = encode(np.asfortranarray((mask[0] > 0.5).byte().numpy()))
+    if "keypoints" in detection:
+        for record, points in zip(records, detection["keypoints"][kept], strict=True):
+            record["keypoints"] = points.flatten().tolist()
+    return records

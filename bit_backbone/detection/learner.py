@@ -1,0 +1,89 @@
+"""One optimizer step of a detector."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bit_backbone.detection.settings import DetectionSettings
+from bit_backbone.training.stream import PROPOSALS, forked
+
+
+class Learner:
+    """A detector with what trains it.
+
+    Args:
+        model: One of torchvision's detectors; moved to the device, and trained in place.
+        settings: The recipe.
+        device: Where to compute.
+    """
+
+    def __init__(self, model: nn.Module, settings: DetectionSettings, device: torch.device) -> None:
+        self.model, self.settings, self.device = model, settings, device
+        model.to(device)
+        if settings.channels_last:
+            # not the heads: torchvision's loss of keypoints takes views that need the other order
+            model.get_submodule("backbone").to(memory_format=torch.channels_last)
+        self.trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.optimizer = _optimizer(self.trained, settings)
+
+    def autocast(self) -> Any:
+        """Returns the context of forward passes in the run's precision."""
+        enabled = self.settings.precision == "bfloat16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
+
+    def train_step(
+        self, images: list[Tensor], targets: list[dict[str, Any]], step: int
+    ) -> dict[str, float]:
+        """Makes one step.
+
+        Args:
+            images: float32 [3, H, W] in 0..1 each.
+            targets: As ``CocoFolder`` yields them.
+            step: Number of the step, which the rate and every random draw follow from.
+
+        Returns:
+            The parts of the loss, and "loss", their sum.
+
+        Raises:
+            ValueError: The loss is not finite.
+        """
+        self.model.train()
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.settings.learning_rate(step)
+        inputs = [image.to(self.device, non_blocking=True) for image in images]
+        # what is random is which anchors and proposals the losses are computed on
+        seeds = self.settings.seed, PROPOSALS, step
+        with forked(self.device, *seeds), self.autocast():
+            parts = self.model(inputs, [self._on_device(target) for target in targets])
+        loss = torch.stack(list(parts.values())).float().sum()
+        values = {"loss": loss.item()} | {name: part.item() for name, part in parts.items()}
+        if not math.isfinite(values["loss"]):
+            raise ValueError(
+                f"the loss of step {step} is not finite ({values}); a smaller base_lr, a longer "
+                "warm-up or precision float32 may help: the last saved state is still there"
+            )
+        self.optimizer.zero_grad()
+        loss.backward()
+        if self.settings.clip_norm:
+            nn.utils.clip_grad_norm_(self.trained, self.settings.clip_norm)
+        self.optimizer.step()
+        return values
+
+    def _on_device(self, target: dict[str, Any]) -> dict[str, Tensor]:
+        tensors = {name: value for name, value in target.items() if isinstance(value, Tensor)}
+        return {name: value.to(self.device) for name, value in tensors.items()}
+
+
+def _optimizer(trained: list[nn.Parameter], settings: DetectionSettings) -> torch.optim.Optimizer:
+    """Norms and biases are the parameters of one dimension."""
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(groups, settings.base_lr)
+    return torch.optim.SGD(groups, settings.base_lr, settings.momentum)

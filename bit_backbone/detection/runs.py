@@ -1,0 +1,92 @@
+"""The folder of a training run: what the detector is, and its last saved state."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from bit_backbone._files import atomic_path
+from bit_backbone.detection.models import DetectorSpec
+from bit_backbone.training.state import STATE_NAME, RunState
+
+SPEC_NAME = "detector.json"
+
+
+def save_spec(folder: Path, spec: DetectorSpec) -> None:
+    """Records what a run trains, so that its weights can be read without further arguments."""
+    with atomic_path(folder / SPEC_NAME) as temporary:
+        temporary.write_text(json.dumps(spec.to_dict(), indent=2) + "\n")
+
+
+def load_spec(folder: Path) -> DetectorSpec:
+    """Reads what a run trains.
+
+    Raises:
+        ValueError: The folder is none of a run, or its record is damaged.
+    """
+    path = folder / SPEC_NAME
+    try:
+        return DetectorSpec.from_dict(json.loads(path.read_text()))
+    except OSError as error:
+        raise ValueError(
+            f"a run's folder holds {SPEC_NAME} and {STATE_NAME}, as tools/train_torchvision.py "
+            f"writes them; {folder} does not ({error.strerror})"
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error!r}); train again") from error
+
+
+def load_detector(
+    run: str | os.PathLike[str], device: torch.device | str = "cpu"
+) -> tuple[nn.Module, DetectorSpec]:
+    """Returns the detector of a run, in eval mode, and what it is.
+
+    Args:
+        run: The folder of a run, or the ``last.pt`` in it.
+        device: Where to put the detector.
+
+    Raises:
+        ValueError: The folder holds no run, no saved state, or a damaged one.
+    """
+    folder = run_folder(Path(run))
+    spec = load_spec(folder)
+    state = load_state(folder)
+    model = spec.build(pretrained=False)
+    restore(model, state.model)
+    return model.to(device).eval(), spec
+
+
+def run_folder(path: Path) -> Path:
+    """Returns the folder that a user means by the folder itself or by the state in it."""
+    return path.parent if path.name == STATE_NAME else path
+
+
+def load_state(folder: Path) -> RunState:
+    """Reads the last saved state of a run.
+
+    Raises:
+        ValueError: There is none, or it is damaged.
+    """
+    state = RunState.load(folder)
+    if state is None:
+        raise ValueError(
+            f"{folder} holds no {STATE_NAME}; train first, it is saved as that goes on"
+        )
+    return state
+
+
+def restore(model: nn.Module, weights: dict[str, Any]) -> None:
+    """Loads the weights of a run.
+
+    Raises:
+        ValueError: They are those of another detector.
+    """
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"the run's weights do not fit its detector: {error}") from error

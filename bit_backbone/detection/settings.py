@@ -1,0 +1,97 @@
+"""What a training run of a detector is told, beside the model and the data."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+OPTIMIZERS = ("sgd", "adamw")
+PRECISIONS = ("float32", "bfloat16")
+# Settings that change how a run is carried out and not what comes out of it, but for rounding.
+_FREE = ("workers", "eval_every", "save_every")
+
+
+@dataclass(frozen=True)
+class DetectionSettings:
+    """How to train a detector.
+
+    The defaults are torchvision's reference recipe for detection (``references/detection`` of
+    pytorch/vision: SGD, 0.02 for 16 images, decay 1e-4) with the schedule and the clipping that
+    came after it.
+
+    Attributes:
+        steps: Optimizer steps.
+        batch_size: Images per step.
+        optimizer: "sgd" or "adamw".
+        base_lr: Full learning rate.
+        momentum: Of SGD.
+        weight_decay: Of weights; norms and biases have none.
+        warmup_steps: Over which the rate rises from zero.
+        clip_norm: Largest norm of the gradient of all parameters; 0 for any.
+        precision: "float32" or "bfloat16", for autocast.
+        channels_last: Whether to keep weights and features in that memory format.
+        augment: Names of ``bit_backbone.detection.transforms.AUGMENTATIONS``, in order.
+        seed: Of the order of images, augmentation and the detector's sampling.
+        workers: Loader processes; 0 loads in the process itself.
+        eval_every: Evaluate after every so many steps, beside the end; None for the end alone.
+        save_every: Save after every so many steps, beside the end and interruptions.
+
+    Raises:
+        ValueError: A value is out of its range.
+    """
+
+    steps: int
+    batch_size: int = 4
+    optimizer: str = "sgd"
+    base_lr: float = 0.005
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    warmup_steps: int = 100
+    clip_norm: float = 10.0
+    precision: str = "float32"
+    channels_last: bool = False
+    augment: tuple[str, ...] = ()
+    seed: int = 0
+    workers: int = 0
+    eval_every: int | None = None
+    save_every: int = 100
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "save_every", "eval_every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is at least 1, got {value}")
+        for name in ("weight_decay", "warmup_steps", "clip_norm", "seed", "workers"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} is at least 0, got {getattr(self, name)}")
+        if self.warmup_steps >= self.steps:
+            raise ValueError(
+                f"warmup_steps is below steps, {self.steps}, got {self.warmup_steps}; shorten the "
+                "warm-up or train longer"
+            )
+        if not (self.base_lr > 0 and math.isfinite(self.base_lr)):
+            raise ValueError(f"base_lr is a positive number, got {self.base_lr}")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum lies in [0, 1), got {self.momentum}")
+        for name, choices in (("optimizer", OPTIMIZERS), ("precision", PRECISIONS)):
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"{name} is one of {', '.join(choices)}, got {getattr(self, name)!r}"
+                )
+
+    def learning_rate(self, step: int) -> float:
+        """Returns the rate of a step: a linear warm-up, then half a cosine down to zero.
+
+        Source of the cosine: arXiv 1608.03983, without restarts.
+        """
+        if step < self.warmup_steps:
+            return self.base_lr * (step + 1) / (self.warmup_steps + 1)
+        done = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
+        return self.base_lr * 0.5 * (1 + math.cos(math.pi * done))
+
+    def recipe(self) -> dict[str, Any]:
+        """Returns what a resumed run must share with the run it goes on with."""
+        values = dataclasses.asdict(self) | {"augment": list(self.augment)}
+        return {name: value for name, value in values.items() if name not in _FREE}
