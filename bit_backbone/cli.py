@@ -14,6 +14,7 @@ from bit_backbone._extras import MissingExtraError
 COMMANDS: tuple[str, ...] = (
     "bit_backbone.commands.checkpoints",
     "bit_backbone.commands.convert",
+    "bit_backbone.commands.detect",
     "bit_backbone.commands.features",
     "bit_backbone.commands.info",
     "bit_backbone.commands.scenes",

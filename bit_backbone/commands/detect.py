@@ -1,0 +1,108 @@
+"""``bit-backbone detect``: what a trained detector finds in any image."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SOME_FAILED = 3
+
+
+def add_parser(subparsers: Any) -> None:
+    """Adds the command."""
+    parser = subparsers.add_parser(
+        "detect",
+        help="draw what a trained detector finds in images",
+        description="Prints the objects found in each image and writes NAME_detections.png. An "
+        "image that cannot be read is reported and skipped; the exit status is then 3.",
+    )
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        required=True,
+        metavar="RUN",
+        help="folder of a run of tools/train_torchvision.py",
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="made if missing; default: beside the image"
+    )
+    parser.add_argument(
+        "--min-score", type=_score, default=0.5, metavar="0..1", help="default %(default)s"
+    )
+    parser.add_argument("--device", default="cpu", help="default %(default)s")
+    parser.set_defaults(func=run)
+
+
+def _score(text: str) -> float:
+    try:
+        score = float(text)
+    except ValueError:
+        score = -1.0
+    if not 0 <= score <= 1:
+        raise argparse.ArgumentTypeError(f"a score lies between 0 and 1, got {text!r}")
+    return score
+
+
+def run(args: argparse.Namespace) -> int:
+    """Detects in every image; returns the exit status."""
+    import torch
+
+    from bit_backbone._files import atomic_path
+    from bit_backbone.detection.drawing import draw_objects
+    from bit_backbone.detection.runs import load_detector
+
+    targets = _targets(args.images, args.output)
+    model, spec = load_detector(args.checkpoint, args.device)
+    failed = 0
+    for path, target in targets.items():
+        try:
+            image = _read(path)
+        except (OSError, ValueError) as error:
+            failed += 1
+            print(f"bit-backbone: skipped {path}: {error}", file=sys.stderr)
+            continue
+        with torch.inference_mode():
+            (found,) = model([image.to(args.device)])
+        picture = draw_objects(image, found, spec.categories, min_score=args.min_score)
+        with atomic_path(target) as temporary:
+            picture.save(temporary, "PNG")
+        print(f"{path}: {_summary(found, spec.categories, args.min_score)} -> {target}")
+    print(f"{len(targets) - failed} of {len(targets)} images, {failed} failed")
+    return SOME_FAILED if failed else 0
+
+
+def _targets(images: list[Path], output: Path | None) -> dict[Path, Path]:
+    """Returns where each picture goes; refuses two in one place."""
+    targets: dict[Path, Path] = {}
+    for image in dict.fromkeys(images):
+        target = (output or image.parent) / f"{image.stem}_detections.png"
+        if target in targets.values():
+            raise ValueError(
+                f"pictures are named after the image, and two would be {target}; rename one image "
+                "or run twice with different --output"
+            )
+        targets[image] = target
+    return targets
+
+
+def _read(path: Path) -> Tensor:
+    """Returns an image upright as RGB, float32 [3, H, W] in 0..1."""
+    import torch
+    from torchvision.transforms.v2 import functional as F
+
+    from bit_backbone.preprocessing.images import read
+
+    image = read(path, convert_rgb=True, input_data_format=None, white=1.0)
+    return F.to_dtype(F.to_image(image), torch.float32, scale=True).as_subclass(torch.Tensor)
+
+
+def _summary(found: dict[str, Tensor], names: tuple[str, ...], min_score: float) -> str:
+    scored = zip(found["labels"].tolist(), found["scores"].tolist(), strict=True)
+    listed = [f"{names[k - 1]} {score:.2f}" for k, score in scored if k and score >= min_score]
+    return ", ".join(listed) or "nothing"

@@ -1,0 +1,198 @@
+"""The options of tools/train_torchvision.py, and what they mean."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bit_backbone.detection.settings import OPTIMIZERS, DetectionSettings
+
+if TYPE_CHECKING:
+    from bit_backbone.datasets.coco import CocoFolder
+    from bit_backbone.detection.models import DetectorSpec
+
+DEFAULT_MODEL = "fasterrcnn_bit_fpn"
+DEFAULT_EPOCHS = 12  # the field's "1x" schedule on COCO
+DESCRIPTION = """
+Train a detector on BiT, and evaluate it by COCO's average precision. Without --train and --test it
+learns DigitScenes, which is made on first use. The same command goes on with a run that was
+interrupted; Ctrl-C and SIGTERM save first.
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Builds the parser."""
+    parser = argparse.ArgumentParser(prog="train_torchvision.py", description=DESCRIPTION)
+    option = parser.add_argument
+    option("--output", type=Path, required=True, metavar="RUN", help="folder of the run")
+    option("--test-only", action="store_true", help="evaluate RUN as it was last saved")
+    option("--pictures", type=int, default=6, metavar="N", help="test images drawn (default 6)")
+    option("--device", help="default: the GPU, or the CPU where there is none")
+    _add_model_options(parser.add_argument_group("model"))
+    _add_data_options(parser.add_argument_group("data, in COCO's format"))
+    _add_recipe_options(parser.add_argument_group("recipe"))
+    return parser
+
+
+def _add_model_options(group: Any) -> None:
+    option = group.add_argument
+    option("--model", default=DEFAULT_MODEL, metavar="NAME", help="default %(default)s")
+    option("--variant", metavar="NAME", help="of BiT, or a BitConfig's JSON file; default R50x1")
+    option("--weights-backbone", metavar="NAME", help="pretrained BiT: a catalog name or a file")
+    option("--trainable-backbone-layers", type=int, metavar="0-5", help="default 3 if pretrained")
+    option(
+        "--argument",
+        action="append",
+        default=[],
+        type=_argument,
+        metavar="NAME=JSON",
+        help="any other of the builder's arguments, such as min_size=480; may be repeated",
+    )
+
+
+def _add_data_options(group: Any) -> None:
+    option = group.add_argument
+    for split in ("train", "test"):
+        option(f"--{split}", type=Path, metavar="DIR", help="default: DigitScenes")
+        option(
+            f"--{split}-annotations",
+            default="instances.json",
+            metavar="FILE",
+            help="below DIR, default %(default)s",
+        )
+        option(
+            f"--{split}-images",
+            default="images",
+            metavar="DIR",
+            help="below it, default %(default)s",
+        )
+    option(
+        "--scenes", type=Path, default=Path("digit_scenes"), metavar="DIR", help="of DigitScenes"
+    )
+    option("--scene-images", type=int, nargs=2, default=(500, 200), metavar=("TRAIN", "TEST"))
+    option(
+        "--on-invalid",
+        choices=("raise", "skip"),
+        default="raise",
+        help="what to do about annotations that are wrong: list them and stop, or go on without",
+    )
+
+
+def _add_recipe_options(group: Any) -> None:
+    defaults = {field.name: field.default for field in dataclasses.fields(DetectionSettings)}
+    length = group.add_mutually_exclusive_group()
+    length.add_argument("--epochs", type=float, help=f"default {DEFAULT_EPOCHS}")
+    length.add_argument("--steps", type=int, metavar="N")
+    option = group.add_argument
+    option("--optimizer", choices=OPTIMIZERS, default=defaults["optimizer"])
+    option("--amp", action="store_true", help="bfloat16 autocast")
+    option("--channels-last", action="store_true", help="that memory format")
+    option(
+        "--augment",
+        nargs="*",
+        metavar="NAME",
+        help="of hflip, photometric, zoom-out, iou-crop; default hflip, for DigitScenes none",
+    )
+    numbers = ("batch_size", "base_lr", "momentum", "weight_decay", "warmup_steps", "clip_norm")
+    for name in (*numbers, "seed", "workers", "save_every"):
+        flag, value = f"--{name.replace('_', '-')}", defaults[name]
+        option(flag, type=type(value), default=value, metavar="N", help=f"default {value}")
+    option("--eval-every", type=int, metavar="STEPS", help="default: at the end alone")
+
+
+def _argument(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    try:
+        return name, json.loads(value if equals else "")
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f'NAME=JSON, such as min_size=480 or feature_norm="preact" in quotes; got {text!r}'
+        ) from None
+
+
+def detector_arguments(args: argparse.Namespace) -> dict[str, Any]:
+    """Returns the builder's arguments that were given, in JSON's terms."""
+    arguments = dict(args.argument)
+    if args.variant is not None:
+        is_file = args.variant.endswith(".json")
+        arguments["variant"] = (
+            json.loads(Path(args.variant).read_text()) if is_file else args.variant
+        )
+    for name in ("weights_backbone", "trainable_backbone_layers"):
+        if getattr(args, name) is not None:
+            arguments[name] = getattr(args, name)
+    return arguments
+
+
+def settings_of(args: argparse.Namespace, num_images: int) -> DetectionSettings:
+    """Returns the recipe for a training set of this size.
+
+    Raises:
+        ValueError: A value is out of its range.
+    """
+    given: dict[str, Any] = {
+        f.name: getattr(args, f.name, None) for f in dataclasses.fields(DetectionSettings)
+    }
+    if args.steps is None:
+        epochs = DEFAULT_EPOCHS if args.epochs is None else args.epochs
+        given["steps"] = round(epochs * num_images / args.batch_size)
+    given["precision"] = "bfloat16" if args.amp else "float32"
+    given["augment"] = tuple(augmentations(args))
+    return DetectionSettings(**given)
+
+
+def augmentations(args: argparse.Namespace) -> list[str]:
+    """Returns the augmentations asked for, or the default of the data."""
+    if args.augment is not None:
+        return list(args.augment)
+    return [] if args.train is None or args.model.startswith("keypoint") else ["hflip"]
+
+
+def open_set(args: argparse.Namespace, split: str, spec_name: str) -> CocoFolder:
+    """Opens the training or the test set, and makes DigitScenes where that is it.
+
+    Args:
+        args: The options.
+        split: "train" or "test".
+        spec_name: The detector, which decides about masks and keypoints.
+
+    Raises:
+        AnnotationError: The annotations are wrong, and ``--on-invalid`` is "raise".
+    """
+    from bit_backbone.datasets.coco import CocoFolder
+    from bit_backbone.detection.models import needs_keypoints, needs_masks
+    from bit_backbone.detection.transforms import train_transforms
+
+    keypoints = needs_keypoints(spec_name)
+    names = augmentations(args) if split == "train" else []
+    folder = getattr(args, split)
+    return CocoFolder(
+        _digit_scenes(args, split) if folder is None else folder,
+        annotations=getattr(args, f"{split}_annotations"),
+        images=getattr(args, f"{split}_images"),
+        masks=needs_masks(spec_name),
+        keypoints=keypoints,
+        on_invalid=args.on_invalid,
+        transforms=train_transforms(names, keypoints=keypoints),
+    )
+
+
+def _digit_scenes(args: argparse.Namespace, split: str) -> Path:
+    from bit_backbone.datasets.build import build_scenes
+    from bit_backbone.datasets.scenes import DigitScenes
+
+    count = args.scene_images[split == "test"]
+    folder: Path = args.scenes / f"{split}{count}"
+    build_scenes(DigitScenes(split, count), folder, quiet=False)
+    return folder
+
+
+def spec_of(args: argparse.Namespace, dataset: CocoFolder) -> DetectorSpec:
+    """Returns the detector asked for, with the classes of a data set."""
+    from bit_backbone.detection.models import DetectorSpec
+
+    arguments = detector_arguments(args)
+    return DetectorSpec(args.model, dataset.categories, arguments, dataset.keypoint_names)

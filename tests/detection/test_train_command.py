@@ -1,0 +1,184 @@
+"""tools/train_torchvision.py: training, testing, going on, and errors that say what is wrong."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from rectangles import SMALL, write_coco
+
+from bit_backbone import cli
+from bit_backbone.detection.command import main
+from bit_backbone.detection.options import augmentations, build_parser, settings_of
+
+MODEL = ("--model", "fasterrcnn_bit_tiny_fpn", "--argument", "min_size=64")
+RECIPE = ("--steps", "2", "--batch-size", "2", "--warmup-steps", "1", "--pictures", "2")
+
+
+@pytest.fixture
+def options(coco_folder: Path, tmp_path: Path) -> list[str]:
+    test = write_coco(tmp_path / "test", 3, seed=1)
+    return [*MODEL, "--train", str(coco_folder), "--test", str(test), "--output"]
+
+
+def test_a_run_and_its_test(
+    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert main([*options, str(run), *RECIPE]) == 0
+    told = capsys.readouterr().out
+    assert "2 steps of 2 out of 6 images, 3 for the test" in told
+    assert "AP50" in told
+    made = {path.name for path in run.iterdir()}
+    assert {"detector.json", "last.pt", "log.jsonl", "detections.jpg"} <= made
+    saved = (run / "last.pt").read_bytes()
+    assert main([*options, str(run), "--test-only"]) == 0
+    again = capsys.readouterr().out
+    assert table(again) == table(told)
+    assert (run / "last.pt").read_bytes() == saved
+
+
+def table(text: str) -> list[str]:
+    return [line for line in text.splitlines() if "box" in line]
+
+
+def test_digit_scenes_are_made_on_first_use(tmp_path: Path) -> None:
+    scenes = ["--scenes", str(tmp_path / "scenes"), "--scene-images", "3", "2"]
+    assert main([*MODEL, *RECIPE, *scenes, "--output", str(tmp_path / "run")]) == 0
+    assert (tmp_path / "scenes" / "train3" / "manifest.json").exists()
+    spec = json.loads((tmp_path / "run" / "detector.json").read_text())
+    assert spec["categories"] == [str(digit) for digit in range(10)]
+
+
+def break_box(content: dict) -> None:
+    content["annotations"][3]["bbox"][2] = 0
+
+
+def break_category(content: dict) -> None:
+    content["annotations"][3]["category_id"] = 5
+
+
+def break_place(content: dict) -> None:
+    content["annotations"][3]["bbox"][0] = 4000
+
+
+def break_file(content: dict) -> None:
+    content["images"][1]["file_name"] = "gone.png"
+
+
+@pytest.mark.parametrize(
+    ("damage", "file", "ids"),
+    [
+        (break_box, "2.png", "(image 2, annotation 5)"),
+        (break_category, "2.png", "(image 2, annotation 5)"),
+        (break_place, "2.png", "(image 2, annotation 5)"),
+        (break_file, "gone.png", "(image 2)"),
+    ],
+)
+def test_bad_annotations_are_reported_with_file_and_id(
+    damage, file: str, ids: str, options: list[str], coco_folder: Path, tmp_path: Path, capsys
+) -> None:
+    path = coco_folder / "instances.json"
+    content = json.loads(path.read_text())
+    damage(content)
+    path.write_text(json.dumps(content))
+    assert main([*options, str(tmp_path / "run"), *RECIPE]) == 2
+    assert f"{file} {ids}: " in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--model", "fasterrcnn_resnet50_fpn"], "the BiT detectors are"),
+        (["--augment", "mirror"], "augmentations are hflip"),
+        (["--base-lr", "0"], "base_lr is a positive number, got 0.0"),
+        (["--warmup-steps", "5"], "warmup_steps is below steps, 2, got 5"),
+        (["--test-only"], "a run's folder holds detector.json and last.pt"),
+        (["--variant", "R51x1", "--model", "fasterrcnn_bit_fpn"], "R51x1"),
+        (["--train", "nowhere"], "instances.json"),
+    ],
+)
+def test_a_wrong_option_is_an_error(
+    extra: list[str], message: str, options: list[str], tmp_path: Path, capsys
+) -> None:
+    assert main([*options, str(tmp_path / "run"), *RECIPE, *extra]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("train_torchvision.py: error: ")
+    assert message in told
+
+
+@pytest.mark.parametrize("text", ["min_size", "min_size=", "feature_norm=preact"])
+def test_an_argument_that_is_no_json_is_a_usage_error(text: str, capsys) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        build_parser().parse_args(["--output", "run", "--argument", text])
+    assert (
+        f"NAME=JSON, such as min_size=480 or feature_norm=\"preact\" in quotes; got '{text}'"
+        in (capsys.readouterr().err)
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ([], []),  # digits are not mirrored
+        (["--train", "coco"], ["hflip"]),
+        (["--train", "coco", "--model", "keypointrcnn_bit_fpn"], []),
+        (["--train", "coco", "--augment"], []),
+        (["--augment", "hflip", "photometric"], ["hflip", "photometric"]),
+    ],
+)
+def test_what_is_augmented_depends_on_the_data(given: list[str], wanted: list[str]) -> None:
+    assert augmentations(build_parser().parse_args(["--output", "run", *given])) == wanted
+
+
+@pytest.mark.parametrize(
+    ("given", "steps"), [([], 12 * 250), (["--epochs", "0.5"], 125), (["--steps", "1000"], 1000)]
+)
+def test_the_length_is_told_in_epochs_or_steps(given: list[str], steps: int) -> None:
+    args = build_parser().parse_args(["--output", "run", *given])
+    assert settings_of(args, 1000).steps == steps
+
+
+def test_a_variant_may_be_a_file(options: list[str], tmp_path: Path) -> None:
+    (tmp_path / "bit.json").write_text(json.dumps(SMALL["variant"]))
+    request = [*options, str(tmp_path / "run"), *RECIPE, "--model", "retinanet_bit_fpn"]
+    assert main([*request, "--base-lr", "1e-4", "--variant", str(tmp_path / "bit.json")]) == 0
+    spec = json.loads((tmp_path / "run" / "detector.json").read_text())
+    assert spec["arguments"]["variant"] == SMALL["variant"]
+
+
+def test_detect_draws_on_any_image(options: list[str], tmp_path: Path, capsys) -> None:
+    run = tmp_path / "run"
+    assert main([*options, str(run), *RECIPE, "--pictures", "0"]) == 0
+    assert not (run / "detections.jpg").exists()
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    Image.new("L", (90, 70), 40).save(photos / "grey.png")
+    (photos / "broken.jpg").write_text("no image")
+    given = [str(photos / name) for name in ("grey.png", "broken.jpg")]
+    capsys.readouterr()
+    request = ["detect", *given, "--checkpoint", str(run), "--output", str(tmp_path / "drawn")]
+    assert cli.main([*request, "--min-score", "0"]) == 3
+    told = capsys.readouterr()
+    assert f"skipped {photos / 'broken.jpg'}: " in told.err
+    assert "1 of 2 images, 1 failed" in told.out
+    assert [path.name for path in (tmp_path / "drawn").iterdir()] == ["grey_detections.png"]
+    with Image.open(tmp_path / "drawn" / "grey_detections.png") as picture:
+        assert picture.size == (90 * 5, 70 * 5)
+        assert len(picture.getcolors(1 << 20)) > 1  # something was drawn on the grey
+    assert cli.main(["detect", given[0], "--checkpoint", str(run / "last.pt")]) == 0
+    assert (photos / "grey_detections.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (["a.png"], "a run's folder holds detector.json and last.pt"),
+        (["x/a.png", "y/a.png"], "two would be drawn/a_detections.png"),
+    ],
+)
+def test_detect_says_what_is_wrong(images: list[str], message: str, tmp_path: Path, capsys) -> None:
+    request = ["detect", *images, "--checkpoint", str(tmp_path), "--output", "drawn"]
+    assert cli.main(request) == 2
+    assert message in capsys.readouterr().err

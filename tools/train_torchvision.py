@@ -1,0 +1,8 @@
+"""Train a detector with a BiT backbone on a folder in COCO's format; see --help."""
+
+import sys
+
+from bit_backbone.detection.command import main
+
+if __name__ == "__main__":
+    sys.exit(main())
