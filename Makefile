@@ -12,7 +12,7 @@ help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
 	@echo "  PYTHON=python3.12 chooses the interpreter ($(PYTHON)), VENV=... the environment ($(VENV))."
 
-demo: $(installed)  ## extract features of two photographs and draw them in demo/
+demo: $(installed)  ## train a small detector, evaluate it and draw what it finds, in demo/
 	$(bin)/python tools/demo.py
 
 test: $(installed)  ## run the fast tests
