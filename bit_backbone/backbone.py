@@ -109,6 +109,10 @@ class BitBackbone(BitNetwork, PretrainedMixin):
         Raises:
             ValueError: ``images`` has another rank, channel count or an integer dtype.
         """
+        return self.taps(images)
+
+    def taps(self, images: Tensor) -> dict[str, Tensor]:
+        """Does what ``forward`` does; TorchScript has no ``super().forward`` for subclasses."""
         if self.norm is not None:
             return self.activated_taps(images, self._names)
         features = self.raw_taps(images, self._names)
