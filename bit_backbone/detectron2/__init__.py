@@ -31,8 +31,11 @@ from bit_backbone.detectron2.builders import (
     build_retinanet_bit_fpn_backbone,
 )
 from bit_backbone.detectron2.config import add_bit_config
+from bit_backbone.detectron2.res5 import BitRes5
+from bit_backbone.detectron2.zoo import get_config_file, list_config_files
 
 __all__ = [
+    "BitRes5",
     "Detectron2BitBackbone",
     "add_bit_config",
     "build_bit_backbone",
@@ -40,6 +43,8 @@ __all__ = [
     "build_bit_fpn_backbone",
     "build_fcos_bit_fpn_backbone",
     "build_retinanet_bit_fpn_backbone",
+    "get_config_file",
+    "list_config_files",
     "setup_environment",
 ]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Dict  # noqa: UP035
 
 from detectron2.layers import ShapeSpec
@@ -13,7 +13,7 @@ from torch import Tensor
 from bit_backbone.backbone import BitBackbone
 from bit_backbone.config import BitConfig
 
-__all__ = ["Detectron2BitBackbone", "tap_name"]
+__all__ = ["Detectron2BitBackbone", "plain", "tap_name"]
 
 _RES = re.compile(r"res([2-9])")
 
@@ -22,6 +22,16 @@ def tap_name(name: str) -> str:
     """Returns our name of an output; detectron2 calls stage1 .. stage4 res2 .. res5."""
     match = _RES.fullmatch(name)
     return f"stage{int(match[1]) - 1}" if match else name
+
+
+def plain(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns arguments of BitConfig with each ListConfig of a LazyConfig as a tuple."""
+    lists = {
+        key: tuple(value)
+        for key, value in overrides.items()
+        if isinstance(value, Sequence) and not isinstance(value, str)
+    }
+    return {**overrides, **lists}
 
 
 class Detectron2BitBackbone(BitBackbone, Backbone):
@@ -62,7 +72,7 @@ class Detectron2BitBackbone(BitBackbone, Backbone):
     ) -> None:
         if out_features is not None:
             overrides["out_features"] = tuple(tap_name(name) for name in out_features)
-        super().__init__(config, **{key: _plain(value) for key, value in overrides.items()})
+        super().__init__(config, **plain(overrides))
         names = self.out_features if out_features is None else out_features
         self._output_names = [str(name) for name in names]
         self._size_divisibility = max(self.strides)
@@ -95,9 +105,3 @@ class Detectron2BitBackbone(BitBackbone, Backbone):
     def padding_constraints(self) -> Dict[str, int]:  # noqa: UP006 (TorchScript)
         """The same, in detectron2's newer form."""
         return {"size_divisibility": self._size_divisibility}
-
-
-def _plain(value: Any) -> Any:
-    """A LazyConfig's ListConfig as the tuple it stands for."""
-    is_list = isinstance(value, Sequence) and not isinstance(value, str | bytes)
-    return tuple(value) if is_list else value

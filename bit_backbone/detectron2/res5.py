@@ -1,0 +1,54 @@
+"""The last stage as the per-region head of C4 detectors (``Res5ROIHeads``)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from bit_backbone.config import BitConfig
+from bit_backbone.detectron2.backbone import plain
+from bit_backbone.layers import GroupNormAct
+from bit_backbone.network import Stage
+
+__all__ = ["BitRes5"]
+
+
+class BitRes5(nn.Module):
+    """The last stage and the final norm, for ``roi_heads.res5`` of a C4 detector.
+
+    It belongs behind a ``Detectron2BitBackbone`` that ends one stage earlier with
+    ``feature_norm="preact"``: the norm and activation that the stage begins with run there, on
+    the whole image as in pretraining, and give the RPN bounded features; here they are left out.
+
+    Attributes:
+        out_channels: Channels of the output.
+
+    Args:
+        config: A BitConfig, the name of a variant ("R101x3"), or None for R50x1.
+        **overrides: Arguments of BitConfig that differ from ``config``.
+
+    Raises:
+        ValueError: An argument breaks a rule, or the network is not a pre-activation one.
+    """
+
+    def __init__(self, config: BitConfig | str | None = None, **overrides: Any) -> None:
+        super().__init__()
+        config = BitConfig.resolve(config, **plain(overrides))
+        if config.layer_type != "preactivation":
+            raise ValueError(
+                f'BitRes5 needs layer_type="preactivation", got {config.layer_type!r}: only there '
+                "does a stage begin with a norm that the backbone can take over"
+            )
+        spec = config.stages[-1]
+        self.config = config
+        self.out_channels = spec.channels
+        self.stage_name = spec.name
+        stage = Stage(config, spec)
+        stage[0].norm1 = nn.Identity()
+        self.add_module(spec.name, stage)
+        self.norm = GroupNormAct(config.num_groups, spec.channels, config.hidden_act)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps pooled regions [R, C, H, W] to [R, out_channels, H / 2, W / 2]."""
+        return self.norm(self.get_submodule(self.stage_name)(x))

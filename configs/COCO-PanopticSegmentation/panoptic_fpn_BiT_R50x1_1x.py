@@ -1,0 +1,6 @@
+from ..common.bit import STAGES, coco_recipe, set_fpn
+
+model, dataloader, optimizer, lr_multiplier, train = coco_recipe(
+    "panoptic_fpn", "coco_panoptic_separated"
+)
+set_fpn(model, "R50x1", STAGES)
