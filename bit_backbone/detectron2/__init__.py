@@ -32,6 +32,7 @@ from bit_backbone.detectron2.builders import (
 )
 from bit_backbone.detectron2.config import add_bit_config
 from bit_backbone.detectron2.res5 import BitRes5
+from bit_backbone.detectron2.weights import register_handlers
 from bit_backbone.detectron2.zoo import get_config_file, list_config_files
 
 __all__ = [
@@ -47,6 +48,8 @@ __all__ = [
     "list_config_files",
     "setup_environment",
 ]
+
+register_handlers()
 
 
 def setup_environment() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bit_backbone.backbone import BitBackbone
 from bit_backbone.config import BitConfig
+from bit_backbone.detectron2.weights import CheckpointTaker, fit_backbone
 
 __all__ = ["Detectron2BitBackbone", "plain", "tap_name"]
 
@@ -34,7 +35,7 @@ def plain(overrides: Mapping[str, Any]) -> dict[str, Any]:
     return {**overrides, **lists}
 
 
-class Detectron2BitBackbone(BitBackbone, Backbone):
+class Detectron2BitBackbone(CheckpointTaker, BitBackbone, Backbone):
     """BiT for detectron2: everything of BitBackbone, and what detectron2 asks of a backbone.
 
     Parameters have the names they have in BitBackbone.
@@ -95,6 +96,10 @@ class Detectron2BitBackbone(BitBackbone, Backbone):
         """Returns channels and stride of each output, shallow to deep."""
         shapes = zip(self._output_names, self.channels, self.strides, strict=True)
         return {name: ShapeSpec(channels=c, stride=s) for name, c, s in shapes}
+
+    def fit(self, tensors: Mapping[str, Tensor], source: str) -> Mapping[str, Tensor]:
+        """Returns this backbone's tensors out of a whole network's, as any BitBackbone's."""
+        return fit_backbone(self.config, tensors, source)
 
     @property
     def size_divisibility(self) -> int:

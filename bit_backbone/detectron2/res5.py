@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
+from bit_backbone.checkpoints import CheckpointError
 from bit_backbone.config import BitConfig
 from bit_backbone.detectron2.backbone import plain
+from bit_backbone.detectron2.weights import CheckpointTaker
 from bit_backbone.layers import GroupNormAct
 from bit_backbone.network import Stage
 
 __all__ = ["BitRes5"]
 
 
-class BitRes5(nn.Module):
+class BitRes5(CheckpointTaker):
     """The last stage and the final norm, for ``roi_heads.res5`` of a C4 detector.
 
     It belongs behind a ``Detectron2BitBackbone`` that ends one stage earlier with
@@ -52,3 +55,21 @@ class BitRes5(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Maps pooled regions [R, C, H, W] to [R, out_channels, H / 2, W / 2]."""
         return self.norm(self.get_submodule(self.stage_name)(x))
+
+    def fit(self, tensors: Mapping[str, Tensor], source: str) -> Mapping[str, Tensor]:
+        """Returns the last stage and the final norm out of a whole network's tensors."""
+        own = {name: tensor.shape for name, tensor in self.state_dict().items()}
+        found = {name: tensors[name] for name in own if name in tensors}
+        misfits = [name for name in own if name not in found or found[name].shape != own[name]]
+        moved = f"{self.stage_name}.0.norm1."  # to the end of the backbone
+        misfits += [
+            name
+            for name in tensors
+            if name.startswith(self.stage_name) and name not in own and not name.startswith(moved)
+        ]
+        if misfits:
+            raise CheckpointError(
+                f"{source} does not fit {self.stage_name} of {len(own)} tensors: missing, "
+                f"unexpected or misshapen are {', '.join(misfits[:6])} ({len(misfits)} in all)"
+            )
+        return found

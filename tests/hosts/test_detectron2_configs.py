@@ -8,25 +8,16 @@ from torch import nn
 
 pytest.importorskip("detectron2")
 
-from detectron2.config import CfgNode, LazyConfig, get_cfg, instantiate
+from detectron2.config import LazyConfig, instantiate
 from detectron2.modeling import build_model
-from detectron2.projects.deeplab import add_deeplab_config
-from tiny_detectron2 import shrink, shrink_heads, shrink_lazy, training_input, training_losses
+from tiny_detectron2 import read, shrink, shrink_heads, shrink_lazy, training_input, training_losses
 
 from bit_backbone import BitConfig
-from bit_backbone.detectron2 import add_bit_config, get_config_file, list_config_files
+from bit_backbone.detectron2 import get_config_file, list_config_files
 
 ROOT = Path(__file__).parents[2]
 YAML = [name for name in list_config_files() if name.endswith(".yaml")]
 LAZY = [name for name in list_config_files() if name.endswith(".py")]
-
-
-def read(name: str) -> CfgNode:
-    cfg = get_cfg()
-    add_deeplab_config(cfg)
-    add_bit_config(cfg)
-    cfg.merge_from_file(get_config_file(name))
-    return cfg
 
 
 def test_every_file_is_listed_or_a_base() -> None:

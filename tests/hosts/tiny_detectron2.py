@@ -5,12 +5,13 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.layers import ShapeSpec
+from detectron2.projects.deeplab import add_deeplab_config
 from detectron2.structures import BitMasks, Boxes, Instances, Keypoints
 from detectron2.utils.events import EventStorage
 from omegaconf import DictConfig
 from torch import nn
 
-from bit_backbone.detectron2 import add_bit_config
+from bit_backbone.detectron2 import add_bit_config, get_config_file
 
 # Channels 16, 32, 64, 128, 256 from the stem on.
 TINY = {
@@ -20,6 +21,15 @@ TINY = {
     "num_groups": 8,
 }
 RGB = ShapeSpec(channels=3)
+
+
+def read(name: str) -> CfgNode:
+    """Read a shipped YAML file."""
+    cfg = get_cfg()
+    add_deeplab_config(cfg)
+    add_bit_config(cfg)
+    cfg.merge_from_file(get_config_file(name))
+    return cfg
 
 
 def shrink(cfg: CfgNode) -> CfgNode:
