@@ -31,6 +31,7 @@ from bit_backbone.detectron2.builders import (
     build_retinanet_bit_fpn_backbone,
 )
 from bit_backbone.detectron2.config import add_bit_config
+from bit_backbone.detectron2.datasets import register_digit_scenes
 from bit_backbone.detectron2.res5 import BitRes5
 from bit_backbone.detectron2.weights import register_handlers
 from bit_backbone.detectron2.zoo import get_config_file, list_config_files
@@ -50,6 +51,7 @@ __all__ = [
 ]
 
 register_handlers()
+register_digit_scenes()
 
 
 def setup_environment() -> None:
