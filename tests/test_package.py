@@ -108,6 +108,18 @@ def test_every_subpackage_imports_from_the_installed_wheel(installed: Path, tmp_
     assert all(Path(file).is_relative_to(installed) for file in found), found
 
 
+def test_the_installed_package_finds_its_configs(installed: Path, tmp_path: Path) -> None:
+    pytest.importorskip("detectron2")
+    name = "COCO-InstanceSegmentation/mask_rcnn_BiT_R50x1_FPN_1x"
+    code = (
+        "from bit_backbone.detectron2 import get_config_file as find\n"
+        "from detectron2.config import LazyConfig\n"
+        f"print(find('{name}.yaml'), LazyConfig.load(find('{name}.py')).train.init_checkpoint)"
+    )
+    found = run(sys.executable, "-W", "ignore", "-c", code, cwd=tmp_path, path=installed).split()
+    assert found == [str(installed / f"bit_backbone/configs/{name}.yaml"), "bit://BiT-M-R50x1"]
+
+
 def test_the_installed_command_tells_its_version(installed: Path, tmp_path: Path) -> None:
     told = run(installed / "bin" / "bit-backbone", "--version", cwd=tmp_path, path=installed)
     assert told == f"bit-backbone {bit_backbone.__version__}\n"
