@@ -8,6 +8,7 @@ import torch
 from photographs import photograph
 from PIL import Image
 
+from bit_backbone.checkpoints import catalog
 from bit_backbone.preprocessing import PRESETS, BatchFeature, BitImageProcessor, settings
 
 RGB = np.asarray(photograph("chelsea@61x47"))  # [47, 61, 3] uint8
@@ -280,8 +281,37 @@ def test_presets_give_squares_of_their_size(name):
 
 def test_presets_take_overrides_and_refuse_unknown_names():
     assert BitImageProcessor.from_preset("official", resample="bicubic").resample == Image.BICUBIC
-    with pytest.raises(ValueError, match=r"'imagenet'.*presets: official, official_small"):
+    with pytest.raises(ValueError, match=r"'imagenet' is neither a preset \(official, official_sm"):
         BitImageProcessor.from_preset("imagenet")
+    with pytest.raises(ValueError, match=r"did you mean the checkpoint .*'BiT-M-R50x1'"):
+        BitImageProcessor.from_preset("BiT-M-R50x")
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "preset"),
+    [
+        ("BiT-M-R50x1", "official"),
+        ("BiT-S-R152x4.npz", "official"),
+        ("BiT-M-R101x3-ILSVRC2012", "official"),
+        ("vtab/BiT-M-R50x1-run0-dtd", "official"),
+        ("distill/R50x1_224", "timm_distilled"),
+        ("distill/R50x1_160", "distilled_160"),
+        ("timm/resnetv2_50x1_bit.goog_in21k", "timm_in21k"),
+        ("resnetv2_50x1_bitm", "timm_448"),
+        ("resnetv2_152x4_bit.goog_in21k_ft_in1k", "timm_480"),
+        ("resnetv2_152x2_bit_teacher_384", "timm_teacher_384"),
+    ],
+)
+def test_a_checkpoint_has_its_preset(checkpoint, preset):
+    expected = BitImageProcessor.from_preset(preset)
+    assert BitImageProcessor.from_preset(checkpoint) == expected
+    assert BitImageProcessor.from_pretrained(checkpoint) == expected
+    small = BitImageProcessor.from_pretrained(checkpoint, crop_size=64)
+    assert small == expected.replace(crop_size=64)
+
+
+def test_every_published_checkpoint_has_a_preset():
+    assert {entry.preset for entry in catalog().values()} <= set(PRESETS)
 
 
 def test_saved_settings_load_again(tmp_path):

@@ -50,18 +50,17 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 
 
 def find(name: str) -> Mapping[str, Any]:
-    """Returns the settings of a preset, or of the preset that a checkpoint of the catalog names.
+    """Returns the settings of a preset, or of the preset that a published checkpoint names.
 
     Raises:
-        ValueError: The name is neither; the message lists the presets.
+        ValueError: The name is neither; the message lists the presets and the closest names.
     """
-    if name in PRESETS:
-        return PRESETS[name]
-    checkpoint = published.find(name)
-    if checkpoint is not None:
-        return PRESETS[checkpoint.preset]
-    close = " or ".join(map(repr, published.closest(name)))
+    entry = None if name in PRESETS else published.find(name)
+    preset = name if entry is None else entry.preset
+    if preset in PRESETS:
+        return PRESETS[preset]
+    close = published.closest(name)
+    hint = f"; did you mean the checkpoint {' or '.join(map(repr, close))}?" if close else ""
     raise ValueError(
-        f"no preset or published checkpoint is called {name!r}"
-        + (f"; did you mean {close}?" if close else f"; presets: {', '.join(PRESETS)}")
+        f"{name!r} is neither a preset ({', '.join(PRESETS)}) nor a published checkpoint{hint}"
     )

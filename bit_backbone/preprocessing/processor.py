@@ -211,9 +211,11 @@ class BitImageProcessor:
     ) -> Self:
         """Reads a ``preprocessor_config.json`` that this class or transformers wrote.
 
+        The official checkpoints and timm's have none: of these it is the preset.
+
         Args:
-            name_or_path: A folder, the file itself, or a repository of the Hugging Face Hub, from
-                which the file is downloaded once.
+            name_or_path: A folder, the file itself, the name of a published checkpoint, or a
+                repository of the Hugging Face Hub, from which the file is downloaded once.
             revision: Branch, tag or commit of the repository.
             cache_dir: Where downloads are kept.
             token: Access token for a private repository.
@@ -223,6 +225,8 @@ class BitImageProcessor:
         Raises:
             ValueError: The file is not there, is not JSON, or holds unusable settings.
         """
+        if saved.has_preset_only(name_or_path):
+            return cls.from_preset(str(name_or_path), **overrides)
         path = saved.find(
             name_or_path,
             revision=revision,

@@ -9,6 +9,16 @@ from typing import Any
 FILE_NAME = "preprocessor_config.json"
 
 
+def has_preset_only(name_or_path: str | os.PathLike[str]) -> bool:
+    """Whether this is a published checkpoint that comes without a preprocessor_config.json."""
+    from bit_backbone.checkpoints import published
+
+    if Path(name_or_path).exists() or not isinstance(name_or_path, str):
+        return False
+    entry = published.find(name_or_path)
+    return entry is not None and entry.format != "transformers"
+
+
 def find(name_or_path: str | os.PathLike[str], **hub_options: Any) -> Path:
     """Returns the file of a saved processor: given, in a folder, or downloaded from the Hub.
 
@@ -34,5 +44,5 @@ def _download(repository: str, **options: Any) -> Path:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
         raise ValueError(
             f"{repository!r} is neither a folder nor a repository of the Hub that has "
-            f"{FILE_NAME} ({type(error).__name__}); for a checkpoint of the catalog use from_preset"
+            f"{FILE_NAME} ({type(error).__name__}); from_preset has the published ones"
         ) from error
