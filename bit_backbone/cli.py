@@ -15,6 +15,7 @@ COMMANDS: tuple[str, ...] = (
     "bit_backbone.commands.checkpoints",
     "bit_backbone.commands.convert",
     "bit_backbone.commands.detect",
+    "bit_backbone.commands.classify",
     "bit_backbone.commands.features",
     "bit_backbone.commands.info",
     "bit_backbone.commands.scenes",

@@ -7,7 +7,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bit_backbone.commands.options import add_network_options, network_overrides
+from bit_backbone.commands.options import (
+    SOME_FAILED,
+    add_network_options,
+    network_overrides,
+    positive,
+)
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -15,8 +20,6 @@ if TYPE_CHECKING:
 
     from bit_backbone.backbone import BitBackbone
     from bit_backbone.profiling import StageTimer
-
-SOME_FAILED = 3
 
 
 def add_parser(subparsers: Any) -> None:
@@ -40,18 +43,10 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="of random weights (default 0)")
     parser.add_argument(
-        "--short-side", type=_pixels, metavar="PIXELS", help="resize to this; default: as it is"
+        "--short-side", type=positive, metavar="PIXELS", help="resize to this; default: as it is"
     )
     add_network_options(parser)
     parser.set_defaults(func=run)
-
-
-def _pixels(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(
-            f"a side is a number of pixels of at least 1, got {text!r}"
-        )
-    return int(text)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -9,6 +9,15 @@ from bit_backbone import _config_checks as checks
 
 NETWORK_OPTIONS = ("out_indices", "out_features", "output_stride", "global_padding", "feature_norm")
 
+SOME_FAILED = 3  # exit status of a batch job that skipped something
+
+
+def positive(text: str) -> int:
+    """Parses a whole number of at least 1, for argparse."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"a whole number of at least 1, got {text!r}")
+    return int(text)
+
 
 def image_size(text: str) -> tuple[int, int]:
     """Parses "800x1333" or "800" as (height, width), for argparse."""

@@ -1,0 +1,112 @@
+"""Classifying image files in batches; one that cannot be read does not stop the others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from bit_backbone.heads import BitForImageClassification
+from bit_backbone.preprocessing import BitImageProcessor
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The most probable classes of one image, best first.
+
+    Attributes:
+        path: Of the image.
+        classes: Indices of the classes.
+        probabilities: Of each, by softmax over all classes.
+        error: Why the image could not be read; the others are empty then.
+    """
+
+    path: Path
+    classes: tuple[int, ...] = ()
+    probabilities: tuple[float, ...] = ()
+    error: str | None = None
+
+
+@torch.inference_mode()
+def classify(
+    model: BitForImageClassification,
+    processor: BitImageProcessor,
+    paths: Sequence[Path],
+    *,
+    top_k: int = 5,
+    batch_size: int = 8,
+    workers: int = 0,
+) -> Iterator[Prediction]:
+    """Classifies image files.
+
+    Args:
+        model: In eval mode, on the device to compute on.
+        processor: Brings every image to one size.
+        paths: Of the images.
+        top_k: Number of classes of each prediction, at most as many as there are.
+        batch_size: Images of one forward pass.
+        workers: Processes that read images; 0 reads in this one.
+
+    Yields:
+        A prediction for each path, in order.
+
+    Raises:
+        ValueError: The processor leaves images of different sizes, and batches hold several.
+    """
+    if batch_size > 1 and not _gives_one_size(processor):
+        raise ValueError(
+            "images of one batch need one size: crop them or resize them to a height and width "
+            f"(got size {processor.size} without a crop), or pass batch_size 1"
+        )
+    loader = DataLoader(
+        _Files(paths, processor), batch_size, num_workers=workers, collate_fn=_collate
+    )
+    for batch, items in loader:
+        rows = iter(_best(model, batch, top_k))
+        for path, error in items:
+            yield Prediction(path, *next(rows)) if error is None else Prediction(path, error=error)
+
+
+def _gives_one_size(processor: BitImageProcessor) -> bool:
+    return processor.do_center_crop or (processor.do_resize and "height" in processor.size)
+
+
+def _best(
+    model: BitForImageClassification, batch: Tensor | None, top_k: int
+) -> list[tuple[tuple[int, ...], tuple[float, ...]]]:
+    """Classes and probabilities of each image."""
+    if batch is None:
+        return []
+    logits = model(batch.to(next(model.parameters()))).logits
+    best = logits.float().softmax(-1).topk(min(top_k, model.num_labels))
+    rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    return [(tuple(classes), tuple(probabilities)) for classes, probabilities in rows]
+
+
+class _Files(Dataset[tuple[Path, Tensor | str]]):
+    """Image files as pixel values, or what is wrong with them."""
+
+    def __init__(self, paths: Sequence[Path], processor: BitImageProcessor) -> None:
+        self.paths, self.processor = paths, processor
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[Path, Tensor | str]:
+        path = self.paths[index]
+        try:
+            return path, self.processor(path, return_tensors="pt")["pixel_values"][0]
+        except (OSError, ValueError, SyntaxError) as error:  # Pillow raises each of them
+            return path, str(error)
+
+
+def _collate(
+    items: list[tuple[Path, Tensor | str]],
+) -> tuple[Tensor | None, list[tuple[Path, str | None]]]:
+    tensors = [value for _, value in items if isinstance(value, Tensor)]
+    errors = [(path, value if isinstance(value, str) else None) for path, value in items]
+    return torch.stack(tensors) if tensors else None, errors

@@ -1,0 +1,119 @@
+"""``bit-backbone classify``: the most probable classes of images."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bit_backbone.commands.options import SOME_FAILED, positive
+
+if TYPE_CHECKING:
+    from bit_backbone.classification import Prediction
+    from bit_backbone.preprocessing import BitImageProcessor
+
+FALLBACK_PRESET = "official"
+
+
+def add_parser(subparsers: Any) -> None:
+    """Adds the command."""
+    parser = subparsers.add_parser(
+        "classify",
+        help="the most probable classes of images",
+        description="Prints the most probable classes of each image. An image that cannot be read "
+        "is reported and skipped; the exit status is then 3.",
+    )
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
+    parser.add_argument(
+        "--checkpoint", required=True, metavar="NAME", help="a published name, a file or a folder"
+    )
+    parser.add_argument("--top", type=positive, default=5, metavar="K", help="default 5")
+    parser.add_argument("--json", action="store_true", help="print a JSON object per image")
+    parser.add_argument(
+        "--preset",
+        help="preprocessing: a preset or a published name; default: the checkpoint's own, or "
+        f"{FALLBACK_PRESET!r} for a file of weights",
+    )
+    parser.add_argument(
+        "--labels",
+        type=Path,
+        metavar="FILE",
+        help="class names, one per line; default: the checkpoint's, or ImageNet's where it has "
+        "1000 classes",
+    )
+    parser.add_argument("--batch-size", type=positive, default=8, metavar="N", help="default 8")
+    parser.add_argument(
+        "--workers", type=int, default=0, metavar="N", help="processes that read images, default 0"
+    )
+    parser.add_argument("--device", help="default: the GPU, or the CPU where there is none")
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Classifies and prints; returns the exit status."""
+    import torch
+
+    from bit_backbone.classification import classify
+    from bit_backbone.heads import BitForImageClassification
+    from bit_backbone.labels import class_names, read_labels
+
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    model = BitForImageClassification.from_pretrained(args.checkpoint).to(device)
+    names = class_names(model.config, None if args.labels is None else read_labels(args.labels))
+    predictions = classify(
+        model, _processor(args.checkpoint, args.preset), args.images,
+        top_k=args.top, batch_size=args.batch_size, workers=args.workers,
+    )  # fmt: skip
+    show = _print_json if args.json else _print_table
+    failed = 0
+    for prediction in _tracked(predictions, len(args.images)):
+        if prediction.error is not None:
+            failed += 1
+            print(f"bit-backbone: skipped {prediction.path}: {prediction.error}", file=sys.stderr)
+        show(prediction, names)
+    done = len(args.images) - failed
+    print(f"{done} of {len(args.images)} images classified, {failed} failed", file=sys.stderr)
+    return SOME_FAILED if failed else 0
+
+
+def _tracked(predictions: Iterable[Prediction], total: int) -> Iterator[Prediction]:
+    """Shows a progress bar on stderr; results go to stdout, above the bar on a terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, redirect_stdout=sys.stdout.isatty(), transient=True) as bar:
+        yield from bar.track(predictions, total=total, description="classifying")
+
+
+def _processor(checkpoint: str, preset: str | None) -> BitImageProcessor:
+    from bit_backbone.preprocessing import BitImageProcessor
+
+    if preset is not None:
+        return BitImageProcessor.from_preset(preset)
+    if Path(checkpoint).is_file():
+        return BitImageProcessor.from_preset(FALLBACK_PRESET)
+    return BitImageProcessor.from_pretrained(checkpoint)
+
+
+def _print_json(prediction: Prediction, names: tuple[str, ...]) -> None:
+    values: dict[str, Any] = {"image": str(prediction.path)}
+    if prediction.error is not None:
+        values["error"] = prediction.error
+    else:
+        values["predictions"] = [
+            {"class": index, "label": names[index], "probability": probability}
+            for index, probability in zip(prediction.classes, prediction.probabilities, strict=True)
+        ]
+    print(json.dumps(values), flush=True)
+
+
+def _print_table(prediction: Prediction, names: tuple[str, ...]) -> None:
+    if prediction.error is not None:
+        return
+    print(prediction.path)
+    for index, probability in zip(prediction.classes, prediction.probabilities, strict=True):
+        print(f"  {probability:6.1%}  {names[index]}")
