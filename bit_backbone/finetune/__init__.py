@@ -1,11 +1,13 @@
 """Fine-tuning a classifier by BiT-HyperRule (arXiv 1912.11370, section 3.3)."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from bit_backbone._lazy import lazy_exports
 
 if TYPE_CHECKING:
     from bit_backbone.finetune.evaluation import Metrics, evaluate
     from bit_backbone.finetune.fewshot import dataset_labels, select_few_shot
+    from bit_backbone.finetune.folders import LabelledImages
     from bit_backbone.finetune.hyperrule import Resolution, Schedule
     from bit_backbone.finetune.settings import FineTuneSettings
     from bit_backbone.finetune.splitting import backward_in_parts
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FineTuneResult",
     "FineTuneSettings",
+    "LabelledImages",
     "Metrics",
     "Resolution",
     "Schedule",
@@ -28,22 +31,19 @@ __all__ = [
 ]
 
 _HOME = {
-    "FineTuneResult": "training",
-    "FineTuneSettings": "settings",
-    "Metrics": "evaluation",
-    "Resolution": "hyperrule",
-    "Schedule": "hyperrule",
-    "backward_in_parts": "splitting",
-    "dataset_labels": "fewshot",
-    "eval_transform": "transforms",
-    "evaluate": "evaluation",
-    "finetune": "training",
-    "select_few_shot": "fewshot",
-    "train_transform": "transforms",
+    "FineTuneResult": "bit_backbone.finetune.training",
+    "FineTuneSettings": "bit_backbone.finetune.settings",
+    "LabelledImages": "bit_backbone.finetune.folders",
+    "Metrics": "bit_backbone.finetune.evaluation",
+    "Resolution": "bit_backbone.finetune.hyperrule",
+    "Schedule": "bit_backbone.finetune.hyperrule",
+    "backward_in_parts": "bit_backbone.finetune.splitting",
+    "dataset_labels": "bit_backbone.finetune.fewshot",
+    "eval_transform": "bit_backbone.finetune.transforms",
+    "evaluate": "bit_backbone.finetune.evaluation",
+    "finetune": "bit_backbone.finetune.training",
+    "select_few_shot": "bit_backbone.finetune.fewshot",
+    "train_transform": "bit_backbone.finetune.transforms",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+__getattr__, __dir__ = lazy_exports(__name__, _HOME)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ def finetune(
     *,
     eval_set: Any = None,
     device: str | torch.device | None = None,
+    facts: Mapping[str, Any] | None = None,
     show_progress: bool = True,
 ) -> FineTuneResult:
     """Fine-tunes a classifier by BiT-HyperRule (arXiv 1912.11370, section 3.3).
@@ -62,6 +63,8 @@ def finetune(
         settings: The recipe; None for the rule's.
         eval_set: The same for evaluation; None for none.
         device: Where to compute; None for this process's GPU, or the CPU where there is none.
+        facts: What else a resumed run must share with the run it goes on with, such as how images
+            are prepared; numbers, strings, lists and dicts.
         show_progress: Whether to show a progress bar.
 
     Returns:
@@ -73,7 +76,7 @@ def finetune(
     """
     settings = settings or FineTuneSettings()
     with process_group(device) as group, Interruption() as interruption:
-        run = _Run(model, train_set, eval_set, Path(folder), settings, group)
+        run = _Run(model, train_set, eval_set, Path(folder), settings, group, facts or {})
         with Progress(show_progress and group.is_first) as progress:
             return run.until_done(interruption, progress)
 
@@ -89,6 +92,7 @@ class _Run:
         folder: Path,
         settings: FineTuneSettings,
         group: ProcessGroup,
+        facts: Mapping[str, Any],
     ) -> None:
         self.train_set, self.eval_set = train_set, eval_set
         self.folder, self.settings, self.group = folder, settings, group
@@ -99,6 +103,7 @@ class _Run:
         self.recipe = settings.recipe() | {
             "num_examples": len(train_set),
             "num_labels": model.num_labels,
+            **facts,
         }
         self.step = 0
         self._resume()

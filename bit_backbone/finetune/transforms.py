@@ -62,9 +62,12 @@ def load_rgb(path: str | os.PathLike[str]) -> Image.Image:
     """Opens an image file upright and as RGB, with transparency composited on white.
 
     Raises:
-        ValueError: The image has more than 8 bits per channel.
+        ValueError: The file holds no image, or one of more than 8 bits per channel.
     """
-    image = read(path, convert_rgb=True, input_data_format=None, white=255.0)
+    try:
+        image = read(path, convert_rgb=True, input_data_format=None, white=255.0)
+    except (OSError, ValueError, SyntaxError) as error:  # Pillow raises each of them
+        raise ValueError(f"cannot read the image {path}: {error}") from error
     if not isinstance(image, Image.Image):
         raise ValueError(f"images have 8 bits per channel, got floating point in {path}")
     return image

@@ -1,0 +1,197 @@
+"""``bit-backbone finetune``: a classifier of one's own images, by BiT-HyperRule."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bit_backbone.commands.options import image_size, positive
+from bit_backbone.finetune.hyperrule import BASE_LEARNING_RATE, BATCH_SIZE, Resolution, resolution
+
+if TYPE_CHECKING:
+    from bit_backbone.finetune.folders import LabelledImages
+    from bit_backbone.finetune.settings import FineTuneSettings
+    from bit_backbone.finetune.training import FineTuneResult
+    from bit_backbone.heads import BitForImageClassification
+
+PRECISIONS = ("float32", "bfloat16", "float16")
+
+
+def add_parser(subparsers: Any) -> None:
+    """Adds the command."""
+    parser = subparsers.add_parser(
+        "finetune",
+        help="fine-tune a classifier on a folder of images, by BiT-HyperRule",
+        description="Fine-tunes on images in TRAIN/CLASS/IMAGE. Resolution, schedule and mixup "
+        "follow from the images' size and number (arXiv 1912.11370, section 3.3). The same command "
+        "goes on with a run that was interrupted; Ctrl-C and SIGTERM save first. The finished "
+        "classifier is OUTPUT/model. For several GPUs or processes: torchrun --nproc-per-node 2 "
+        "-m bit_backbone finetune ...",
+    )
+    parser.add_argument("--train", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--eval", type=Path, metavar="DIR", help="images to evaluate on")
+    parser.add_argument("--checkpoint", required=True, metavar="NAME", help="where to start from")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="of the run")
+    _add_data_options(parser)
+    _add_recipe_options(parser)
+    parser.add_argument("--workers", type=int, default=0, metavar="N", help="loaders, default 0")
+    parser.add_argument("--device", help="default: the GPU, or the CPU where there is none")
+    parser.set_defaults(func=run)
+
+
+def _add_data_options(parser: argparse.ArgumentParser) -> None:
+    data = parser.add_argument_group("data")
+    data.add_argument(
+        "--examples-per-class", type=positive, metavar="K", help="draw so many, by the seed"
+    )
+    data.add_argument(
+        "--image-size",
+        type=image_size,
+        metavar="HxW",
+        help="of the data set, for the rule; default: the median of the training images",
+    )
+    data.add_argument(
+        "--resolution",
+        type=_resolution,
+        metavar="RESIZE,CROP",
+        help="default: the rule's, 160,128 below 96x96 pixels, else 512,480",
+    )
+    data.add_argument("--no-flip", action="store_true", help="where left and right mean something")
+
+
+def _add_recipe_options(parser: argparse.ArgumentParser) -> None:
+    recipe = parser.add_argument_group("recipe")
+    recipe.add_argument("--head", choices=("zero", "random"), default="zero", help="default zero")
+    recipe.add_argument("--batch-size", type=positive, default=BATCH_SIZE, metavar="N")
+    recipe.add_argument(
+        "--batch-split", type=positive, default=1, metavar="N", help="parts, to save memory"
+    )
+    recipe.add_argument("--base-lr", type=float, default=BASE_LEARNING_RATE, metavar="RATE")
+    recipe.add_argument("--steps", type=positive, metavar="N", help="default: the rule's")
+    recipe.add_argument("--mixup-alpha", type=float, metavar="A", help="default: the rule's")
+    recipe.add_argument("--seed", type=int, default=0, metavar="N")
+    recipe.add_argument("--precision", choices=PRECISIONS, default=PRECISIONS[0])
+    recipe.add_argument("--grad-checkpointing", action="store_true", help="trade time for memory")
+    recipe.add_argument("--eval-every", type=positive, metavar="STEPS")
+    recipe.add_argument("--save-every", type=positive, default=100, metavar="STEPS")
+
+
+def _resolution(text: str) -> Resolution:
+    sides = text.split(",")
+    if len(sides) != 2 or not all(side.isdecimal() for side in sides):
+        raise argparse.ArgumentTypeError(f"RESIZE,CROP in pixels, such as 512,480; got {text!r}")
+    return Resolution(*map(int, sides))
+
+
+def run(args: argparse.Namespace) -> int:
+    """Fine-tunes; returns the exit status, 128 + its number after a signal."""
+    from bit_backbone.finetune.folders import LabelledImages
+    from bit_backbone.finetune.training import finetune
+    from bit_backbone.finetune.transforms import eval_transform, train_transform, typical_size
+
+    images = LabelledImages(args.train)
+    size = args.image_size or typical_size([path for path, _ in images.samples])
+    sides = args.resolution or resolution(*size)
+    images.transform = train_transform(sides, flip=not args.no_flip)
+    eval_set = None
+    if args.eval is not None:
+        eval_set = LabelledImages(args.eval, eval_transform(sides), images.classes)
+    train_set = _few(images, args)
+    settings = _settings(args)
+    model = _model(args, images.classes)
+    if _is_first():
+        _announce(args, len(train_set), images, sides, settings)
+    facts = {
+        "classes": images.classes,
+        "resolution": [sides.resize, sides.crop],
+        "flip": not args.no_flip,
+        "examples_per_class": args.examples_per_class,
+    }
+    result = finetune(
+        model, train_set, args.output, settings, eval_set=eval_set, device=args.device, facts=facts
+    )
+    return _finish(args, model, sides, result)
+
+
+def _few(images: LabelledImages, args: argparse.Namespace) -> Any:
+    from torch.utils.data import Subset
+
+    from bit_backbone.finetune.fewshot import select_few_shot
+
+    if args.examples_per_class is None:
+        return images
+    count = len(images.classes)
+    return Subset(
+        images, select_few_shot(images.targets, args.examples_per_class, args.seed, count)
+    )
+
+
+def _settings(args: argparse.Namespace) -> FineTuneSettings:
+    import dataclasses
+
+    from bit_backbone.finetune.settings import FineTuneSettings
+
+    names = {field.name for field in dataclasses.fields(FineTuneSettings)}
+    return FineTuneSettings(**{k: v for k, v in vars(args).items() if k in names})
+
+
+def _model(args: argparse.Namespace, classes: list[str]) -> BitForImageClassification:
+    import torch
+
+    from bit_backbone.heads import BitForImageClassification
+
+    model = BitForImageClassification.from_pretrained(args.checkpoint, head="drop")
+    torch.manual_seed(args.seed)  # a random head is the same in every process
+    model.reset_classifier(len(classes), dict(enumerate(classes)), zero=args.head == "zero")
+    model.set_grad_checkpointing(args.grad_checkpointing)
+    return model
+
+
+def _announce(
+    args: argparse.Namespace,
+    num_examples: int,
+    images: LabelledImages,
+    sides: Resolution,
+    settings: FineTuneSettings,
+) -> None:
+    print(
+        f"{args.checkpoint} on {num_examples} images of {len(images.classes)} classes: "
+        f"{settings.schedule(num_examples).total} steps of {settings.batch_size}, resize "
+        f"{sides.resize}, crop {sides.crop}, mixup {settings.alpha(num_examples):g}",
+        file=sys.stderr,
+    )
+
+
+def _finish(
+    args: argparse.Namespace,
+    model: BitForImageClassification,
+    sides: Resolution,
+    result: FineTuneResult,
+) -> int:
+    from bit_backbone.finetune.transforms import eval_processor
+
+    if not _is_first():
+        return 128 + result.signal if result.signal else 0
+    if result.signal:
+        print(
+            f"saved in {args.output} after step {result.step}; the same command goes on",
+            file=sys.stderr,
+        )
+        return 128 + result.signal
+    model.save_pretrained(args.output / "model")
+    eval_processor(sides).save_pretrained(args.output / "model")
+    if result.metrics is not None:
+        metrics = result.metrics
+        print(
+            f"top-1 {metrics.top1:.2%}, top-5 {metrics.top5:.2%}, loss {metrics.loss:.4f} on "
+            f"{metrics.num_examples} images"
+        )
+    print(f"the classifier is {args.output / 'model'}", file=sys.stderr)
+    return 0
+
+
+def _is_first() -> bool:
+    return os.environ.get("RANK", "0") == "0"

@@ -1,0 +1,57 @@
+"""Labelled images in folders: ROOT/CLASS/IMAGE, torchvision's ImageFolder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from torchvision.datasets import ImageFolder
+
+from bit_backbone.finetune.transforms import load_rgb
+
+
+class LabelledImages(ImageFolder):
+    """An ImageFolder whose classes may be those of another one.
+
+    Images are made RGB with transparency composited on white, and turned upright.
+
+    Args:
+        root: Holds a folder of images for each class.
+        transform: Applied to each PIL image.
+        classes: Names of all classes, in order; None for the folders there are. With names, a class
+            may lack a folder, but no folder may lack a name.
+
+    Raises:
+        ValueError: There is no such folder, none in it, none of them holds an image, or one has no
+            name in ``classes``.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        transform: Callable[[Any], Any] | None = None,
+        classes: Sequence[str] | None = None,
+    ) -> None:
+        self._names = classes
+        try:
+            super().__init__(str(root), transform, loader=load_rgb, allow_empty=classes is not None)
+        except FileNotFoundError as error:
+            raise ValueError(
+                f"labelled images are files ROOT/CLASS/IMAGE; under {root}: {error}"
+            ) from error
+        if not self.samples:
+            raise ValueError(f"labelled images are files ROOT/CLASS/IMAGE, found none under {root}")
+
+    def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
+        """Returns the classes and their indices."""
+        found, indices = super().find_classes(directory)
+        if self._names is None:
+            return found, indices
+        strange = sorted(set(found) - set(self._names))
+        if strange:
+            raise ValueError(
+                f"{directory} has folders of classes that the training images do not have: "
+                f"{', '.join(strange)}"
+            )
+        return list(self._names), {name: i for i, name in enumerate(self._names)}

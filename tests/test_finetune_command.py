@@ -1,0 +1,166 @@
+"""bit-backbone finetune: from folders of images to a saved classifier."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bit_backbone import BitConfig, BitForImageClassification, BitImageProcessor
+from bit_backbone.cli import main
+from bit_backbone.finetune import LabelledImages
+from bit_backbone.finetune.state import RunState
+
+TINY = BitConfig(
+    embedding_size=8, hidden_sizes=(16, 16, 16, 32), depths=(1, 1, 1, 1), num_groups=4,
+    num_labels=9,
+)  # fmt: skip
+COLOURS = {"blue": (20, 40, 220), "green": (20, 200, 40), "red": (220, 40, 20)}
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Coloured noise in folders, a checkpoint beside it."""
+    rng = np.random.default_rng(0)
+    for split, count in {"train": 6, "eval": 3}.items():
+        for name, colour in COLOURS.items():
+            folder = tmp_path / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                noise = rng.normal(colour, 40, (30, 44, 3)).clip(0, 255).astype(np.uint8)
+                Image.fromarray(noise).save(folder / f"{i}.png")
+    BitForImageClassification(TINY).save_pretrained(tmp_path / "checkpoint")
+    return tmp_path
+
+
+def command(folders, *arguments, train="train", checkpoint="checkpoint"):
+    return main([
+        "finetune", "--train", str(folders / train), "--checkpoint", str(folders / checkpoint),
+        "--output", str(folders / "run"), "--batch-size", "6", "--device", "cpu",
+        "--resolution", "40,32", *map(str, arguments),
+    ])  # fmt: skip
+
+
+def test_from_folders_to_predictions(folders, capsys):
+    arguments = ("--eval", folders / "eval", "--steps", "40", "--base-lr", "0.05")
+    assert command(folders, *arguments) == 0
+    out, err = capsys.readouterr()
+    assert "on 18 images of 3 classes: 40 steps of 6, resize 40, crop 32, mixup 0" in err
+    assert out.startswith("top-1 100.00%, top-5 100.00%, loss 0.")
+    model = BitForImageClassification.from_pretrained(folders / "run" / "model")
+    assert model.config.id2label == {0: "blue", 1: "green", 2: "red"}
+    processor = BitImageProcessor.from_pretrained(folders / "run" / "model")
+    assert processor.size == {"height": 32, "width": 32}
+    picture = str(folders / "eval" / "green" / "0.png")
+    main(["classify", picture, "--checkpoint", str(folders / "run" / "model"), "--json"])
+    best = json.loads(capsys.readouterr().out)["predictions"][0]
+    assert best["label"] == "green"
+    assert command(folders, *arguments) == 0  # has nothing left to do
+    assert capsys.readouterr().out == out
+
+
+def test_few_examples_and_a_random_head(folders, capsys):
+    arguments = ("--examples-per-class", "2", "--head", "random", "--seed", "3", "--steps", "1")
+    assert command(folders, *arguments, "--grad-checkpointing", "--precision", "bfloat16") == 0
+    assert "on 6 images of 3 classes" in capsys.readouterr().err
+    assert RunState.load(folders / "run").recipe["examples_per_class"] == 2
+    # step 0 has learning rate 0 unless there is no warm-up
+    weight = BitForImageClassification.from_pretrained(folders / "run" / "model").classifier.weight
+    assert weight.std() > 0.01
+
+
+def test_the_rule_chooses_the_resolution(folders, monkeypatch, capsys):
+    seen = {}
+
+    def stop(model, train_set, folder, settings, **options):
+        seen.update(shape=train_set[0][0].shape, head=model.classifier.weight.abs().sum().item())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bit_backbone.finetune.training.finetune", stop)
+    common = ["finetune", "--train", str(folders / "train"), "--output", str(folders / "run"),
+              "--checkpoint", str(folders / "checkpoint")]  # fmt: skip
+    assert main(common) == 130
+    assert seen == {"shape": (3, 128, 128), "head": 0.0}
+    assert "500 steps of 512, resize 160, crop 128, mixup 0" in capsys.readouterr().err
+    assert main([*common, "--image-size", "96x96"]) == 130
+    assert seen["shape"] == (3, 480, 480)
+
+
+def test_a_signal_is_told_in_the_exit_status(folders, monkeypatch, capsys):
+    from bit_backbone.finetune.training import FineTuneResult
+
+    monkeypatch.setattr(
+        "bit_backbone.finetune.training.finetune", lambda *_, **__: FineTuneResult(7, None, 15)
+    )
+    assert command(folders) == 143
+    assert "after step 7; the same command goes on" in capsys.readouterr().err
+    assert not (folders / "run" / "model").exists()
+
+
+def test_evaluation_keeps_the_classes_of_training(folders):
+    for image in (folders / "eval" / "blue").iterdir():
+        image.unlink()
+    (folders / "eval" / "blue").rmdir()
+    labelled = LabelledImages(folders / "eval", classes=["blue", "green", "red"])
+    assert labelled.classes == ["blue", "green", "red"]
+    assert sorted(set(labelled.targets)) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--train", "nowhere"), "files ROOT/CLASS/IMAGE; under nowhere"),
+        (("--eval", "strange"), "strange has folders of classes that the training images do not"),
+        (("--eval", "empty"), "files ROOT/CLASS/IMAGE"),
+        (("--examples-per-class", "7"), "every class needs 7 examples, but class 0 has 6"),
+        (("--batch-size", "0"), "a whole number of at least 1, got '0'"),
+        (("--resolution", "40"), "RESIZE,CROP in pixels, such as 512,480; got '40'"),
+        (("--mixup-alpha", "-1"), "mixup_alpha is at least 0, got -1.0"),
+        (("--checkpoint", "BiT-M-R5x1"), "BiT-M-R50x1"),
+    ],
+)
+def test_what_is_refused(folders, arguments, message, monkeypatch, capsys):
+    (folders / "strange" / "violet").mkdir(parents=True)
+    (folders / "empty").mkdir()
+    monkeypatch.chdir(folders)
+    try:
+        status = command(folders, *arguments)
+    except SystemExit as exit_:  # argparse
+        status = exit_.code
+    assert status == 2
+    assert message in capsys.readouterr().err
+
+
+def test_another_preparation_is_no_resumption(folders, capsys):
+    assert command(folders, "--steps", "1") == 0
+    assert command(folders, "--steps", "1", "--no-flip") == 2
+    assert "with another recipe (flip True -> False)" in capsys.readouterr().err
+
+
+def test_a_broken_image_is_named(folders, capsys):
+    path = folders / "train" / "red" / "0.png"
+    path.write_bytes(path.read_bytes()[:2000])
+    assert command(folders, "--steps", "3") == 2
+    assert f"cannot read the image {path}: " in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_torchrun_gives_one_classifier(folders):
+    import os
+    import subprocess
+    import sys
+    from pathlib import Path
+
+    base = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+            "-m", "bit_backbone", "finetune", "--train", str(folders / "train"), "--checkpoint",
+            str(folders / "checkpoint"), "--output", str(folders / "run"), "--batch-size", "6",
+            "--device", "cpu", "--resolution", "40,32", "--steps", "2"]  # fmt: skip
+    root = str(Path(__file__).parents[1])
+    environment = os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(base, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.count("the classifier is") == 1
+    assert torch.isfinite(
+        BitForImageClassification.from_pretrained(folders / "run" / "model").classifier.weight
+    ).all()
