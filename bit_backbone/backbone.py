@@ -11,6 +11,7 @@ from bit_backbone import checkpoints
 from bit_backbone.checkpoints.hollow import hollow
 from bit_backbone.checkpoints.mixin import PretrainedMixin
 from bit_backbone.config import BitConfig
+from bit_backbone.layers import GroupNormAct
 from bit_backbone.network import BitNetwork
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from PIL import Image
 from bit_backbone import BitConfig, BitForImageClassification, BitImageProcessor
 from bit_backbone.cli import main
 from bit_backbone.finetune import LabelledImages
-from bit_backbone.finetune.state import RunState
+from bit_backbone.training.state import RunState
 
 TINY = BitConfig(
     embedding_size=8, hidden_sizes=(16, 16, 16, 32), depths=(1, 1, 1, 1), num_groups=4,
