@@ -7,6 +7,9 @@ show a progress bar, and leave nothing half-downloaded under a final name.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 import torch.hub
@@ -17,12 +20,34 @@ from huggingface_hub.errors import (
     HFValidationError,
     LocalEntryNotFoundError,
 )
+from huggingface_hub.utils import (
+    are_progress_bars_disabled,
+    disable_progress_bars,
+    enable_progress_bars,
+)
 
 from bit_backbone._files import atomic_path
 from bit_backbone.checkpoints.errors import CheckpointError
 from bit_backbone.checkpoints.files import WEIGHT_FILES, open_file
 from bit_backbone.checkpoints.files.sharded import read_weight_map
 from bit_backbone.checkpoints.published import BUCKET, PublishedCheckpoint
+
+_BARS: ContextVar[bool] = ContextVar("progress bars", default=True)
+
+
+@contextmanager
+def progress_bars(shown: bool) -> Iterator[None]:
+    """Shows the progress of downloads inside, on a terminal, or not even there."""
+    token = _BARS.set(shown)
+    hide_the_hubs = not (shown or are_progress_bars_disabled())
+    if hide_the_hubs:
+        disable_progress_bars()
+    try:
+        yield
+    finally:
+        _BARS.reset(token)
+        if hide_the_hubs:
+            enable_progress_bars()
 
 
 class _NotHereError(CheckpointError):
@@ -51,8 +76,9 @@ def fetch_from_bucket(entry: PublishedCheckpoint) -> Path:
 
 
 def _download(url: str, target: Path) -> None:
+    shown = _BARS.get() and sys.stderr.isatty()
     with atomic_path(target) as path:
-        torch.hub.download_url_to_file(url, str(path), progress=sys.stderr.isatty())
+        torch.hub.download_url_to_file(url, str(path), progress=shown)
         # torch.hub takes a connection that drops for the end of the file.
         open_file(path).close()
 
