@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from os import PathLike
 
-import torch
 from torchvision.models.detection.backbone_utils import _validate_trainable_layers
 
-from bit_backbone import checkpoints
 from bit_backbone.backbone import BitBackbone
+from bit_backbone.checkpoints.fetching import progress_bars
 from bit_backbone.config import BitConfig
 from bit_backbone.torchvision import defaults
 from bit_backbone.torchvision.weights import BitWeights, checkpoint_of
@@ -57,7 +56,10 @@ def check_returned_layers(layers: Sequence[int] | None, config: BitConfig) -> li
 
 
 def build_body(
-    config: BitConfig, out_indices: Sequence[int], weights: WeightsSource | None
+    config: BitConfig,
+    out_indices: Sequence[int],
+    weights: WeightsSource | None,
+    progress: bool = True,
 ) -> BitBackbone:
     """Builds a backbone, with pretrained weights or random ones.
 
@@ -67,16 +69,14 @@ def build_body(
         weights: A member of a weights enum or its name, a name of the catalog ("BiT-M-R50x1"), or
             the path of a file in any format that ``bit_backbone.checkpoints`` reads; whatever head
             it holds is left out. None for random weights.
+        progress: Whether to show the progress of a download.
 
     Raises:
         CheckpointError: The weights cannot be found or read, or do not match the network.
     """
-    if weights is None:
-        return BitBackbone(config, out_indices=out_indices)
-    with torch.device("meta"):
-        body = BitBackbone(config, out_indices=out_indices)
-    checkpoints.load(body, checkpoint_of(weights, config), head="drop")
-    return body
+    source = None if weights is None else checkpoint_of(weights, config)
+    with progress_bars(progress):
+        return BitBackbone(config, weights=source, out_indices=out_indices)
 
 
 def validate_trainable_layers(config: BitConfig, requested: int | None, pretrained: bool) -> int:

@@ -4,11 +4,12 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from bit_backbone import checkpoints
+from bit_backbone.checkpoints.fetching import progress_bars
+from bit_backbone.checkpoints.hollow import hollow
 from bit_backbone.config import BitConfig
 from bit_backbone.heads import BitForImageClassification
 from bit_backbone.torchvision.registry import register
@@ -68,7 +69,7 @@ def bit_r50x1(
         ValueError: An argument is out of its range, or ``num_classes`` is not that of the weights.
         CheckpointError: The weights cannot be fetched (a ValueError).
     """
-    return _classifier("R50x1", BiT_R50x1_Weights.verify(weights), kwargs)
+    return _classifier("R50x1", BiT_R50x1_Weights.verify(weights), progress, kwargs)
 
 
 @register
@@ -76,7 +77,7 @@ def bit_r50x3(
     *, weights: BiT_R50x3_Weights | str | None = None, progress: bool = True, **kwargs: Any
 ) -> BitClassifier:
     """Builds BiT-R50x3 as a classifier; arguments and errors are those of ``bit_r50x1``."""
-    return _classifier("R50x3", BiT_R50x3_Weights.verify(weights), kwargs)
+    return _classifier("R50x3", BiT_R50x3_Weights.verify(weights), progress, kwargs)
 
 
 @register
@@ -84,7 +85,7 @@ def bit_r101x1(
     *, weights: BiT_R101x1_Weights | str | None = None, progress: bool = True, **kwargs: Any
 ) -> BitClassifier:
     """Builds BiT-R101x1 as a classifier; arguments and errors are those of ``bit_r50x1``."""
-    return _classifier("R101x1", BiT_R101x1_Weights.verify(weights), kwargs)
+    return _classifier("R101x1", BiT_R101x1_Weights.verify(weights), progress, kwargs)
 
 
 @register
@@ -92,7 +93,7 @@ def bit_r101x3(
     *, weights: BiT_R101x3_Weights | str | None = None, progress: bool = True, **kwargs: Any
 ) -> BitClassifier:
     """Builds BiT-R101x3 as a classifier; arguments and errors are those of ``bit_r50x1``."""
-    return _classifier("R101x3", BiT_R101x3_Weights.verify(weights), kwargs)
+    return _classifier("R101x3", BiT_R101x3_Weights.verify(weights), progress, kwargs)
 
 
 @register
@@ -100,7 +101,7 @@ def bit_r152x2(
     *, weights: BiT_R152x2_Weights | str | None = None, progress: bool = True, **kwargs: Any
 ) -> BitClassifier:
     """Builds BiT-R152x2 as a classifier; arguments and errors are those of ``bit_r50x1``."""
-    return _classifier("R152x2", BiT_R152x2_Weights.verify(weights), kwargs)
+    return _classifier("R152x2", BiT_R152x2_Weights.verify(weights), progress, kwargs)
 
 
 @register
@@ -108,10 +109,12 @@ def bit_r152x4(
     *, weights: BiT_R152x4_Weights | str | None = None, progress: bool = True, **kwargs: Any
 ) -> BitClassifier:
     """Builds BiT-R152x4 as a classifier; arguments and errors are those of ``bit_r50x1``."""
-    return _classifier("R152x4", BiT_R152x4_Weights.verify(weights), kwargs)
+    return _classifier("R152x4", BiT_R152x4_Weights.verify(weights), progress, kwargs)
 
 
-def _classifier(variant: str, weights: BitWeights | None, kwargs: dict[str, Any]) -> BitClassifier:
+def _classifier(
+    variant: str, weights: BitWeights | None, progress: bool, kwargs: dict[str, Any]
+) -> BitClassifier:
     num_classes = kwargs.pop("num_classes", None)
     if weights is None:
         labels = {} if num_classes is None else {"num_labels": num_classes}
@@ -122,7 +125,8 @@ def _classifier(variant: str, weights: BitWeights | None, kwargs: dict[str, Any]
             f"num_classes must be {published} with {weights}, got {num_classes}; leave it out and "
             "call reset_classifier(num_classes) on the model"
         )
-    with torch.device("meta"):
+    with hollow():
         model = BitClassifier(BitConfig.from_variant(variant, num_labels=published, **kwargs))
-    checkpoints.load(model, weights.meta["checkpoint"])
+    with progress_bars(progress):
+        checkpoints.load(model, weights.meta["checkpoint"])
     return model

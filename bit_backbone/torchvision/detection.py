@@ -74,7 +74,7 @@ def fasterrcnn_bit_fpn(
     """
     FasterRCNN_BiT_FPN_Weights.verify(weights)
     backbone = _pyramid(
-        variant, weights_backbone, trainable_backbone_layers, feature_norm, norm_layer
+        variant, weights_backbone, trainable_backbone_layers, feature_norm, norm_layer, progress
     )
     return FasterRCNN(backbone, **_settings(backbone, num_classes, COCO_CLASSES, kwargs))
 
@@ -99,7 +99,7 @@ def maskrcnn_bit_fpn(
     """
     MaskRCNN_BiT_FPN_Weights.verify(weights)
     backbone = _pyramid(
-        variant, weights_backbone, trainable_backbone_layers, feature_norm, norm_layer
+        variant, weights_backbone, trainable_backbone_layers, feature_norm, norm_layer, progress
     )
     return MaskRCNN(backbone, **_settings(backbone, num_classes, COCO_CLASSES, kwargs))
 
@@ -126,7 +126,7 @@ def keypointrcnn_bit_fpn(
     """
     KeypointRCNN_BiT_FPN_Weights.verify(weights)
     backbone = _pyramid(
-        variant, weights_backbone, trainable_backbone_layers, feature_norm, norm_layer
+        variant, weights_backbone, trainable_backbone_layers, feature_norm, norm_layer, progress
     )
     if num_keypoints is None:
         num_keypoints = COCO_PERSON_KEYPOINTS
@@ -159,6 +159,7 @@ def retinanet_bit_fpn(
         trainable_backbone_layers,
         feature_norm,
         norm_layer,
+        progress,
         levels="P3-P7",
     )
     return RetinaNet(backbone, **_settings(backbone, num_classes, COCO_CLASSES, kwargs))
@@ -189,6 +190,7 @@ def fcos_bit_fpn(
         trainable_backbone_layers,
         feature_norm,
         norm_layer,
+        progress,
         levels="P3-P7",
     )
     return FCOS(backbone, **_settings(backbone, num_classes, COCO_CLASSES, kwargs))
@@ -200,6 +202,7 @@ def _pyramid(
     trainable_layers: int | None,
     feature_norm: str | None,
     norm_layer: Callable[..., nn.Module] | None,
+    progress: bool,
     levels: str = "P2-P6",
 ) -> BitFPNBackbone:
     config = dense_config(variant, feature_norm)
@@ -220,6 +223,7 @@ def _pyramid(
         extra_blocks=LastLevelP6P7(channels, channels) if levels == "P3-P7" else None,
         norm_layer=norm_layer,
         out_channels=channels,
+        progress=progress,
     )
 
 

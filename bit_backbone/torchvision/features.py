@@ -98,6 +98,7 @@ def bit_fpn_backbone(
     norm_layer: Callable[..., nn.Module] | None = defaults.FPN_NORM_LAYER,
     feature_norm: str | None = None,
     out_channels: int = defaults.FPN_OUT_CHANNELS,
+    progress: bool = True,
 ) -> BitFPNBackbone:
     """Builds BiT with a feature pyramid, for any of torchvision's detectors.
 
@@ -123,6 +124,7 @@ def bit_fpn_backbone(
         feature_norm: The ``feature_norm`` of BitConfig. None: a BitConfig's own, and for the name
             of a variant ``defaults.FEATURE_NORM``.
         out_channels: Channels of every level.
+        progress: Whether to show the progress of a download.
 
     Returns:
         A module with ``out_channels`` that maps [N, C, H, W] to the levels "0" .. "3" and "pool".
@@ -133,7 +135,7 @@ def bit_fpn_backbone(
         CheckpointError: ``weights`` cannot be found, read or matched (a ValueError).
     """
     config = dense_config(variant, feature_norm)
-    body = build_body(config, check_returned_layers(returned_layers, config), weights)
+    body = build_body(config, check_returned_layers(returned_layers, config), weights, progress)
     if extra_blocks is None:
         extra_blocks = LastLevelMaxPool()
     backbone = BitFPNBackbone(body, out_channels, extra_blocks, norm_layer)

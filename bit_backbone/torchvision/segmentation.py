@@ -65,7 +65,7 @@ def deeplabv3_bit(
     """
     DeepLabV3_BiT_Weights.verify(weights)
     config = dense_config(variant, feature_norm).replace(output_stride=output_stride)
-    backbone = _body(config, aux_loss, weights_backbone, trainable_backbone_layers)
+    backbone = _body(config, aux_loss, weights_backbone, trainable_backbone_layers, progress)
     classes = VOC_CLASSES if num_classes is None else num_classes
     return DeepLabV3(backbone, *_heads(DeepLabHead, backbone, classes))
 
@@ -89,7 +89,7 @@ def fcn_bit(
     """
     FCN_BiT_Weights.verify(weights)
     config = dense_config(variant, feature_norm).replace(output_stride=output_stride)
-    backbone = _body(config, aux_loss, weights_backbone, trainable_backbone_layers)
+    backbone = _body(config, aux_loss, weights_backbone, trainable_backbone_layers, progress)
     classes = VOC_CLASSES if num_classes is None else num_classes
     return FCN(backbone, *_heads(FCNHead, backbone, classes))
 
@@ -99,11 +99,12 @@ def _body(
     aux: bool | None,
     weights: WeightsSource | None,
     trainable_layers: int | None,
+    progress: bool,
 ) -> RenamedBackbone:
     """Builds the backbone with outputs "aux", if asked for, and "out"."""
     names = ["aux", "out"] if aux else ["out"]
     stages = [stage.index for stage in config.stages]
-    body = build_body(config, stages[-len(names) :], weights)
+    body = build_body(config, stages[-len(names) :], weights, progress)
     if trainable_layers is not None:
         set_trainable_layers(body, trainable_layers)
     return RenamedBackbone(body, names)

@@ -8,6 +8,7 @@ from torchvision.models._api import Weights, WeightsEnum
 from torchvision.models._meta import _IMAGENET_CATEGORIES
 
 from bit_backbone.checkpoints import catalog
+from bit_backbone.checkpoints.fetching import progress_bars
 from bit_backbone.checkpoints.sources import open_checkpoint
 from bit_backbone.config import VARIANTS, BitConfig
 from bit_backbone.torchvision.transforms import classification_transforms
@@ -68,9 +69,21 @@ class BitWeights(WeightsEnum):
             f" got {obj!r}; for weights of your own pass weights=None and use load_state_dict"
         )
 
-    def get_state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
-        """Downloads the checkpoint and returns its tensors under this package's names."""
-        with open_checkpoint(self.meta["checkpoint"]) as checkpoint:
+    def get_state_dict(self, *args: Any, progress: bool = True, **kwargs: Any) -> dict[str, Tensor]:
+        """Fetches the checkpoint and returns its tensors under this package's names.
+
+        Args:
+            *args: Not used: torchvision passes on torch.hub's arguments.
+            progress: Whether to show the progress of the download.
+            **kwargs: Not used either.
+
+        Raises:
+            CheckpointError: It cannot be fetched.
+        """
+        with (
+            progress_bars(progress),
+            open_checkpoint(self.meta["checkpoint"]) as checkpoint,
+        ):
             return {name: checkpoint.read(name) for name in checkpoint.specs}
 
 
