@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import math
+import operator
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -26,6 +28,19 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 }
 # Close enough to be a slip of the keyboard, far enough from transformers' own keys.
 SPELLING_CUTOFF = 0.85
+
+
+def plain(value: Any) -> Any:
+    """Returns numbers of numpy's as Python's, and lists, ranges and arrays as tuples of those."""
+    if isinstance(value, str | bytes | Mapping | bool) or value is None:
+        return value
+    if isinstance(value, Integral):
+        return operator.index(value)
+    if isinstance(value, Real):
+        return float(value)
+    if getattr(value, "ndim", 0) == 1 and hasattr(value, "tolist"):
+        return tuple(value.tolist())
+    return tuple(plain(item) for item in value) if isinstance(value, Sequence) else value
 
 
 def check_arguments(config: BitConfig) -> None:
@@ -109,8 +124,7 @@ def resolve_labels(
         return num_labels, None, None
     if id2label is None:
         id2label = {index: label for label, index in (label2id or {}).items()}
-    items = id2label.items() if isinstance(id2label, Mapping) else enumerate(id2label)
-    names = {int(index): str(label) for index, label in items}
+    names = _label_names(id2label)
     if sorted(names) != list(range(len(names))):
         raise ValueError(f"id2label must name the labels 0 to {len(names) - 1}, got {list(names)}")
     if num_labels not in (len(names), default):
@@ -119,14 +133,28 @@ def resolve_labels(
             f"{len(names)} names; leave num_labels out"
         )
     inverse = {label: index for index, label in names.items()}
+    for label, index in (label2id or {}).items():
+        if names.get(int(index)) != label:
+            raise ValueError(
+                f"label2id must be the inverse of id2label, got {label!r}: {index!r} where label "
+                f"{index} is {names.get(int(index))!r}; leave label2id out"
+            )
     return len(names), names, dict(label2id) if label2id is not None else inverse
+
+
+def _label_names(id2label: Mapping[Any, str] | Sequence[str]) -> dict[int, str]:
+    items = id2label.items() if isinstance(id2label, Mapping) else enumerate(id2label)
+    try:
+        return {int(index): str(label) for index, label in items}
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"id2label must map integers to names, got {id2label!r}") from error
 
 
 def _check_stage_sequences(config: BitConfig) -> None:
     for name in ("hidden_sizes", "depths"):
         values = getattr(config, name)
-        if not isinstance(values, list | tuple) or not values:
-            raise ValueError(f"{name} must be a non-empty list or tuple, got {values!r}")
+        if not isinstance(values, tuple) or not values:
+            raise ValueError(f"{name} must be a non-empty sequence, got {values!r}")
         for i, value in enumerate(values):
             _check_positive_integer(f"{name}[{i}]", value)
     if len(config.depths) != len(config.hidden_sizes):
@@ -190,11 +218,11 @@ def _positive_indices(stage_names: Sequence[str], indices: Sequence[int]) -> tup
 def _check_sequence(
     name: str, values: Any, kind: type, kind_name: str, stage_names: Sequence[str]
 ) -> None:
-    sound = isinstance(values, list | tuple) and all(
+    sound = isinstance(values, tuple) and all(
         isinstance(v, kind) and not isinstance(v, bool) for v in values
     )
     if not sound:
-        raise ValueError(f"{name} must be a list or tuple of {kind_name}, got {values!r}")
+        raise ValueError(f"{name} must be a sequence of {kind_name}, got {values!r}")
     if not values:
         raise ValueError(
             f"{name} must not be empty; name at least one of {_listed(stage_names)}, got {values!r}"

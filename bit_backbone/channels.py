@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bit_backbone.layers import StdConv2d, standardize
+from bit_backbone.convolution import StdConv2d, standardize
 
 RGB_CHANNELS = 3
 

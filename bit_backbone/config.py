@@ -7,32 +7,17 @@ read ``config.stages``.
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from bit_backbone import _config_checks as checks
+from bit_backbone.variants import VARIANTS, variant_of
 
 __all__ = ["VARIANTS", "BitConfig", "StageSpec", "variant_of"]
 
-# Units per stage and width factor of the published networks (arXiv 1912.11370, section 3.1).
-VARIANTS: dict[str, tuple[tuple[int, int, int, int], int]] = {
-    "R50x1": ((3, 4, 6, 3), 1),
-    "R50x3": ((3, 4, 6, 3), 3),
-    "R101x1": ((3, 4, 23, 3), 1),
-    "R101x3": ((3, 4, 23, 3), 3),
-    "R152x2": ((3, 8, 36, 3), 2),
-    "R152x4": ((3, 8, 36, 3), 4),
-}
-
-# BiT-M-R50x1, R50x1 | resnetv2_50x1_bit.goog_in21k, timm/resnetv2_50x1_bitm_in21k
-_VARIANT_NAME = re.compile(
-    r"(?:bit-[sm]-)?(?P<ours>r\d+x\d+)|(?:timm/)?resnetv2_(?P<timm>\d+x\d+)_bitm?(?:[._].+)?",
-    re.IGNORECASE,
-)
-
+MODEL_TYPE = "bit"
 STEM_STRIDE = 4
 CHANNEL_MULTIPLE = 8
 BOTTLENECK_RATIO = 4
@@ -142,6 +127,7 @@ class BitConfig:
 
     def __post_init__(self) -> None:
         """Validates every argument and stores the resolved forms."""
+        self._set(**{f.name: checks.plain(getattr(self, f.name)) for f in dataclasses.fields(self)})
         checks.check_arguments(self)
         names, indices = checks.resolve_outputs(
             self.stage_names, self.out_features, self.out_indices
@@ -150,8 +136,6 @@ class BitConfig:
             self.num_labels, self.id2label, self.label2id, default=DEFAULT_NUM_LABELS
         )
         self._set(
-            hidden_sizes=tuple(self.hidden_sizes),
-            depths=tuple(self.depths),
             global_padding=self.global_padding and self.global_padding.lower(),
             out_features=names,
             out_indices=indices,
@@ -206,8 +190,11 @@ class BitConfig:
         transformers computes with: 1e-8 and 2 labels.
 
         Raises:
-            ValueError: A value breaks a rule, or a key is almost, but not quite, an argument.
+            ValueError: A value breaks a rule, a key is almost, but not quite, an argument, or the
+                file is another model's.
         """
+        if values.get("model_type", MODEL_TYPE) != MODEL_TYPE:
+            raise ValueError(f"model_type must be {MODEL_TYPE!r}, got {values['model_type']!r}")
         arguments = {f.name for f in dataclasses.fields(cls)}
         checks.check_spelling(values, arguments)
         known = {key: value for key, value in values.items() if key in arguments}
@@ -228,7 +215,7 @@ class BitConfig:
         else:
             values["id2label"] = {str(i): label for i, label in self.id2label.items()}
             values["label2id"] = dict(self.label2id or {})
-        return {"model_type": "bit", "stage_names": list(self.stage_names), **values}
+        return {"model_type": MODEL_TYPE, "stage_names": list(self.stage_names), **values}
 
     def replace(self, **overrides: Any) -> BitConfig:
         """Returns a copy with some arguments changed.
@@ -239,6 +226,9 @@ class BitConfig:
         for given, followers in _FOLLOWERS.items():
             if given in overrides:
                 overrides = dict.fromkeys(followers) | overrides
+        as_by_default = self.out_indices == (len(self.depths),)
+        if as_by_default and len(overrides.get("depths", self.depths)) != len(self.depths):
+            overrides = {"out_features": None, "out_indices": None} | overrides
         if overrides.get("id2label") is not None:
             overrides.setdefault("num_labels", DEFAULT_NUM_LABELS)
         return dataclasses.replace(self, **overrides)
@@ -298,6 +288,22 @@ class BitConfig:
             channels = width
         return tuple(specs)
 
+    def smallest_image(self, last: int) -> int:
+        """Returns the least height and width, in pixels, that reach stage ``last`` with a pixel.
+
+        It is 1 unless ``global_padding`` is "valid".
+        """
+        if self.global_padding != "valid":
+            return 1
+        size = 1
+        for stage in reversed(self.stages[:last]):
+            dilations = [stage.first_dilation, *[stage.dilation] * (stage.depth - 1)]
+            strides = [stage.stride, *[1] * (stage.depth - 1)]
+            for dilation, stride in zip(reversed(dilations), reversed(strides), strict=True):
+                size = (size - 1) * stride + 2 * dilation + 1
+        pool = 1 if self.stem_pool_padding == "same" else 3
+        return ((size - 1) * 2 + pool - 1) * 2 + 7
+
     def _normalised_widths(self) -> dict[str, int]:
         """Every width that a GroupNorm sees, by where it comes from."""
         widths = {"embedding_size": self.stem_channels}
@@ -306,22 +312,6 @@ class BitConfig:
             widths[where] = stage.channels
             widths[f"{where} / {BOTTLENECK_RATIO}"] = stage.bottleneck_channels
         return widths
-
-
-def variant_of(name: str) -> str:
-    """Returns the variant ("R101x3") that an official or timm name speaks of.
-
-    Raises:
-        ValueError: The name holds none of the six variants.
-    """
-    match = _VARIANT_NAME.fullmatch(name)
-    variant = f"R{(match['ours'] or match['timm']).lstrip('rR')}" if match else name
-    if variant not in VARIANTS:
-        raise ValueError(
-            f"a BiT variant is one of {', '.join(VARIANTS)} (or timm's resnetv2_50x1_bit, ...), "
-            f"got {name!r}; for other depths and widths build a BitConfig"
-        )
-    return variant
 
 
 def _width(value: float) -> int:

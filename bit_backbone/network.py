@@ -12,61 +12,37 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from bit_backbone.channels import RGB_CHANNELS, GainStdConv2d
 from bit_backbone.config import BitConfig, StageSpec
 from bit_backbone.layers import (
     DropPath,
-    GroupNormAct,
-    StdConv2d,
     StemPool,
     activation,
-    centre_crop_like,
     check_images,
+    group_norm,
+    post_norm,
+    std_conv,
+    stem_conv,
 )
+from bit_backbone.padding import centre_crop_like
 
 torch.fx.wrap("centre_crop_like")
 torch.fx.wrap("check_images")
 
 
-def _conv(
-    config: BitConfig,
-    cin: int,
-    cout: int,
-    kernel: int,
-    stride: int = 1,
-    dilation: int = 1,
-    kind: type[StdConv2d] = StdConv2d,
-) -> StdConv2d:
-    return kind(
-        cin,
-        cout,
-        kernel,
-        stride=stride,
-        dilation=dilation,
-        padding=config.global_padding,
-        eps=config.weight_standardization_eps,
-    )
-
-
-def _norm(config: BitConfig, channels: int, act: bool = True) -> GroupNormAct:
-    return GroupNormAct(config.num_groups, channels, config.hidden_act if act else None)
-
-
 class Stem(nn.Module):
     """7x7 convolution and max-pooling: [N, num_channels, H, W] to [N, C, H/4, W/4]."""
 
-    def __init__(self, config: BitConfig) -> None:
+    def __init__(self, config: BitConfig, smallest: int) -> None:
         super().__init__()
-        self.num_channels = config.num_channels
-        kind = StdConv2d if config.num_channels == RGB_CHANNELS else GainStdConv2d
-        self.conv = _conv(config, config.num_channels, config.stem_channels, 7, 2, kind=kind)
-        preactivation = config.layer_type == "preactivation"
-        self.norm = nn.Identity() if preactivation else _norm(config, config.stem_channels)
+        self.num_channels, self.smallest = config.num_channels, smallest
+        self.conv = stem_conv(config)
+        self.norm = post_norm(config, config.stem_channels)
         self.pool = StemPool(config.stem_pool_padding)
 
     def forward(self, images: Tensor) -> Tensor:
         """Returns the pooled stem, stride 4."""
-        return self.pool(self.norm(self.conv(check_images(images, self.num_channels))))
+        images = check_images(images, self.num_channels, self.smallest)
+        return self.pool(self.norm(self.conv(images)))
 
 
 class Projection(nn.Module):
@@ -74,9 +50,8 @@ class Projection(nn.Module):
 
     def __init__(self, config: BitConfig, stage: StageSpec) -> None:
         super().__init__()
-        self.conv = _conv(config, stage.in_channels, stage.channels, 1, stage.stride)
-        preactivation = config.layer_type == "preactivation"
-        self.norm = nn.Identity() if preactivation else _norm(config, stage.channels, act=False)
+        self.conv = std_conv(config, stage.in_channels, stage.channels, 1, stride=stage.stride)
+        self.norm = post_norm(config, stage.channels, act=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Projects [N, Cin, H, W] to [N, Cout, H/stride, W/stride]."""
@@ -91,19 +66,19 @@ class Unit(nn.Module):
         first, cmid = index == 0, stage.bottleneck_channels
         self.crops = config.global_padding == "valid"
         self.downsample = Projection(config, stage) if first else None
-        self.conv1 = _conv(config, stage.in_channels if first else stage.channels, cmid, 1)
+        self.conv1 = std_conv(config, stage.in_channels if first else stage.channels, cmid, 1)
         # The stride sits on the 3x3 convolution; the original ResNet had it on the first.
         stride, dilation = (stage.stride, stage.first_dilation) if first else (1, stage.dilation)
-        self.conv2 = _conv(config, cmid, cmid, 3, stride, dilation)
-        self.conv3 = _conv(config, cmid, stage.channels, 1)
+        self.conv2 = std_conv(config, cmid, cmid, 3, stride=stride, dilation=dilation)
+        self.conv3 = std_conv(config, cmid, stage.channels, 1)
         rate = stage.drop_path_rates[index]
         self.drop_path = DropPath(rate) if rate > 0 else nn.Identity()
 
     def add(self, branch: Tensor, shortcut: Tensor) -> Tensor:
-        """Adds the shortcut to the branch: in place, since no backward needs the branch."""
+        """Adds the shortcut to the branch; not in place, or hooks on the branch would see it."""
         if self.crops:
             shortcut = centre_crop_like(shortcut, branch)
-        return self.drop_path(branch).add_(shortcut)
+        return self.drop_path(branch) + shortcut
 
 
 class PreActUnit(Unit):
@@ -111,9 +86,9 @@ class PreActUnit(Unit):
 
     def __init__(self, config: BitConfig, stage: StageSpec, index: int) -> None:
         super().__init__(config, stage, index)
-        self.norm1 = _norm(config, stage.channels if index else stage.in_channels)
-        self.norm2 = _norm(config, stage.bottleneck_channels)
-        self.norm3 = _norm(config, stage.bottleneck_channels)
+        self.norm1 = group_norm(config, stage.channels if index else stage.in_channels)
+        self.norm2 = group_norm(config, stage.bottleneck_channels)
+        self.norm3 = group_norm(config, stage.bottleneck_channels)
 
     def forward(self, x: Tensor, activated: Tensor | None = None) -> Tensor:
         """Maps raw residual sums to raw residual sums; ``activated``: norm1(x), if at hand."""
@@ -130,9 +105,9 @@ class BottleneckUnit(Unit):
 
     def __init__(self, config: BitConfig, stage: StageSpec, index: int) -> None:
         super().__init__(config, stage, index)
-        self.norm1 = _norm(config, stage.bottleneck_channels)
-        self.norm2 = _norm(config, stage.bottleneck_channels)
-        self.norm3 = _norm(config, stage.channels, act=False)
+        self.norm1 = group_norm(config, stage.bottleneck_channels)
+        self.norm2 = group_norm(config, stage.bottleneck_channels)
+        self.norm3 = group_norm(config, stage.channels, act=False)
         self.act = activation(config.hidden_act)
 
     def forward(self, x: Tensor, activated: Tensor | None = None) -> Tensor:
@@ -152,13 +127,8 @@ class Stage(nn.Sequential):
         self.grad_checkpointing = False
 
     def forward(self, x: Tensor, activated: Tensor | None = None) -> Tensor:
-        """Maps the previous stage's output to this stage's.
-
-        Args:
-            x: [N, Cin, H, W].
-            activated: ``enter(x)``, where the caller has it already. An argument and not another
-                method, so that hooks and tracers see every stage and unit being called.
-        """
+        """Maps the previous stage's output to this stage's; ``activated``: enter(x), if at hand."""
+        # An argument and not another method: hooks and tracers see every stage and unit called.
         for unit in self:
             if torch.jit.is_scripting() or not self.grad_checkpointing:
                 x = unit(x, activated)
@@ -176,7 +146,8 @@ class BitNetwork(nn.Module):
     """Stem and stages, as far as needed, with named taps.
 
     ``stem``, ``stage1`` .. and ``norm`` are direct children in execution order: a state dict, a
-    reader and torchvision's IntermediateLayerGetter find them.
+    reader and torchvision's IntermediateLayerGetter find them. A module of the user's can take the
+    place of any (of a stage, with raw outputs alone: it needs no ``enter`` then).
 
     Args:
         config: The network.
@@ -187,26 +158,24 @@ class BitNetwork(nn.Module):
     def __init__(self, config: BitConfig, *, last: int, norm: bool) -> None:
         super().__init__()
         self.config = config
-        self.stem = Stem(config)
+        self.stem = Stem(config, config.smallest_image(last))
         for spec in config.stages[:last]:
             setattr(self, spec.name, Stage(config, spec))
-        self.norm = _norm(config, config.channels[last]) if norm else None
+        self.norm = group_norm(config, config.channels[last]) if norm else None
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # Marks, for the loops below, whatever serves as stem or stage, a user's module too.
-        if isinstance(value, nn.Module) and name == "stem":
-            value.is_stem = True  # type: ignore[assignment]
-        elif isinstance(value, nn.Module) and name.startswith("stage"):
+        # Marks, for the loops below, whatever serves as a stage, a user's module too.
+        if isinstance(value, nn.Module) and name.startswith("stage"):
             value.is_stage = True  # type: ignore[assignment]
         super().__setattr__(name, value)
 
     def raw_taps(self, images: Tensor, names: list[str]) -> dict[str, Tensor]:
         """Returns the named stages' residual sums, shallow to deep."""
-        features: dict[str, Tensor] = {}
-        x = images
+        x = self.stem(images)
+        features = {"stem": x} if "stem" in names else {}
         # named_children and hasattr are the loop and the test that TorchScript unrolls.
         for name, module in self.named_children():
-            if hasattr(module, "is_stem") or hasattr(module, "is_stage"):
+            if hasattr(module, "is_stage"):
                 x = module(x)
                 if name in names:
                     features[name] = x

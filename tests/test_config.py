@@ -3,6 +3,7 @@
 import json
 import pickle
 
+import numpy as np
 import pytest
 
 from bit_backbone.config import VARIANTS, BitConfig, variant_of
@@ -37,6 +38,11 @@ def test_variants_widen_the_stem_too():
         ("resnetv2_152x2_bitm_in21k", "R152x2"),
         ("resnetv2_152x2_bit_teacher_384", "R152x2"),
         ("timm/resnetv2_50x1_bit.goog_distilled_in1k", "R50x1"),
+        ("BiT-M-R101x1-ILSVRC2012", "R101x1"),
+        ("BiT-M-R50x1.npz", "R50x1"),
+        ("vtab/BiT-M-R152x4-run0-caltech101", "R152x4"),
+        ("distill/R152x2_T_224", "R152x2"),
+        ("google/bit-50", "R50x1"),
     ],
 )
 def test_variant_names(name, variant):
@@ -106,10 +112,10 @@ def test_outputs_resolve(arguments, features, indices):
 BAD_ARGUMENTS = [
     ({"out_features": []}, r"out_features must not be empty.*'stem', 'stage1'"),
     ({"out_indices": []}, "out_indices must not be empty"),
-    ({"out_features": "stage4"}, "must be a list or tuple of stage names, got 'stage4'"),
-    ({"out_indices": 4}, "must be a list or tuple of integers, got 4"),
-    ({"out_indices": [True]}, r"must be a list or tuple of integers, got \[True\]"),
-    ({"out_indices": ["stage1"]}, "must be a list or tuple of integers"),
+    ({"out_features": "stage4"}, "must be a sequence of stage names, got 'stage4'"),
+    ({"out_indices": 4}, "must be a sequence of integers, got 4"),
+    ({"out_indices": [True]}, r"must be a sequence of integers, got \(True,\)"),
+    ({"out_indices": ["stage1"]}, "must be a sequence of integers"),
     ({"out_features": ["stage5"]}, "out of 'stem', 'stage1', .*'stage4', got 'stage5'"),
     ({"out_features": ["res5"]}, "got 'res5'"),
     ({"out_indices": [5]}, r"must be in \[-5, 4\].*got 5"),
@@ -130,10 +136,10 @@ BAD_ARGUMENTS = [
     ({"drop_path_rate": 1.5}, r"in \[0, 1\), got 1.5"),
     ({"drop_path_rate": float("nan")}, "finite number, got nan"),
     ({"depths": (3, 4, 6)}, r"3 depths \(3, 4, 6\) and 4 hidden_sizes"),
-    ({"depths": ()}, "depths must be a non-empty list or tuple"),
+    ({"depths": ()}, "depths must be a non-empty sequence"),
     ({"depths": (3, 0, 6, 3)}, r"depths\[1\] must be an integer of at least 1, got 0"),
     ({"hidden_sizes": (256.0, 512, 1024, 2048)}, r"hidden_sizes\[0\] must be an integer"),
-    ({"hidden_sizes": 256}, "hidden_sizes must be a non-empty list or tuple, got 256"),
+    ({"hidden_sizes": 256}, "hidden_sizes must be a non-empty sequence, got 256"),
     ({"num_groups": 48}, r"48 does not divide 64 \(from embedding_size.*divides 64"),
     ({"num_groups": 0}, "num_groups must be an integer of at least 1, got 0"),
     ({"hidden_sizes": (100, 512, 1024, 2048)}, r"32 does not divide 104 \(from hidden_sizes\[0\]"),
@@ -154,6 +160,9 @@ BAD_ARGUMENTS = [
     ({"num_labels": -1}, "num_labels must be an integer >= 0"),
     ({"id2label": {0: "a", 2: "b"}}, "id2label must name the labels 0 to 1"),
     ({"id2label": {0: "a", 1: "b"}, "num_labels": 3}, "num_labels=3 and 2 names"),
+    ({"id2label": ["a", "b"], "label2id": {"a": 1}}, "inverse of id2label, got 'a': 1"),
+    ({"label2id": {"a": 0, "b": 0}}, "inverse of id2label, got 'a': 0"),
+    ({"label2id": {"a": "b"}}, "id2label must map integers to names"),
 ]
 
 
@@ -200,6 +209,59 @@ def test_unknown_keys_of_a_file_are_ignored_but_misspelt_ones_refused():
     assert BitConfig.from_dict({"architectures": ["BitModel"], "torch_dtype": "float32"})
     with pytest.raises(ValueError, match=r"no key 'out_feature'; did you mean 'out_features'"):
         BitConfig.from_dict({"out_feature": ["stage1"]})
+
+
+def test_numbers_and_sequences_of_other_libraries_are_taken():
+    config = BitConfig(
+        depths=np.array([1, 1]),
+        hidden_sizes=[np.int64(64), 128],
+        width_factor=np.float32(2),
+        output_stride=np.int32(16),
+        out_indices=range(1, 3),
+        num_groups=np.int64(8),
+    )
+    plain = BitConfig(
+        depths=(1, 1),
+        hidden_sizes=(64, 128),
+        width_factor=2,
+        output_stride=16,
+        out_indices=(1, 2),
+        num_groups=8,
+    )
+    assert config == plain
+    assert json.dumps(config.to_dict())
+
+
+def test_default_outputs_follow_the_number_of_stages():
+    shorter = BitConfig().replace(hidden_sizes=(256, 512), depths=(1, 1))
+    assert shorter.out_features == ("stage2",)
+    with pytest.raises(ValueError, match="got 'stage3'"):
+        BitConfig(out_features=["stage3"]).replace(hidden_sizes=(256, 512), depths=(1, 1))
+
+
+def test_a_file_of_transformers_without_epsilon_or_labels_gets_theirs():
+    config = BitConfig.from_dict({"model_type": "bit", "transformers_version": "5.23.0"})
+    assert (config.weight_standardization_eps, config.num_labels) == (1e-8, 2)
+    named = {"transformers_version": "5.23.0", "id2label": {"0": "a", "1": "b", "2": "c"}}
+    assert BitConfig.from_dict(named).num_labels == 3
+
+
+def test_files_of_other_models_are_refused():
+    with pytest.raises(ValueError, match="model_type must be 'bit', got 'resnet'"):
+        BitConfig.from_dict({"model_type": "resnet", "layer_type": "bottleneck"})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "last", "smallest"),
+    [
+        ({}, 4, 1),
+        ({"global_padding": "same"}, 4, 1),
+        ({"global_padding": "valid", "depths": (1, 1, 1, 1)}, 4, 75),
+        ({"global_padding": "valid"}, 0, 11),
+    ],
+)
+def test_the_smallest_image_is_known(arguments, last, smallest):
+    assert BitConfig(**arguments).smallest_image(last) == smallest
 
 
 def test_configs_are_immutable():

@@ -2,24 +2,23 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from networks import relative_difference
 from torch import nn
 from torch.nn import functional as F
 
+from bit_backbone.convolution import StdConv2d, standardize
 from bit_backbone.layers import (
     DropPath,
     GroupNormAct,
-    StdConv2d,
     StemPool,
     activation,
-    centre_crop_like,
     check_images,
     max_pool_in_zero_ring,
-    pad_same,
-    standardize,
 )
+from bit_backbone.padding import centre_crop_like, pad_same
 
 
 def by_batch_norm(weight, eps):
@@ -216,14 +215,16 @@ def test_drop_path_in_half_precision(dtype):
         (torch.zeros(1, 8, 8, 3), "got"),
         (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), r"floating point, got torch.uint8.*/ 255"),
         (torch.zeros(1, 3, 8, 8, dtype=torch.int64), "floating point, got torch.int64"),
+        (torch.zeros(1, 3, 8, 1), r"at least 2 pixels high and wide, got \[1, 3, 8, 1\]"),
+        (np.zeros((1, 3, 8, 8), np.float32), "must be a torch tensor"),
     ],
 )
 def test_images_that_no_network_takes(images, message):
     with pytest.raises(ValueError, match=message):
-        check_images(images, 3)
+        check_images(images, 3, 2)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_images_that_networks_take(dtype):
     images = torch.zeros(1, 3, 8, 8, dtype=dtype)
-    assert check_images(images, 3) is images
+    assert check_images(images, 3, 2) is images

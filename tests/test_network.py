@@ -9,11 +9,12 @@ from networks import ALL, KINDS, TINY, largest_difference, relative_difference, 
 from torch import nn
 from torch.nn import functional as F
 
-from bit_backbone import network
+from bit_backbone import layers
 from bit_backbone.backbone import BitBackbone
 from bit_backbone.config import VARIANTS, BitConfig
-from bit_backbone.layers import activation
-from bit_backbone.network import BitNetwork, Stage
+from bit_backbone.convolution import StdConv2d
+from bit_backbone.layers import GroupNormAct, activation
+from bit_backbone.network import BitNetwork, Stage, Unit
 
 # Parameters with a head of 1000 classes, in millions, as published.
 PARAMETERS = {
@@ -48,7 +49,7 @@ def test_without_norms_dilation_is_exact(monkeypatch, layer_type, depths, output
         def forward(self, x):
             return self.act(x.clone())
 
-    monkeypatch.setattr(network, "GroupNormAct", ActivationAlone)
+    monkeypatch.setattr(layers, "GroupNormAct", ActivationAlone)
     arguments = TINY | {"depths": depths, "layer_type": layer_type, "out_indices": ALL}
     strided = BitBackbone(BitConfig(**arguments)).double()
     dilated = BitBackbone(BitConfig(**arguments, output_stride=output_stride)).double()
@@ -223,13 +224,13 @@ def test_checkpointing_covers_every_unit(monkeypatch):
         recomputed.append(unit)
         return unit(*arguments)
 
-    monkeypatch.setattr(network, "checkpoint", checkpoint)
+    monkeypatch.setattr("bit_backbone.network.checkpoint", checkpoint)
     for feature_norm in ("none", "preact"):
         recomputed.clear()
         backbone = tiny(depths=(2, 1, 3, 1), feature_norm=feature_norm)
         backbone.set_grad_checkpointing()
         backbone(torch.randn(1, 3, 33, 33))
-        units = [m for m in backbone.modules() if isinstance(m, network.Unit)]
+        units = [m for m in backbone.modules() if isinstance(m, Unit)]
         assert recomputed == units
 
 
@@ -269,3 +270,25 @@ def test_replaced_parts_are_used():
     torch.testing.assert_close(
         features["stage2"], backbone.stage2(backbone.stage1(features["stem"]))
     )
+
+
+@pytest.mark.parametrize(("layer_type", "feature_norm"), KINDS)
+def test_what_a_hook_holds_is_not_overwritten(layer_type, feature_norm):
+    backbone = tiny(layer_type=layer_type, feature_norm=feature_norm).eval()
+    held = {}
+    for name, module in backbone.named_modules():
+        if isinstance(module, StdConv2d | GroupNormAct):
+            hook = lambda m, x, y, name=name: held.update({name: (y, y.clone())})  # noqa: E731
+            module.register_forward_hook(hook)
+    with torch.no_grad():
+        backbone(torch.randn(1, 3, 33, 33))
+    overwritten = [name for name, (now, then) in held.items() if not torch.equal(now, then)]
+    assert held
+    assert not overwritten
+
+
+def test_images_too_small_for_valid_padding_are_refused():
+    backbone = tiny(global_padding="valid").eval()
+    assert backbone(torch.randn(1, 3, 75, 75))["stage4"].shape == (1, 256, 1, 1)
+    with pytest.raises(ValueError, match=r"at least 75 pixels high and wide, got \[1, 3, 75, 74\]"):
+        backbone(torch.randn(1, 3, 75, 74))

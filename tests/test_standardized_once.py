@@ -15,8 +15,8 @@ from networks import ALL, largest_difference, tiny
 from torch import nn
 from torch.nn import functional as F
 
-from bit_backbone import layers
-from bit_backbone.layers import StdConv2d, standardize
+from bit_backbone import convolution
+from bit_backbone.convolution import StdConv2d, standardize
 
 
 def frozen(conv):
@@ -185,7 +185,7 @@ class Counter:
 
     def __init__(self, monkeypatch):
         self.calls = {}
-        monkeypatch.setattr(layers, "standardize", self)
+        monkeypatch.setattr(convolution, "standardize", self)
 
     def __call__(self, weight, eps):
         self.calls[weight.data_ptr()] = self.calls.get(weight.data_ptr(), 0) + 1
@@ -362,3 +362,30 @@ def test_many_threads_share_kept_weights():
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         found = list(pool.map(backbone, batches))
     assert max(map(largest_difference, found, expected)) == 0
+
+
+@pytest.mark.parametrize("keep", [slice(0, 4), slice(None, None, 2)])
+@pytest.mark.parametrize("replace", ["data", "parameter"])
+def test_pruned_filters_are_noticed(keep, replace):
+    conv, x = StdConv2d(4, 8, 3).requires_grad_(False), torch.randn(1, 4, 5, 5)
+    conv(x)
+    pruned = conv.weight.data[keep]
+    if replace == "data":
+        conv.weight.data = pruned
+    else:
+        conv.weight = nn.Parameter(pruned, False)
+    assert torch.equal(conv(x), uncached(conv, x))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")
+def test_training_out_of_sight_does_not_leave_old_weights():
+    """A scripted (or compiled) step passes by what is kept, and a fused one leaves the version."""
+    conv, x = StdConv2d(4, 8, 3), torch.randn(1, 4, 5, 5)
+    with torch.no_grad():
+        conv(x)  # in training mode: a look at the features between two steps
+    optimizer = torch.optim.AdamW(conv.parameters(), lr=1.0, fused=True)
+    torch.jit.script(conv)(x).square().sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    with torch.no_grad():
+        assert torch.equal(conv(x), uncached(conv, x))

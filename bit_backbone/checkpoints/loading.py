@@ -19,7 +19,7 @@ from bit_backbone.checkpoints.formats import HEAD, STEM_CONV, STEM_GAIN
 from bit_backbone.checkpoints.matching import HEAD_POLICIES, Match, Target, match
 from bit_backbone.checkpoints.report import LoadReport
 from bit_backbone.checkpoints.sources import Source, open_checkpoint
-from bit_backbone.layers import StdConv2d
+from bit_backbone.convolution import StdConv2d
 
 _LOGGER = logging.getLogger(__name__)
 

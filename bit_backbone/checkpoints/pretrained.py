@@ -22,9 +22,8 @@ from bit_backbone.checkpoints.loading import load_checkpoint
 from bit_backbone.checkpoints.matching import Target
 from bit_backbone.checkpoints.sources import CONFIG_FILE, Place, locate
 from bit_backbone.checkpoints.writing import write_safetensors, write_text, writing
-from bit_backbone.config import BitConfig
+from bit_backbone.config import MODEL_TYPE, BitConfig
 
-MODEL_TYPE = "bit"
 _INDEX = "model.safetensors.index.json"
 _SHARDS = "model-*-of-*.safetensors"
 
