@@ -17,11 +17,12 @@ def principal_components(feature: Tensor, count: int = 3) -> Tensor:
 
     Args:
         feature: [C, H, W].
-        count: Components to keep; missing ones (C or H * W smaller) are zeros.
+        count: Components to keep; missing ones (C or H * W - 1 smaller) are zeros.
 
     Returns:
         [count, H, W], float32, in order of variance. The sign of each component, which is
-        arbitrary, is chosen so that its largest weight is positive.
+        arbitrary, is chosen so that its value of largest magnitude is positive. The cost is that
+        of the eigenvectors of a square matrix of side min(C, H * W).
 
     Raises:
         ValueError: ``feature`` has another rank or holds values that are not finite.
@@ -30,18 +31,26 @@ def principal_components(feature: Tensor, count: int = 3) -> Tensor:
         raise ValueError(f"a feature map must be [C, H, W], got {list(feature.shape)}")
     if not feature.isfinite().all():
         raise ValueError("a feature map must be finite, got NaN or infinity; check the weights")
-    channels, height, width = feature.shape
+    _, height, width = feature.shape
     pixels = feature.detach().float().flatten(1)
-    centred = pixels - pixels.mean(dim=1, keepdim=True)
-    # eigenvectors of the C x C covariance: far smaller than the map itself
-    _, vectors = torch.linalg.eigh(centred @ centred.T)
-    vectors = vectors.flip(1)[:, : min(count, channels)]
-    peaks = vectors.gather(0, vectors.abs().argmax(dim=0, keepdim=True))
-    components = (vectors * peaks.sign()).T @ centred
-    missing = count - len(components)
-    return torch.cat([components, components.new_zeros(missing, height * width)]).view(
-        count, height, width
-    )
+    components = _project(pixels - pixels.mean(dim=1, keepdim=True), count)
+    peaks = components.gather(1, components.abs().argmax(dim=1, keepdim=True))
+    missing = components.new_zeros(count - len(components), height * width)
+    return torch.cat([components * peaks.sign(), missing]).view(count, height, width)
+
+
+def _project(centred: Tensor, count: int) -> Tensor:
+    """Returns the (at most ``count``) components [K, P] of centred pixels [C, P], of any sign."""
+    channels, pixels = centred.shape
+    kept = min(count, channels, pixels - 1)  # centring takes one dimension
+    if channels <= pixels:
+        _, weights = torch.linalg.eigh(centred @ centred.T)
+        return weights.flip(1)[:, :kept].T @ centred
+    # The P x P Gram matrix has the same eigenvalues, and the components as eigenvectors of length
+    # one. Their true length, sqrt(eigenvalue), is more accurate as the norm of a projection.
+    _, directions = torch.linalg.eigh(centred.T @ centred)
+    directions = directions.flip(1)[:, :kept]
+    return (directions * (centred @ directions).norm(dim=0)).T
 
 
 def to_picture(feature: Tensor, size: tuple[int, int]) -> Image.Image:

@@ -9,7 +9,7 @@ from sklearn.decomposition import PCA
 from bit_backbone.visualization import beside, principal_components, to_picture
 
 
-@pytest.mark.parametrize("shape", [(16, 9, 7), (5, 20, 30), (64, 3, 3)])
+@pytest.mark.parametrize("shape", [(16, 9, 7), (5, 20, 30), (64, 3, 3), (64, 8, 8)])
 def test_components_equal_scikit_learns(shape):
     torch.manual_seed(1)
     feature = (
@@ -22,17 +22,48 @@ def test_components_equal_scikit_learns(shape):
         np.testing.assert_allclose(mine, sign * reference, atol=1e-4)
 
 
-def test_signs_do_not_depend_on_chance():
-    feature = torch.randn(8, 6, 6)
+@pytest.mark.parametrize("channels", [8, 80])
+def test_signs_do_not_depend_on_chance(channels):
+    torch.manual_seed(2)
+    feature = torch.randn(channels, 6, 6)
     flipped = principal_components(feature.flip(1)).flip(1)
     torch.testing.assert_close(principal_components(feature), flipped, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("shape", [(1, 4, 4), (2, 4, 4), (8, 1, 1)])
-def test_missing_components_are_zero(shape):
+def test_many_channels_and_few_give_the_same_components():
+    torch.manual_seed(3)
+    few = torch.randn(8, 5, 6)
+    many = few.repeat(16, 1, 1) / 4  # 128 channels on 30 pixels, with the distances of `few`
+    components = principal_components(many)
+    torch.testing.assert_close(components, principal_components(few), atol=1e-4, rtol=1e-4)
+    peaks = components.flatten(1).abs().argmax(dim=1, keepdim=True)
+    assert (components.flatten(1).gather(1, peaks) > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("shape", "kept"),
+    [
+        ((1, 4, 4), 1),
+        ((2, 4, 4), 2),
+        ((8, 1, 1), 0),
+        ((8, 1, 2), 1),
+        ((8, 1, 3), 2),
+        ((9, 2, 2), 3),
+    ],
+)
+def test_missing_components_are_zero(shape, kept):
     components = principal_components(torch.randn(shape))
     assert components.shape == (3, *shape[1:])
-    assert components[min(shape[0], 3) :].abs().sum() == 0
+    assert (components[:kept].flatten(1).norm(dim=1) > 0.01).all()
+    assert (components[kept:] == 0).all()
+
+
+def test_no_matrix_is_larger_than_the_shorter_side(monkeypatch):
+    sides, eigh = [], torch.linalg.eigh
+    monkeypatch.setattr(torch.linalg, "eigh", lambda m: sides.append(tuple(m.shape)) or eigh(m))
+    principal_components(torch.randn(300, 4, 5))
+    principal_components(torch.randn(4, 20, 15))
+    assert sides == [(20, 20), (4, 4)]
 
 
 def test_a_picture_has_the_size_asked_for_and_uses_the_whole_range():
