@@ -1,6 +1,7 @@
 """BitImageProcessor: inputs, settings, files and every error, without any other library."""
 
 import json
+import struct
 
 import numpy as np
 import pytest
@@ -52,6 +53,28 @@ def test_files_are_turned_upright(tmp_path):
     exif[0x0112] = 6  # turn by 90 degrees to view
     Image.fromarray(RGB).save(tmp_path / "turned.png", exif=exif)
     np.testing.assert_array_equal(pixels(tmp_path / "turned.png"), pixels(np.rot90(RGB, -1)))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        SyntaxError("broken PNG file"),
+        EOFError("no more images"),
+        struct.error("unpack requires 4 bytes"),
+        Image.DecompressionBombError("exceeds limit"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_pillow_raises_for_a_bad_file_becomes_a_value_error(error, tmp_path, monkeypatch):
+    path = tmp_path / "cat.png"
+    Image.fromarray(RGB).save(path)
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", fail)
+    with pytest.raises(ValueError, match=rf"cat\.png is damaged or too large: {error}"):
+        BitImageProcessor()(path)
 
 
 def test_batches_and_layouts():

@@ -5,6 +5,7 @@ Pillow's to the bit. Every other image becomes a tensor [C, H, W], uint8 or floa
 """
 
 import os
+import struct
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeAlias
 
@@ -20,6 +21,8 @@ CHANNEL_FORMATS = ("channels_first", "channels_last")
 _COLOUR_CHANNELS = (1, 3, 4)
 # Pillow clips these to 255 when it converts them to RGB: a 16-bit scan would come out white.
 _DEEP_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
+# What Pillow raises for damaged files and decompression bombs, beside OSError and ValueError.
+_PILLOW_ERRORS = (SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
 
 
 def flatten(images: ImageInput) -> list[ImageLike]:
@@ -71,8 +74,10 @@ def read(
         A PIL image of 8 bits per channel, or a tensor [C, H, W].
 
     Raises:
-        ValueError: For pixels of 16 bits or of an ambiguous range, for an unclear channel axis, and
-            for a number of channels that cannot be made RGB.
+        ValueError: For pixels of 16 bits or of an ambiguous range, for an unclear channel axis, for
+            a number of channels that cannot be made RGB, and for a file that is damaged or has
+            more pixels than Pillow's limit against decompression bombs.
+        OSError: For a file that is missing, truncated or no image.
     """
     if isinstance(image, (str, os.PathLike)):
         image = _open(image)
@@ -95,8 +100,11 @@ def read(
 def _open(path: str | os.PathLike[str]) -> Image.Image:
     if str(path).startswith(("http://", "https://")):
         raise ValueError(f"images are read from local files: fetch {path} and pass its path")
-    with Image.open(path) as image:
-        return ImageOps.exif_transpose(image)
+    try:
+        with Image.open(path) as image:
+            return ImageOps.exif_transpose(image)
+    except _PILLOW_ERRORS as error:
+        raise ValueError(f"{path} is damaged or too large: {error}") from error
 
 
 def _read_pil(image: Image.Image, convert_rgb: bool) -> Image.Image:
