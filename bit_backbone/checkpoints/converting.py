@@ -15,14 +15,21 @@ from rich.progress import track
 from bit_backbone.checkpoints.architecture import Architecture
 from bit_backbone.checkpoints.checkpoint import Checkpoint
 from bit_backbone.checkpoints.errors import CheckpointError
-from bit_backbone.checkpoints.formats import FORMATS, HEAD, STEM_GAIN, Format
+from bit_backbone.checkpoints.files import WEIGHT_FILES
+from bit_backbone.checkpoints.formats import FORMATS, HEAD, HEAD_WEIGHT, STEM_GAIN, Format
 from bit_backbone.checkpoints.hollow import hollow
 from bit_backbone.checkpoints.matching import Target, is_own, match
-from bit_backbone.checkpoints.pretrained import config_of, config_text, read_config
+from bit_backbone.checkpoints.pretrained import (
+    config_of,
+    config_text,
+    read_config,
+    remove_older_weights,
+)
 from bit_backbone.checkpoints.sources import CONFIG_FILE, Source, locate, open_checkpoint
 from bit_backbone.checkpoints.writing import (
     DETECTRON2_WRITERS,
     WRITERS,
+    NamedTensors,
     Writer,
     write_safetensors,
     write_text,
@@ -30,8 +37,6 @@ from bit_backbone.checkpoints.writing import (
 )
 from bit_backbone.config import BitConfig
 from bit_backbone.network import BitNetwork
-
-_FOLDER_WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -97,29 +102,22 @@ def convert(
         What was written and left out.
 
     Raises:
-        CheckpointError: The source is unusable or incomplete, the format has no name for one of
-            its tensors, or the target exists or cannot be written; then nothing has changed.
+        CheckpointError: The source is unusable or incomplete, a tensor has no name in the format,
+            or the target exists or cannot be written; then nothing has changed.
         ValueError: ``format``, ``head`` or the target's suffix is none of the above.
     """
     if format not in FORMATS:
         raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
-    if head not in ("keep", "drop"):
-        raise ValueError(f'head must be "keep" or "drop", got {head!r}')
     theirs, target = FORMATS[format], Path(target)
-    to_folder = format == "transformers" and not target.suffix
-    writer = write_safetensors if to_folder else _writer(theirs, target)
+    writer = _writer(theirs, target)
     with open_checkpoint(source) as checkpoint:
         check_whole(checkpoint)
-        names = _renamed(checkpoint, theirs, head, theirs.prefix if prefix is None else prefix)
+        names = _renamed(checkpoint, theirs, head, prefix)
         tensors = _converted(checkpoint, theirs, names, progress)
-        if to_folder:
-            if config is None:
-                config = _config_for(source, checkpoint)
-            kind = "BitForImageClassification" if HEAD[0] in names else "BitBackbone"
-            targets = target / CONFIG_FILE, target / _FOLDER_WEIGHTS
-            with writing(*targets, overwrite=overwrite) as (config_path, weights_path):
-                write_text(config_path, config_text(config, kind))
-                writer(weights_path, tensors)
+        if writer is None:
+            kind = "BitForImageClassification" if HEAD_WEIGHT in names else "BitBackbone"
+            text = config_text(config or _config_for(source, checkpoint), kind)
+            _write_folder(target, text, tensors, overwrite)
         else:
             with writing(target, overwrite=overwrite) as (path,):
                 writer(path, tensors)
@@ -161,7 +159,10 @@ def check_whole(checkpoint: Checkpoint) -> None:
         )
 
 
-def _writer(theirs: Format, target: Path) -> Writer:
+def _writer(theirs: Format, target: Path) -> Writer | None:
+    """Returns what writes the file, or None for a folder."""
+    if theirs.name == "transformers" and not target.suffix:
+        return None
     writers = {
         "npz": {".npz": WRITERS[".npz"]},
         "detectron2": DETECTRON2_WRITERS,
@@ -175,8 +176,13 @@ def _writer(theirs: Format, target: Path) -> Writer:
     return writers[target.suffix]
 
 
-def _renamed(checkpoint: Checkpoint, theirs: Format, head: str, prefix: str) -> dict[str, str]:
+def _renamed(
+    checkpoint: Checkpoint, theirs: Format, head: str, prefix: str | None
+) -> dict[str, str]:
     """Returns their name of every tensor that will be written, by our name."""
+    if head not in ("keep", "drop"):
+        raise ValueError(f'head must be "keep" or "drop", got {head!r}')
+    prefix = theirs.prefix if prefix is None else prefix
     names = {}
     for name in sorted(checkpoint.specs):  # an equal network gives an equal file
         if head == "drop" and name in HEAD:
@@ -200,6 +206,15 @@ def _converted(
         names.items(), "converting", console=console, disable=not progress, transient=True
     ):
         yield spelt, theirs.write_tensor(name, checkpoint.read(name))
+
+
+def _write_folder(folder: Path, config: str, tensors: NamedTensors, overwrite: bool) -> None:
+    names = CONFIG_FILE, WEIGHT_FILES[0]
+    targets = (folder / name for name in names)
+    with writing(*targets, overwrite=overwrite) as (config_path, weights_path):
+        write_text(config_path, config)
+        write_safetensors(weights_path, tensors)
+    remove_older_weights(folder, keep=set(names))
 
 
 def _config_for(source: Source, checkpoint: Checkpoint) -> BitConfig:

@@ -111,7 +111,7 @@ def save_pretrained(
             index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
             write_text(temporary[_INDEX], json.dumps(index, indent=2) + "\n")
         write_text(temporary[CONFIG_FILE], config)
-    _remove_older_weights(folder, keep=set(names))
+    remove_older_weights(folder, keep=set(names))
 
 
 def config_text(config: BitConfig, architecture: str) -> str:
@@ -158,7 +158,7 @@ def _transformers_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]
         yield spelt, theirs.write_tensor(name, tensor)
 
 
-def _remove_older_weights(folder: Path, keep: set[str]) -> None:
+def remove_older_weights(folder: Path, keep: set[str]) -> None:
     """Removes what readers would take for this model's weights and is not."""
     for path in [*(folder / name for name in WEIGHT_FILES), *folder.glob(_SHARDS)]:
         if path.name not in keep:

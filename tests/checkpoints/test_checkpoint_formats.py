@@ -219,6 +219,20 @@ class TestFolders:
         convert(official, tmp_path / "folder", "transformers", config=BitConfig(**TINY_CONFIG))
         assert BitBackbone.from_pretrained(tmp_path / "folder").config.num_groups == 8
 
+    def test_a_model_in_the_folder_is_replaced_whole_and_only_if_asked(self, tmp_path):
+        old, new = classifier(), classifier()
+        old.save_pretrained(tmp_path / "folder", max_shard_size="200KB")
+        config = BitConfig(**TINY_CONFIG, num_labels=LABELS)
+        with pytest.raises(CheckpointError, match=r"config\.json exists"):
+            convert(new.state_dict(), tmp_path / "folder", "transformers", config=config)
+        assert_equal_state(BitForImageClassification.from_pretrained(tmp_path / "folder"), old)
+        convert(
+            new.state_dict(), tmp_path / "folder", "transformers", config=config, overwrite=True
+        )
+        assert_equal_state(BitForImageClassification.from_pretrained(tmp_path / "folder"), new)
+        names = sorted(path.name for path in (tmp_path / "folder").iterdir())
+        assert names == ["config.json", "model.safetensors"]
+
     def test_a_folders_own_configuration_is_kept(self, tmp_path):
         model = BitForImageClassification(
             BitConfig(**TINY_CONFIG, id2label={0: "cat", 1: "dog"}, hidden_act="gelu")
