@@ -81,8 +81,8 @@ setup(
     package_data={"bit_backbone": ["py.typed"]},
     cmdclass={"build_py": BuildWithConfigs},
     install_requires=[
-        "torch>=2.6",
-        "torchvision>=0.21",
+        "torch>=2.8",
+        "torchvision>=0.23",
         "numpy>=1.26",
         "fvcore>=0.1.5.post20221221",
         "safetensors>=0.4.5",

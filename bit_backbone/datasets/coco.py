@@ -60,7 +60,6 @@ class CocoFolder(torch.utils.data.Dataset[tuple[Tensor, Target]]):
     Raises:
         AnnotationError: The annotations are wrong; see ``on_invalid``.
         MissingExtraError: Masks are asked for, some are polygons and pycocotools is missing.
-        ImportError: Keypoints are to be transformed and torchvision is older than 0.23.
     """
 
     def __init__(
@@ -80,11 +79,6 @@ class CocoFolder(torch.utils.data.Dataset[tuple[Tensor, Target]]):
         self.transforms = transforms
         self.include_crowd = include_crowd
         self.masks = masks
-        if keypoints and transforms is not None and not hasattr(tv_tensors, "KeyPoints"):
-            raise ImportError(
-                "transforms of keypoints need torchvision 0.23 or newer; "
-                f"this is {torchvision.__version__}"
-            )
         found = read_annotations(
             self.file, self.folder, masks=masks, keypoints=keypoints, on_invalid=on_invalid
         )

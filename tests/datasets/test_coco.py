@@ -8,7 +8,6 @@ import pytest
 import torch
 from PIL import Image
 from pycocotools.coco import COCO
-from torchvision import tv_tensors
 from torchvision.models.detection import KeypointRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
@@ -17,11 +16,6 @@ from torchvision.transforms import v2
 
 from bit_backbone._extras import MissingExtraError
 from bit_backbone.datasets import AnnotationError, CocoFolder, DigitScenes, build_scenes
-
-keypoint_transforms = pytest.mark.skipif(
-    not hasattr(tv_tensors, "KeyPoints"), reason="torchvision transforms keypoints since 0.23"
-)
-
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
@@ -141,7 +135,6 @@ def test_crowds_are_left_out_unless_asked_for(coco_files) -> None:
     assert target["keypoints"][1].abs().sum() == 0
 
 
-@keypoint_transforms
 def test_transforms_move_boxes_masks_and_keypoints_together(coco_files) -> None:
     root = coco_files.write()
     plain = CocoFolder(root, masks=True, keypoints=True)[0]
@@ -156,7 +149,6 @@ def test_transforms_move_boxes_masks_and_keypoints_together(coco_files) -> None:
     assert {type(value) for value in values} == {torch.Tensor}
 
 
-@keypoint_transforms
 def test_objects_that_a_transform_crops_away_are_dropped(coco_files) -> None:
     def crop_right_half(image, target):
         return v2.functional.crop(image, 0, 20, 30, 20), {
@@ -170,14 +162,6 @@ def test_objects_that_a_transform_crops_away_are_dropped(coco_files) -> None:
     assert target["boxes"].tolist() == [[0, 0, 20, 30]]
     assert target["labels"].tolist() == [1]
     assert {len(v) for v in target.values() if isinstance(v, torch.Tensor)} == {1}
-
-
-def test_keypoints_are_not_left_behind_by_an_older_torchvision(coco_files, monkeypatch) -> None:
-    monkeypatch.delattr(tv_tensors, "KeyPoints", raising=False)
-    root, flip = coco_files.write(), v2.RandomHorizontalFlip(p=1)
-    assert len(CocoFolder(root, transforms=flip)) == len(CocoFolder(root, keypoints=True)) > 0
-    with pytest.raises(ImportError, match=r"keypoints need torchvision 0\.23 or newer; this is"):
-        CocoFolder(root, keypoints=True, transforms=flip)
 
 
 def save_grey(path) -> None:
