@@ -8,7 +8,8 @@ import torch
 from bit_backbone.config import VARIANTS, BitConfig
 from bit_backbone.profiling import profile
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def code_block(language: str) -> str:
@@ -34,3 +35,10 @@ def test_the_table_tells_what_each_network_costs() -> None:
         parameters = costs.parameters + 2 * width + (width + 1) * 1000
         told = f"| {parameters / 1e6:.2f} | {(costs.macs + width * 1000) / 1e9:.2f} |"
         assert re.search(rf"^\| `{name}` .*{re.escape(told)}$", README, re.MULTILINE)
+
+
+def test_the_oldest_torch_and_torchvision_are_those_of_setup_py() -> None:
+    bounds = re.findall(r'"(torch|torchvision)>=([\d.]+)"', (ROOT / "setup.py").read_text())
+    assert len(bounds) == 2
+    for name, version in bounds:
+        assert f"{name} {version}" in README
