@@ -29,8 +29,8 @@ def add_parser(subparsers: Any) -> None:
         help="feature maps of photographs, with a picture of each",
         description="Prints a table per photograph and writes NAME.safetensors with the maps and "
         "NAME_STAGE.png, the photograph beside the map's first three principal components as "
-        "red, green and blue. A photograph that cannot be read is reported and skipped; the exit "
-        "status is then 3.",
+        "red, green and blue. A photograph that cannot be read, or is too small for the network, "
+        "is reported and skipped; the exit status is then 3.",
     )
     parser.add_argument("photos", nargs="+", type=Path, metavar="PHOTO")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="made if missing")
@@ -69,11 +69,11 @@ def run(args: argparse.Namespace) -> int:
     for photo in args.photos:
         try:
             image, pixels = _read(photo, args.short_side)
+            features = _extract(backbone, pixels)
         except (OSError, ValueError) as error:
             failed += 1
             print(f"bit-backbone: skipped {photo}: {error}", file=sys.stderr)
             continue
-        features = _extract(backbone, pixels)
         console.print(_table(photo, backbone, features, timer))
         _write(args.output / photo.stem, image, features)
     console.print(f"{len(args.photos) - failed} of {len(args.photos)} photographs, {failed} failed")
@@ -105,18 +105,20 @@ def _backbone(args: argparse.Namespace) -> BitBackbone:
 
 def _read(photo: Path, short_side: int | None) -> tuple[Image, Tensor]:
     """Returns the photograph as the network sees it, and its pixels [1, 3, H, W]."""
-    from PIL import Image, ImageOps
+    import torch
+    from torchvision.transforms.v2.functional import to_pil_image
 
     from bit_backbone.preprocessing import BitImageProcessor
 
-    with Image.open(photo) as file:
-        image = ImageOps.exif_transpose(file).convert("RGB")
-    if short_side is not None:
-        scale = short_side / min(image.size)
-        width, height = (max(1, round(side * scale)) for side in image.size)
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
     processor = BitImageProcessor(do_resize=False, do_center_crop=False)
-    return image, processor(image, return_tensors="pt")["pixel_values"]
+    if short_side is not None:
+        processor = processor.replace(do_resize=True, size=short_side, resample="bilinear")
+    pixels = processor(photo, return_tensors="pt")["pixel_values"]
+    mean, std = (
+        torch.tensor(v).view(-1, 1, 1) for v in (processor.image_mean, processor.image_std)
+    )
+    levels = ((pixels[0] * std + mean) * 255).round()
+    return to_pil_image(levels.clamp(0, 255).byte()), pixels
 
 
 def _extract(backbone: BitBackbone, pixels: Tensor) -> dict[str, Tensor]:

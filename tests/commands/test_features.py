@@ -1,5 +1,9 @@
 """``bit-backbone features`` on photographs, good and bad."""
 
+import struct
+import zlib
+
+import numpy as np
 import pytest
 import torch
 from photographs import photograph
@@ -53,6 +57,60 @@ def test_the_short_side_is_resized_and_phone_photographs_are_turned(photos, tmp_
     out = tmp_path / "out"
     assert run(turned, "--out-features", "stage1", "--short-side", 32, "--output", out) == 0
     assert load_file(out / "turned.safetensors")["stage1"].shape == (256, 16, 8)
+
+
+def test_transparency_is_composited_on_white(tmp_path):
+    pixels = np.zeros((48, 64, 4), np.uint8)  # black, seen through but for one square
+    pixels[8:24, 8:24] = (200, 30, 60, 255)
+    Image.fromarray(pixels).save(tmp_path / "clear.png")
+    on_white = np.where(pixels[..., 3:] == 255, pixels[..., :3], 255).astype(np.uint8)
+    Image.fromarray(on_white).save(tmp_path / "white.png")
+    out = tmp_path / "out"
+    arguments = ("--out-features", "stage1", "--output", out)
+    assert run(tmp_path / "clear.png", tmp_path / "white.png", *arguments) == 0
+    maps = [load_file(out / f"{name}.safetensors")["stage1"] for name in ("clear", "white")]
+    torch.testing.assert_close(*maps, rtol=0, atol=0)
+    seen = np.asarray(Image.open(out / "clear_stage1.png"))[:, :64]
+    np.testing.assert_array_equal(seen, on_white)
+
+
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def bomb(path):
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", b"") + chunk(b"IEND", b""))
+
+
+def corrupt_chunk(path):
+    photograph("china@300x200").save(path)
+    data = path.read_bytes()
+    second = data.index(b"IDAT", data.index(b"IDAT") + 4)
+    path.write_bytes(data[:second] + b"\xff\x00\xff\x00" + data[second + 4 :])
+
+
+def sixteen_bits(path):
+    Image.fromarray(np.full((32, 32), 40_000, np.uint16)).save(path)
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (corrupt_chunk, "bad.png is damaged or too large: broken PNG file"),
+        (bomb, "bad.png is damaged or too large: Image size (900000000 pixels) exceeds"),
+        (sixteen_bits, "8 bits per channel, got a PIL image of mode 'I;16'"),
+    ],
+)
+def test_one_bad_photograph_does_not_end_the_batch(write, message, photos, tmp_path, capsys):
+    bad, out = tmp_path / "bad.png", tmp_path / "out"
+    write(bad)
+    assert run(bad, photos[0], "--out-features", "stage1", "--output", out) == 3
+    told = capsys.readouterr()
+    assert f"skipped {bad}: " in told.err
+    assert message in told.err
+    assert told.out.splitlines()[-1] == "1 of 2 photographs, 1 failed"
+    assert {path.stem.split("_")[0] for path in out.iterdir()} == {"china"}
 
 
 def test_bad_photographs_are_reported_and_the_others_still_done(photos, tmp_path, capsys):
