@@ -94,18 +94,25 @@ def sixteen_bits(path):
     Image.fromarray(np.full((32, 32), 40_000, np.uint16)).save(path)
 
 
+def tiny(path):
+    photograph("china@5x5").save(path)
+
+
 @pytest.mark.parametrize(
-    ("write", "message"),
+    ("write", "options", "message"),
     [
-        (corrupt_chunk, "bad.png is damaged or too large: broken PNG file"),
-        (bomb, "bad.png is damaged or too large: Image size (900000000 pixels) exceeds"),
-        (sixteen_bits, "8 bits per channel, got a PIL image of mode 'I;16'"),
+        (corrupt_chunk, (), "bad.png is damaged or too large: broken PNG file"),
+        (bomb, (), "bad.png is damaged or too large: Image size (900000000 pixels) exceeds"),
+        (sixteen_bits, (), "8 bits per channel, got a PIL image of mode 'I;16'"),
+        (tiny, ("--global-padding", "valid"), "pixels high and wide, got [1, 3, 5, 5]"),
     ],
 )
-def test_one_bad_photograph_does_not_end_the_batch(write, message, photos, tmp_path, capsys):
+def test_one_bad_photograph_does_not_end_the_batch(
+    write, options, message, photos, tmp_path, capsys
+):
     bad, out = tmp_path / "bad.png", tmp_path / "out"
     write(bad)
-    assert run(bad, photos[0], "--out-features", "stage1", "--output", out) == 3
+    assert run(bad, photos[0], "--out-features", "stage1", *options, "--output", out) == 3
     told = capsys.readouterr()
     assert f"skipped {bad}: " in told.err
     assert message in told.err
