@@ -261,5 +261,5 @@ def test_a_damaged_state_is_refused(tmp_path):
     path = tmp_path / "last.pt"
     for content in (b"", b"not a checkpoint", path.read_bytes()[:5000]):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match="holds no state of a fine-tuning run"):
+        with pytest.raises(ValueError, match="holds no state of a training run"):
             run(tmp_path, steps=1)

@@ -53,7 +53,7 @@ class RunState:
             return cls(**torch.load(path, map_location="cpu", weights_only=True))
         except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, TypeError) as error:
             raise ValueError(
-                f"{path} holds no state of a training run ({error}); move it away to start anew"
+                f"{path} holds no state of a training run ({error!r}); move it away to start anew"
             ) from error
 
     def check_recipe(self, recipe: dict[str, Any], folder: Path) -> None:

@@ -23,6 +23,7 @@ CLASSIFIER_NAMES = [f"bit_{variant.lower()}" for variant in CLASSIFIERS]
 DENSE_NAMES = [
     "deeplabv3_bit",
     "fasterrcnn_bit_fpn",
+    "fasterrcnn_bit_tiny_fpn",
     "fcn_bit",
     "fcos_bit_fpn",
     "keypointrcnn_bit_fpn",
@@ -116,7 +117,7 @@ class TestImport:
             print(len(new), again.bit_fpn_backbone.__module__, *sorted(new))
         """
         names = sorted(CLASSIFIER_NAMES + DENSE_NAMES)
-        assert run(code, tmp_path) == " ".join(["13 bit_backbone.torchvision.features", *names])
+        assert run(code, tmp_path) == " ".join(["14 bit_backbone.torchvision.features", *names])
 
     def test_the_package_alone_registers_nothing(self, tmp_path):
         code = """
@@ -136,7 +137,7 @@ class TestImport:
             assert torchvision.models.get_model_builder("fcn_bit") is second.fcn_bit
             print(len(torchvision.models.list_models(include="*bit*")))
         """
-        assert run(code, tmp_path) == "13"
+        assert run(code, tmp_path) == "14"
 
     @pytest.mark.parametrize(
         "order", ["plugin, bit_backbone.torchvision", "bit_backbone.torchvision, plugin"]

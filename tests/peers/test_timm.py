@@ -98,6 +98,21 @@ def test_every_stage_of_small_networks(layer_type, padding, dynamic, output_stri
         assert difference(ours, theirs, images(size)) < TOLERANCE
 
 
+@pytest.mark.parametrize("width_factor", [2, 3, 0.5])
+@pytest.mark.parametrize("output_stride", [32, 16, 8])
+@pytest.mark.parametrize("layer_type", ["preactivation", "bottleneck"])
+def test_every_stage_of_deep_narrow_networks(layer_type, output_stride, width_factor):
+    arguments = TINY | {
+        "layer_type": layer_type,
+        "output_stride": output_stride,
+        "width_factor": width_factor,
+        "depths": (3, 4, 6, 3),
+    }
+    ours, theirs = pair(**arguments)
+    for size in SIZES:
+        assert difference(ours, theirs, images(size)) < TOLERANCE
+
+
 @pytest.mark.parametrize(
     ("depths", "width_factor", "output_stride", "layer_type"),
     [
