@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bit_backbone.config import BitConfig
 from bit_backbone.convolution import StdConv2d, standardize
 
 RGB_CHANNELS = 3
@@ -86,3 +87,16 @@ def adapt_rgb_filters(weight: Tensor, num_channels: int, eps: float) -> tuple[Te
         adapted = standardized[:, cycle] * (RGB_CHANNELS / num_channels)
     variance = adapted.var(dim=(1, 2, 3), correction=0, keepdim=True)
     return adapted, (variance + eps).sqrt()
+
+
+def stem_conv(config: BitConfig) -> StdConv2d:
+    """Returns the 7x7 convolution of the stem, which RGB filters can be adapted to."""
+    kind = StdConv2d if config.num_channels == RGB_CHANNELS else GainStdConv2d
+    return kind(
+        config.num_channels,
+        config.stem_channels,
+        7,
+        stride=2,
+        padding=config.global_padding,
+        eps=config.weight_standardization_eps,
+    )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bit_backbone.config import BitConfig
 from bit_backbone.padding import pad_same
 
 torch.fx.wrap("pad_same")
@@ -161,3 +164,17 @@ def _is_same_memory(alias: Tensor, weight: Tensor) -> bool:
 def _is_real(tensor: Tensor) -> bool:
     """Whether a tensor means something outside the transform or tracer that made it."""
     return type(tensor) is Tensor and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+
+
+def std_conv(config: BitConfig, cin: int, cout: int, kernel_size: int, **options: Any) -> StdConv2d:
+    """Returns a convolution with the padding and epsilon of a configuration.
+
+    Args:
+        config: The network's.
+        cin: Channels of the input.
+        cout: Number of filters.
+        kernel_size: Height and width.
+        **options: ``stride`` and ``dilation``.
+    """
+    options |= {"padding": config.global_padding, "eps": config.weight_standardization_eps}
+    return StdConv2d(cin, cout, kernel_size, **options)

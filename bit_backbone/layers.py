@@ -1,4 +1,4 @@
-"""The layers BiT is made of: standardized convolution, GroupNorm + activation, padding, pooling.
+"""The layers between BiT's convolutions: GroupNorm + activation, the stem's pooling, DropPath.
 
 Functions that look at a tensor's size are leaves for torch.fx, so that symbolic tracing
 (torchvision's ``create_feature_extractor``) keeps them dynamic. ``torch.fx.wrap`` reaches only the
@@ -7,15 +7,11 @@ calls of the module that it is used in, so each module wraps what it calls.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bit_backbone.channels import RGB_CHANNELS, GainStdConv2d
 from bit_backbone.config import BitConfig
-from bit_backbone.convolution import StdConv2d
 from bit_backbone.padding import pad_same
 
 torch.fx.wrap("pad_same")
@@ -156,33 +152,6 @@ class DropPath(nn.Module):
     def extra_repr(self) -> str:
         """Shows the rate when printed."""
         return f"rate={self.rate:g}"
-
-
-def std_conv(config: BitConfig, cin: int, cout: int, kernel_size: int, **options: Any) -> StdConv2d:
-    """Returns a convolution with the padding and epsilon of a configuration.
-
-    Args:
-        config: The network's.
-        cin: Channels of the input.
-        cout: Number of filters.
-        kernel_size: Height and width.
-        **options: ``stride`` and ``dilation``.
-    """
-    options |= {"padding": config.global_padding, "eps": config.weight_standardization_eps}
-    return StdConv2d(cin, cout, kernel_size, **options)
-
-
-def stem_conv(config: BitConfig) -> StdConv2d:
-    """Returns the 7x7 convolution of the stem, which RGB filters can be adapted to."""
-    kind = StdConv2d if config.num_channels == RGB_CHANNELS else GainStdConv2d
-    return kind(
-        config.num_channels,
-        config.stem_channels,
-        7,
-        stride=2,
-        padding=config.global_padding,
-        eps=config.weight_standardization_eps,
-    )
 
 
 def post_norm(config: BitConfig, channels: int, act: bool = True) -> nn.Module:

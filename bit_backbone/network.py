@@ -12,17 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from bit_backbone.channels import stem_conv
 from bit_backbone.config import BitConfig, StageSpec
-from bit_backbone.layers import (
-    DropPath,
-    StemPool,
-    activation,
-    check_images,
-    group_norm,
-    post_norm,
-    std_conv,
-    stem_conv,
-)
+from bit_backbone.convolution import std_conv
+from bit_backbone.layers import DropPath, StemPool, activation, check_images, group_norm, post_norm
 from bit_backbone.padding import centre_crop_like
 
 torch.fx.wrap("centre_crop_like")

@@ -6,7 +6,16 @@ import sys
 import pytest
 
 HOSTS = ("torchvision", "detectron2", "timm", "transformers")
-CORE = ("config", "layers", "network", "backbone", "heads", "preprocessing", "profiling")
+CORE = (
+    "config",
+    "layers",
+    "network",
+    "checkpoints",
+    "backbone",
+    "heads",
+    "preprocessing",
+    "profiling",
+)
 
 _BLOCKED = """
 import sys
