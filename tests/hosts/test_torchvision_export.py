@@ -25,6 +25,7 @@ TINY = BitConfig(
 SIZES = [(97, 131), (128, 96), (75, 161)]
 PADDINGS = [None, "same"]
 TOLERANCE = 1e-3
+OLD_TORCH = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 14)
 
 any_padding = pytest.mark.parametrize("padding", PADDINGS)
 
@@ -93,7 +94,10 @@ class TestTorchScript:
 
 
 def assert_compiles(backbone, backend):
-    """Three sizes take one graph with fixed sizes and one with symbolic ones, without breaks."""
+    """Three sizes take one graph with fixed sizes and one with symbolic ones, without breaks.
+
+    torch before 2.14 makes a third, for it learns one dimension at a time.
+    """
     torch._dynamo.reset()
     counter = CompileCounterWithBackend(backend)
     compiled = torch.compile(backbone, backend=counter, fullgraph=True)
@@ -103,7 +107,7 @@ def assert_compiles(backbone, backend):
             expected, found = backbone(x), compiled(x)
         for name, level in found.items():
             torch.testing.assert_close(level, expected[name], atol=TOLERANCE, rtol=TOLERANCE)
-    assert counter.frame_count == 2
+    assert counter.frame_count == 2 or (OLD_TORCH and counter.frame_count == 3)
 
 
 class TestCompile:
@@ -120,15 +124,17 @@ class TestCompile:
 # Below, the coarsest level is a single row or column, which torch takes for another network.
 SMALLEST = 65
 NAMED = {2: Dim("height", min=SMALLEST, max=4096), 3: Dim("width", min=SMALLEST, max=4096)}
+ANY_SIZE = {2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
 
 
 class TestExport:
     @pytest.mark.parametrize(
         ("padding", "sizes"),
         [
-            (None, {0: Dim("batch", max=64), **NAMED}),
-            # SAME's sizes are equal for every input, which torch cannot prove of named ones.
-            ("same", {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}),
+            (None, {0: Dim("batch", max=64), **(ANY_SIZE if OLD_TORCH else NAMED)}),
+            # SAME's sizes are equal for every input, which torch cannot prove of named ones; torch
+            # before 2.14 proves no others' either.
+            ("same", {0: Dim.DYNAMIC, **ANY_SIZE}),
         ],
     )
     def test_dynamic_sizes(self, padding, sizes):
