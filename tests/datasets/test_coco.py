@@ -17,6 +17,7 @@ from torchvision.transforms import v2
 from bit_backbone._extras import MissingExtraError
 from bit_backbone.datasets import AnnotationError, CocoFolder, DigitScenes, build_scenes
 
+
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
     folder = tmp_path_factory.mktemp("digits") / "train"
