@@ -6,7 +6,7 @@ bin := $(VENV)/bin
 installed := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check format clean
+.PHONY: help demo test test-all fuzz check format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -21,6 +21,10 @@ test: $(installed)  ## run the fast tests
 test-all: $(installed)  ## run every test
 	$(bin)/python -m pytest -n auto --maxprocesses 4
 
+fuzz: $(installed)  ## feed damaged files and odd networks to everything, for ten minutes or so
+	PYTHONPATH=tests $(bin)/python tests/fuzz/campaign.py
+	HYPOTHESIS_PROFILE=fuzz $(bin)/python -m pytest tests/fuzz/test_any_network.py
+
 check: $(installed)  ## check format, lint and types
 	$(bin)/ruff format --check .
 	$(bin)/ruff check .
@@ -31,7 +35,7 @@ format: $(installed)  ## format and fix what can be fixed
 	$(bin)/ruff check --fix .
 
 clean:  ## remove the environment and everything built
-	rm -rf $(VENV) build dist demo *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist demo fuzz-findings *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find bit_backbone tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(installed): setup.py pyproject.toml

@@ -6,6 +6,7 @@ import zipfile
 from pathlib import Path
 
 from bit_backbone.checkpoints.errors import CheckpointError
+from bit_backbone.checkpoints.files.archives import UNREADABLE
 from bit_backbone.checkpoints.files.base import (
     FLOAT_DTYPES,
     TensorFile,
@@ -106,7 +107,7 @@ def _is_torch_zip(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.rsplit("/", 1)[-1] == "data.pkl" for name in archive.namelist())
-    except zipfile.BadZipFile:
+    except UNREADABLE:
         return False
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -18,6 +17,7 @@ import numpy as np
 import torch
 
 from bit_backbone.checkpoints.errors import CheckpointError
+from bit_backbone.checkpoints.files.archives import DAMAGE, UNREADABLE, open_archive
 from bit_backbone.checkpoints.files.base import FLOAT_DTYPES, TensorFile, TensorSpec
 
 # Blocks that stay in a core's cache while they are transposed, and are too small for torch to
@@ -25,15 +25,6 @@ from bit_backbone.checkpoints.files.base import FLOAT_DTYPES, TensorFile, Tensor
 BLOCK_VALUES = 2**15
 MIN_BLOCK_ROWS = 16  # one cache line of a transposed row
 MAX_HEADER_BYTES = 10_000  # numpy's own limit for an untrusted header
-# Twice R152x4 with its 21843-class head in float64, the largest sensible file.
-MAX_BYTES = 16 * 2**30
-# Weights hardly compress; a whole file that shrinks to a hundredth holds no trained network.
-MAX_INFLATION = 100
-INFLATION_FREE_BYTES = 64 * 2**20
-
-_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError)
-# An unknown compression method; an encrypted member.
-_UNREADABLE = (*_DAMAGE, NotImplementedError, RuntimeError, ValueError)
 
 
 class _Member:
@@ -59,13 +50,7 @@ class NpzFile(TensorFile):
 
     def __init__(self, path: Path) -> None:
         self.origin = str(path)
-        try:
-            self._zip = zipfile.ZipFile(path)
-        except zipfile.BadZipFile as error:
-            raise CheckpointError(
-                f"{path} is truncated: its {path.stat().st_size} bytes start a zip archive (.npz "
-                "or .pth) and do not end one; delete it and fetch it again"
-            ) from error
+        self._zip = open_archive(path)
         try:
             self._members = dict(self._open_members())
         except BaseException:
@@ -93,22 +78,22 @@ class NpzFile(TensorFile):
                 read = _read_kernel if is_kernel else _read_plain
                 tensor = read(stream, stored_shape, member.dtype, dtype)
                 stream.read(1)  # reaching the end is what compares the checksum
-        except _DAMAGE as error:
+        except DAMAGE as error:
             raise CheckpointError(
                 f"{self.origin}: the data of {name!r} are damaged ({error}); fetch the file again"
             ) from error
         return tensor.permute(*range(tensor.ndim)[::-1]) if member.fortran else tensor
 
     def _open_members(self) -> Iterator[tuple[str, _Member]]:
-        infos = [info for info in self._zip.infolist() if not info.is_dir()]
-        check_inflation(self.origin, infos)
+        # Not is_dir(), which fails on an empty name.
+        infos = [info for info in self._zip.infolist() if not info.filename.endswith("/")]
         for info in infos:
             name = info.filename.removesuffix(".npy")
             try:
                 with self._zip.open(info) as stream:
                     shape, fortran, dtype = _read_header(stream)
                     header_bytes = stream.tell()
-            except _UNREADABLE as error:
+            except UNREADABLE as error:
                 raise CheckpointError(
                     f"{self.origin}: the member {info.filename!r} is no readable numpy array "
                     f"({error}); fetch the file again"
@@ -126,30 +111,6 @@ class NpzFile(TensorFile):
                     f"{info.file_size}; the file is damaged or forged"
                 )
             yield name, member
-
-
-def check_inflation(origin: str, infos: list[zipfile.ZipInfo]) -> None:
-    """Refuses zip bombs by the sizes that an archive's directory declares.
-
-    Args:
-        origin: The file, for the message.
-        infos: Its members. ``zipfile`` never hands out more bytes than they declare.
-
-    Raises:
-        CheckpointError: Too large for a checkpoint, or inflating more than weights can.
-    """
-    inflated = sum(info.file_size for info in infos)
-    stored = sum(info.compress_size for info in infos)
-    if inflated > MAX_BYTES:
-        raise CheckpointError(
-            f"{origin} declares {inflated / 2**30:.1f} GiB of tensors; the limit is "
-            f"{MAX_BYTES // 2**30} GiB, twice the largest BiT checkpoint, so this is not one"
-        )
-    if inflated > INFLATION_FREE_BYTES and inflated > MAX_INFLATION * stored:
-        raise CheckpointError(
-            f"{origin} looks like a zip bomb: {stored} bytes would inflate to {inflated}, and "
-            f"weights never compress more than {MAX_INFLATION} times"
-        )
 
 
 def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from bit_backbone.checkpoints.errors import CheckpointError
+from bit_backbone.checkpoints.files.archives import check_checksums
 from bit_backbone.checkpoints.files.base import TensorMapping
-from bit_backbone.checkpoints.files.npz import check_inflation
 
 # Where training scripts put the model's own tensors, in the order in which they are looked for.
 STATE_DICT_KEYS = ("model", "state_dict", "model_state_dict", "module", "net", "weights")
@@ -29,8 +29,7 @@ def open_torch_file(path: Path) -> TensorMapping:
         CheckpointError: Truncated, or it would run code.
     """
     if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            check_inflation(str(path), archive.infolist())
+        check_checksums(path)
     try:
         with torch.serialization.safe_globals(_numpy_globals()):
             content = torch.load(path, map_location="cpu", weights_only=True)
