@@ -11,9 +11,11 @@ ROOT = Path(__file__).parent
 
 DEMO = ["pycocotools>=2.0.8", "scikit-image>=0.24", "scikit-learn>=1.5"]
 FINETUNE = ["tensorboard>=2.17"]
+EXTRACT = ["pyarrow>=17", "webdataset>=0.2.100"]
 TEST = [
     *DEMO,
     *FINETUNE,
+    *EXTRACT,
     "build>=1.2",
     "hypothesis>=6.100",
     "onnx>=1.17",
@@ -28,8 +30,9 @@ TEST = [
 EXTRAS = {
     "demo": DEMO,
     "finetune": FINETUNE,
+    "extract": EXTRACT,
     "docs": ["mkdocs-material>=9.6", "mkdocstrings-python>=1.16"],
-    "ray": ["ray[data]>=2.40"],
+    "ray": [*EXTRACT, "ray[data]>=2.40"],
     "test": TEST,
     "dev": [*TEST, "mypy>=1.13", "ruff>=0.15"],
 }

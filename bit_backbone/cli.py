@@ -19,6 +19,7 @@ COMMANDS: tuple[str, ...] = (
     "bit_backbone.commands.features",
     "bit_backbone.commands.info",
     "bit_backbone.commands.scenes",
+    "bit_backbone.extraction.command",
     "bit_backbone.finetune.command",
 )
 

@@ -7,11 +7,11 @@ Pillow's to the bit. Every other image becomes a tensor [C, H, W], uint8 or floa
 import os
 import struct
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TypeAlias
+from typing import IO, TypeAlias
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 ImageLike: TypeAlias = Image.Image | np.ndarray | torch.Tensor | str | os.PathLike[str]
 ImageInput: TypeAlias = ImageLike | Sequence["ImageInput"]
@@ -100,11 +100,27 @@ def read(
 def _open(path: str | os.PathLike[str]) -> Image.Image:
     if str(path).startswith(("http://", "https://")):
         raise ValueError(f"images are read from local files: fetch {path} and pass its path")
+    return decode(path, str(path))
+
+
+def decode(file: str | os.PathLike[str] | IO[bytes], name: str) -> Image.Image:
+    """Decodes an image file and turns it upright by its EXIF orientation.
+
+    Args:
+        file: Its path, or the open file.
+        name: What messages call it.
+
+    Raises:
+        ValueError: It is damaged, or has more pixels than Pillow's limit.
+        OSError: It is missing, truncated or no image.
+    """
     try:
-        with Image.open(path) as image:
+        with Image.open(file) as image:
             return ImageOps.exif_transpose(image)
+    except UnidentifiedImageError as error:
+        raise UnidentifiedImageError(f"cannot identify image file {name!r}") from error
     except _PILLOW_ERRORS as error:
-        raise ValueError(f"{path} is damaged or too large: {error}") from error
+        raise ValueError(f"{name} is damaged or too large: {error}") from error
 
 
 def _read_pil(image: Image.Image, convert_rgb: bool) -> Image.Image:

@@ -1,11 +1,9 @@
 """``bit-backbone features`` on photographs, good and bad."""
 
-import struct
-import zlib
-
 import numpy as np
 import pytest
 import torch
+from damaged_images import bomb, corrupt_chunk, sixteen_bits
 from photographs import photograph
 from PIL import Image
 from safetensors.torch import load_file
@@ -72,26 +70,6 @@ def test_transparency_is_composited_on_white(tmp_path):
     torch.testing.assert_close(*maps, rtol=0, atol=0)
     seen = np.asarray(Image.open(out / "clear_stage1.png"))[:, :64]
     np.testing.assert_array_equal(seen, on_white)
-
-
-def chunk(kind, data):
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
-def bomb(path):
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0))
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", b"") + chunk(b"IEND", b""))
-
-
-def corrupt_chunk(path):
-    photograph("china@300x200").save(path)
-    data = path.read_bytes()
-    second = data.index(b"IDAT", data.index(b"IDAT") + 4)
-    path.write_bytes(data[:second] + b"\xff\x00\xff\x00" + data[second + 4 :])
-
-
-def sixteen_bits(path):
-    Image.fromarray(np.full((32, 32), 40_000, np.uint16)).save(path)
 
 
 def tiny(path):

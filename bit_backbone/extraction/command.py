@@ -1,0 +1,161 @@
+"""``bit-backbone extract``: the features of every image of a source."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bit_backbone.commands.options import (
+    SOME_FAILED,
+    add_network_options,
+    network_overrides,
+    positive,
+)
+
+if TYPE_CHECKING:
+    from bit_backbone.backbone import BitBackbone
+    from bit_backbone.extraction.run import Engine
+    from bit_backbone.preprocessing import BitImageProcessor
+
+DESCRIPTION = """
+Writes the features of every image of SOURCE into the folder DEST: WebDataset shards of feature
+maps with an index (index.parquet), or, with --pool, a Parquet table of vectors (vectors/). An
+image that cannot be read is listed in failures.jsonl, and the exit status is then 3. After an
+interruption the same command goes on behind the last finished shard.
+"""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Adds the command."""
+    parser = subparsers.add_parser(
+        "extract",
+        help="feature maps or embeddings of many images",
+        description=DESCRIPTION,
+    )
+    parser.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="a folder (searched recursively), a glob, a text file with a path per line, or "
+        "WebDataset shards: 'train-{000..146}.tar'",
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="DEST", help="the folder")
+    _add_model_options(parser)
+    _add_output_options(parser)
+    _add_engine_options(parser)
+    parser.set_defaults(func=run)
+
+
+def _add_model_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("network")
+    group.add_argument("--variant", default="R50x1", help="default %(default)s")
+    group.add_argument(
+        "--weights",
+        metavar="CHECKPOINT",
+        help="a file, a folder, a published name or owner/name on the Hub, which decides the "
+        "variant; default: random weights",
+    )
+    group.add_argument("--seed", type=int, default=0, help="of random weights (default 0)")
+    add_network_options(parser)
+    size = parser.add_argument_group("images").add_mutually_exclusive_group()
+    size.add_argument(
+        "--short-side",
+        type=positive,
+        default=224,
+        metavar="PIXELS",
+        help="resize to this, keeping the aspect ratio (default %(default)s)",
+    )
+    size.add_argument(
+        "--no-resize", dest="short_side", action="store_const", const=None, help="keep each size"
+    )
+
+
+def _add_output_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("output")
+    group.add_argument("--pool", choices=("avg", "max", "gem"), help="write a vector per output")
+    group.add_argument(
+        "--format", choices=("npy", "safetensors"), help="of feature maps (default npy)"
+    )
+    group.add_argument(
+        "--dtype", choices=("fp32", "fp16"), default="fp32", help="default %(default)s"
+    )
+    group.add_argument(
+        "--shard-size",
+        type=positive,
+        metavar="N",
+        help="most images of a shard (default 256 with maps, 4096 with vectors)",
+    )
+
+
+def _add_engine_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("speed")
+    group.add_argument(
+        "--batch-size",
+        type=positive,
+        default=32,
+        metavar="N",
+        help="most images of a forward; only images of one size share it (default %(default)s)",
+    )
+    group.add_argument(
+        "--workers",
+        type=_count,
+        default=1,
+        metavar="N",
+        help="processes that read images ahead; 0: none (default %(default)s)",
+    )
+    group.add_argument("--device", help="default: the GPU, or the CPU where there is none")
+
+
+def _count(text: str) -> int:
+    return 0 if text == "0" else positive(text)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Extracts, prints the account and returns the exit status."""
+    from rich.console import Console
+
+    from bit_backbone.extraction.run import extract
+    from bit_backbone.extraction.settings import OutputSettings
+    from bit_backbone.extraction.sources import find_images
+
+    output = OutputSettings(args.pool, args.format, args.dtype, args.shard_size)
+    listing = find_images(args.source)
+    notes = Console(stderr=True, highlight=False)
+    ignored = f"; {listing.ignored} other files ignored" if listing.ignored else ""
+    notes.print(f"{len(listing)} images{ignored}")
+    backbone = _backbone(args)
+    if args.weights is None:
+        notes.print(f"{args.variant} with random weights (seed {args.seed})")
+    summary = extract(
+        listing, args.output, backbone, processor=_processor(args.short_side), output=output,
+        batch_size=args.batch_size, engine=_engine(args), progress=True,
+    )  # fmt: skip
+    told = f"{args.output}: {summary.written} of {len(listing)} images, {summary.failed} failed"
+    print(f"{told} (failures.jsonl)" if summary.failed else told)
+    return SOME_FAILED if summary.failed else 0
+
+
+def _backbone(args: argparse.Namespace) -> BitBackbone:
+    import torch
+
+    from bit_backbone.backbone import BitBackbone
+
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if args.weights:
+        return BitBackbone.from_pretrained(args.weights, **network_overrides(args)).to(device)
+    torch.manual_seed(args.seed)
+    return BitBackbone(args.variant, **network_overrides(args)).eval().to(device)
+
+
+def _processor(short_side: int | None) -> BitImageProcessor:
+    from bit_backbone.extraction.run import native_size
+
+    if short_side is None:
+        return native_size()
+    return native_size().replace(do_resize=True, size=short_side, resample="bilinear")
+
+
+def _engine(args: argparse.Namespace) -> Engine:
+    from bit_backbone.extraction.run import LocalEngine
+
+    return LocalEngine(args.workers)

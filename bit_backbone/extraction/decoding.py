@@ -1,0 +1,147 @@
+"""From an image's bytes to its pixels, as the processor leaves them before normalisation."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from bit_backbone.extraction.errors import ExtractionError
+from bit_backbone.extraction.sources import ImageRef
+from bit_backbone.preprocessing import BitImageProcessor
+from bit_backbone.preprocessing.images import decode
+
+# The machine's troubles and not the image's: the next image would fail the same way.
+_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ENOTCONN)
+# Images that a worker returns at once: sending each costs more than a small image.
+_CHUNK = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """An image, or why there is none.
+
+    Attributes:
+        ref: Which one.
+        pixels: [C, H, W], uint8, resized and not yet normalised; None without an image.
+        size: (height, width) before resizing, upright.
+        reason: Why there is no image.
+        fatal: Whether the reason concerns every other image too.
+        seconds: Spent on reading, decoding and resizing.
+    """
+
+    ref: ImageRef
+    pixels: np.ndarray | None = None
+    size: tuple[int, int] = (0, 0)
+    reason: str | None = None
+    fatal: bool = False
+    seconds: float = 0.0
+
+
+class Decoder:
+    """Reads images, and never raises for one.
+
+    Args:
+        processor: What it does before rescaling happens here; it returns 8 bits per channel.
+        root: The folder whose disappearance means that the source is gone.
+    """
+
+    def __init__(self, processor: BitImageProcessor, root: Path) -> None:
+        self._processor = processor.replace(do_rescale=False, do_normalize=False)
+        self._root = root
+
+    def __call__(self, ref: ImageRef) -> Decoded:
+        """Reads one image."""
+        start = time.perf_counter()
+        if ref.problem is not None:
+            return Decoded(ref, reason=ref.problem)
+        try:
+            image = _open(ref)
+            pixels = self._processor(image, return_tensors="np")["pixel_values"][0]
+        except (OSError, ValueError, MemoryError) as error:
+            return self._failure(ref, error)
+        seconds = time.perf_counter() - start
+        return Decoded(ref, pixels, (image.height, image.width), seconds=seconds)
+
+    def _failure(self, ref: ImageRef, error: Exception) -> Decoded:
+        reason = str(error) or type(error).__name__
+        if isinstance(error, FileNotFoundError) and not self._root.exists():
+            return Decoded(ref, reason=f"the source is gone: no {self._root}", fatal=True)
+        fatal = isinstance(error, MemoryError) or getattr(error, "errno", None) in _MACHINE
+        return Decoded(ref, reason=reason, fatal=fatal)
+
+
+def _open(ref: ImageRef) -> Image.Image:
+    if ref.size is None:
+        _check_file(ref.file)
+        return decode(ref.file, ref.path)
+    with open(ref.file, "rb") as file:
+        file.seek(ref.offset)
+        data = file.read(ref.size)
+    if len(data) < ref.size:
+        raise ValueError(f"the shard ends {ref.size - len(data)} bytes before the image does")
+    return decode(io.BytesIO(data), ref.path)
+
+
+def _check_file(path: str) -> None:
+    """Refuses an empty file, and a named pipe, which would wait for its writer for ever."""
+    if not os.path.isfile(path) and os.path.exists(path):
+        raise ValueError("this is no regular file")
+    if os.path.getsize(path) == 0:
+        raise ValueError("the file is empty")
+
+
+def decoded_images(
+    decoder: Decoder, shards: Iterable[Iterable[ImageRef]], workers: int
+) -> Iterator[Decoded]:
+    """Reads images ahead of their use, in order.
+
+    Args:
+        decoder: Reads each.
+        shards: The images, in parts.
+        workers: Processes that read, each up to two chunks ahead; 0 reads in this one.
+
+    Raises:
+        ExtractionError: An image failed for a reason that concerns all of them.
+    """
+    from torch.utils.data import DataLoader
+
+    # References travel to the workers instead of indices: a worker needs no copy of the listing.
+    chunks: Any = _Chunks(shards)
+    reading: Any = _Reading(decoder)
+    loader: Iterable[list[Decoded]] = DataLoader(
+        reading, batch_sampler=chunks, num_workers=workers, collate_fn=list
+    )
+    for chunk in loader:
+        for image in chunk:
+            if image.fatal:
+                raise ExtractionError(f"stopped at {image.ref.path}: {image.reason}")
+            yield image
+
+
+class _Chunks:
+    def __init__(self, shards: Iterable[Iterable[ImageRef]]) -> None:
+        self._shards = shards
+
+    def __iter__(self) -> Iterator[list[ImageRef]]:
+        for shard in self._shards:
+            refs = list(shard)
+            yield from (refs[i : i + _CHUNK] for i in range(0, len(refs), _CHUNK))
+
+
+class _Reading:
+    """What torch calls a data set, with references as its indices."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder = decoder
+
+    def __getitem__(self, ref: ImageRef) -> Decoded:
+        return self._decoder(ref)

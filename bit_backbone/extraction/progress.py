@@ -1,0 +1,56 @@
+"""The progress bar of an extraction."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+
+class _Speed(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.1f} images/s")
+
+
+class ExtractionBar:
+    """Shows images done, images per second and the time left, on stderr.
+
+    Args:
+        total: Number of images.
+        done: Those of earlier runs.
+        enabled: False shows nothing.
+    """
+
+    def __init__(self, total: int, done: int, enabled: bool) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            _Speed(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            disable=not enabled,
+        )
+        self._task = self._progress.add_task("extracting", total=total, completed=done)
+
+    def __enter__(self) -> ExtractionBar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._progress.stop()
+
+    def advance(self, images: int) -> None:
+        """Moves the bar on."""
+        self._progress.advance(self._task, images)

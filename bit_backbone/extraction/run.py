@@ -1,0 +1,162 @@
+"""Feature extraction over many images: the same whether they are ten or ten million."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+from bit_backbone._extras import require
+from bit_backbone.backbone import BitBackbone
+from bit_backbone.extraction.decoding import Decoded, Decoder, decoded_images
+from bit_backbone.extraction.destination import Destination, Summary
+from bit_backbone.extraction.features import Failure, FeatureExtractor, Features
+from bit_backbone.extraction.progress import ExtractionBar
+from bit_backbone.extraction.settings import OutputSettings, describe
+from bit_backbone.extraction.sources import ImageRef, Listing, find_images
+from bit_backbone.preprocessing import BitImageProcessor
+
+__all__ = ["Extraction", "LocalEngine", "extract", "native_size"]
+
+
+@dataclass
+class Extraction:
+    """One extraction: what to read, what to compute and where to put it.
+
+    Attributes:
+        listing: The images.
+        backbone: In eval mode.
+        processor: Resizes and normalises; each image keeps its own size.
+        output: What is written.
+        destination: Where.
+        batch_size: Most images of a forward; only images of exactly one size share one.
+    """
+
+    listing: Listing
+    backbone: BitBackbone
+    processor: BitImageProcessor
+    output: OutputSettings
+    destination: Destination
+    batch_size: int = 32
+
+    @property
+    def shards(self) -> range:
+        """The numbers of all shards."""
+        return range(-(-len(self.listing) // self._shard_size))
+
+    def refs(self, shard: int) -> list[ImageRef]:
+        """Returns the images of a shard."""
+        start = shard * self._shard_size
+        stop = min(start + self._shard_size, len(self.listing))
+        return [self.listing[index] for index in range(start, stop)]
+
+    def extractor(self) -> FeatureExtractor:
+        """Returns the network with all that belongs to it."""
+        return FeatureExtractor(
+            self.backbone, self.processor, self.output.pool, self.output.dtype, self.batch_size
+        )
+
+    def decoder(self) -> Decoder:
+        """Returns what reads the images."""
+        return Decoder(self.processor, self.listing.root)
+
+    @property
+    def _shard_size(self) -> int:
+        assert self.output.shard_size is not None  # OutputSettings fills it in
+        return self.output.shard_size
+
+
+# Writes the given shards, and tells the bar of every image that is done.
+Engine = Callable[[Extraction, Sequence[int], ExtractionBar], None]
+
+
+@dataclass
+class LocalEngine:
+    """Extraction on this machine: processes read images ahead while the network runs in this one.
+
+    Attributes:
+        workers: Processes that read; 0 reads in this one.
+        decoding_seconds: Spent on reading, by all workers together; for measurements.
+    """
+
+    workers: int = 0
+    decoding_seconds: float = field(default=0.0, init=False)
+
+    def __call__(self, job: Extraction, shards: Sequence[int], bar: ExtractionBar) -> None:
+        """Writes shards one after another."""
+        extractor = job.extractor()
+        images = decoded_images(job.decoder(), map(job.refs, shards), self.workers)
+        for shard in shards:
+            decoded = self._timed(islice(images, len(job.refs(shard))))
+            job.destination.write_shard(shard, _counted(extractor(decoded), bar))
+
+    def _timed(self, images: Iterable[Decoded]) -> Iterator[Decoded]:
+        for image in images:
+            self.decoding_seconds += image.seconds
+            yield image
+
+
+def _counted(
+    results: Iterable[Features | Failure], bar: ExtractionBar
+) -> Iterator[Features | Failure]:
+    for result in results:
+        yield result
+        bar.advance(1)
+
+
+def native_size() -> BitImageProcessor:
+    """Returns a processor that leaves every image at its own size."""
+    return BitImageProcessor(do_resize=False, do_center_crop=False)
+
+
+def extract(
+    source: str | os.PathLike[str] | Listing,
+    destination: str | os.PathLike[str],
+    backbone: BitBackbone,
+    *,
+    processor: BitImageProcessor | None = None,
+    output: OutputSettings | None = None,
+    batch_size: int = 32,
+    engine: Engine | None = None,
+    progress: bool = False,
+) -> Summary:
+    """Writes the features of every image of a source.
+
+    Killed at any moment, the same call goes on behind the last finished shard.
+
+    Args:
+        source: What ``find_images`` takes, or what it returned.
+        destination: A folder, new or of the same extraction.
+        backbone: The network; put into eval mode. Its device computes.
+        processor: Of images; None resizes the shorter side to 224 and crops nothing.
+        output: What to write; None for maps, .npy and fp32.
+        batch_size: Most images of a forward.
+        engine: Who does it; None for ``LocalEngine()``.
+        progress: Whether to show a bar on stderr.
+
+    Returns:
+        How many images were written and how many failed; failures.jsonl names these.
+
+    Raises:
+        ValueError: No image, unusable settings, or others than those the destination was begun
+            with.
+        ExtractionError: The destination cannot be written, or the source is gone.
+        MissingExtraError: pyarrow is not installed.
+    """
+    require("pyarrow.parquet", "extract", "extraction")
+    listing = source if isinstance(source, Listing) else find_images(source)
+    processor = processor or BitImageProcessor(do_center_crop=False)
+    output = output or OutputSettings()
+    channels = dict(zip(backbone.out_features, backbone.channels, strict=True))
+    folder = Destination(Path(destination), output, channels)
+    job = Extraction(listing, backbone.eval(), processor, output, folder, batch_size)
+    with folder.opened(describe(listing, backbone, processor, output)):
+        finished = folder.finished()
+        pending = [shard for shard in job.shards if shard not in finished]
+        done = len(listing) - sum(len(job.refs(shard)) for shard in pending)
+        with ExtractionBar(len(listing), done, progress) as bar:
+            if pending:
+                (engine or LocalEngine())(job, pending, bar)
+        return folder.finish(job.shards)

@@ -1,0 +1,98 @@
+"""What decides the result of an extraction, and so may not change before it is finished."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from bit_backbone.backbone import BitBackbone
+from bit_backbone.extraction.features import DTYPES
+from bit_backbone.extraction.pooling import POOLINGS
+from bit_backbone.extraction.sources import Listing
+from bit_backbone.preprocessing import BitImageProcessor
+
+FORMATS = ("npy", "safetensors")
+MAPS_PER_SHARD = 256
+VECTORS_PER_SHARD = 4096
+
+
+@dataclass(frozen=True)
+class OutputSettings:
+    """What is written.
+
+    Attributes:
+        pool: "avg", "max" or "gem" for a vector per output and image; None for maps.
+        format: Of maps: "npy", a file for each, or "safetensors", a file per image.
+        dtype: "fp32" or "fp16".
+        shard_size: Most images of a shard, which is what an interrupted run loses; None for 256
+            images with maps, 4096 with vectors.
+
+    Raises:
+        ValueError: An argument is none of these.
+    """
+
+    pool: str | None = None
+    format: str | None = None
+    dtype: str = "fp32"
+    shard_size: int | None = None
+
+    def __post_init__(self) -> None:
+        """Checks every argument and fills in what follows from the others."""
+        _check("pool", self.pool, (*POOLINGS, None))
+        _check("dtype", self.dtype, tuple(DTYPES))
+        _check("format", self.format, (*FORMATS, None))
+        if self.pool is not None and self.format is not None:
+            raise ValueError(
+                f"pooled vectors go into a Parquet table and have no format, got {self.format!r}; "
+                "leave out either pool or format"
+            )
+        if self.pool is None and self.format is None:
+            object.__setattr__(self, "format", FORMATS[0])
+        if self.shard_size is None:
+            default = MAPS_PER_SHARD if self.pool is None else VECTORS_PER_SHARD
+            object.__setattr__(self, "shard_size", default)
+        if not isinstance(self.shard_size, int) or self.shard_size < 1:
+            raise ValueError(f"a shard has at least one image, got shard_size {self.shard_size!r}")
+
+
+def describe(
+    listing: Listing, backbone: BitBackbone, processor: BitImageProcessor, output: OutputSettings
+) -> dict[str, Any]:
+    """Returns everything that the result depends on, as JSON values."""
+    network = backbone.config.to_dict()
+    return {
+        "images": len(listing),
+        "names of the images": listing.fingerprint(),
+        **{f"network.{name}": value for name, value in network.items()},
+        "weights": _weights_hash(backbone),
+        **{f"processor.{name}": value for name, value in processor.to_dict().items()},
+        **dataclasses.asdict(output),
+    }
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Tells each setting that changed."""
+    names = dict.fromkeys((*before, *now))
+    return [
+        f"{name} was {before.get(name)!r} and is {now.get(name)!r}"
+        for name in names
+        if before.get(name) != now.get(name)
+    ]
+
+
+def _weights_hash(network: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in network.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _check(name: str, value: Any, choices: tuple[Any, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} is one of {', '.join(map(repr, choices))}, got {value!r}")

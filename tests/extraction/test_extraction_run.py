@@ -1,0 +1,327 @@
+"""Whole extractions: results, formats, failures, settings."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+import webdataset
+from damaged_images import bomb, corrupt_chunk, empty, sixteen_bits, truncated, web_page
+from extraction_outputs import (
+    IMAGES,
+    PROCESSOR,
+    SHORT_SIDE,
+    failures_in,
+    maps_in,
+    pooled,
+    vectors_in,
+    write_many,
+)
+from networks import relative_difference, tiny
+from photographs import photograph
+from safetensors.numpy import load
+from torch.nn import functional
+
+from bit_backbone import BitBackbone
+from bit_backbone.cli import main
+from bit_backbone.extraction import (
+    ExtractionError,
+    LocalEngine,
+    OutputSettings,
+    Summary,
+    extract,
+    find_images,
+)
+from bit_backbone.extraction.pooling import POOLINGS
+from bit_backbone.extraction.run import native_size
+
+KEYS = {path.replace(".", "%2E"): path for path in IMAGES.values()}
+
+
+def alone(backbone, path, processor=PROCESSOR):
+    """The features of one image, by the backbone and the processor themselves."""
+    with torch.no_grad():
+        outputs = backbone(processor(path, return_tensors="pt")["pixel_values"])
+    return {name: output[0] for name, output in outputs.items()}
+
+
+def assert_equal_features(found, expected, tolerance=1e-5):
+    assert list(found) == list(expected)
+    for name, array in found.items():
+        assert relative_difference(torch.tensor(np.asarray(array)), expected[name]) < tolerance
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 32])
+@pytest.mark.parametrize("shard_size", [4, 100])
+def test_maps_equal_those_of_each_image_alone(batch_size, shard_size, photos, tmp_path, backbone):
+    output = OutputSettings(shard_size=shard_size)
+    summary = extract(
+        photos, tmp_path, backbone, processor=PROCESSOR, output=output, batch_size=batch_size
+    )
+    assert summary == Summary(written=len(IMAGES), failed=0)
+    found = maps_in(tmp_path)
+    assert set(found) == set(KEYS)
+    for key, maps in found.items():
+        expected = alone(backbone, photos / KEYS[key])
+        assert_equal_features(maps, expected)
+        assert min(maps["stage1"].shape[1:]) == SHORT_SIDE // 4
+
+
+def test_a_padded_batch_would_not_be_equal(photos, backbone):
+    # What grouping by exact size is for: the test above must be able to fail.
+    pixels = PROCESSOR(photos / "a/one.jpg", return_tensors="pt")["pixel_values"]
+    padded = functional.pad(pixels, (0, 16))
+    with torch.no_grad():
+        maps = backbone(pixels)["stage3"], backbone(padded)["stage3"]
+    width = maps[0].shape[-1] - 1
+    assert relative_difference(maps[1][..., :width], maps[0][..., :width]) > 1e-2
+
+
+def test_webdataset_pyarrow_and_numpy_read_the_output(photos, tmp_path, backbone):
+    output = OutputSettings(shard_size=4, dtype="fp16")
+    extract(photos, tmp_path, backbone, processor=PROCESSOR, output=output)
+    shards = sorted(map(str, tmp_path.glob("*.tar")))
+    data = webdataset.WebDataset(shards, shardshuffle=False).decode()
+    samples = {sample["__key__"]: sample for sample in data}
+    index = pq.read_table(tmp_path / "index.parquet").to_pylist()
+    assert {row["key"] for row in index} == set(samples) == set(KEYS)
+    for row in index:
+        sample = samples[row["key"]]
+        assert sample["__url__"] == str(tmp_path / row["shard"])
+        assert row["path"] == str(photos / KEYS[row["key"]])
+        for stage in ("stage1", "stage3"):
+            assert sample[f"{stage}.npy"].dtype == np.float16
+            assert list(sample[f"{stage}.npy"].shape) == row[f"{stage}_shape"]
+    tall = next(row for row in index if row["key"] == "b/two%2Ev2%2Epng")
+    assert [tall[n] for n in ("height", "width", "input_height", "input_width")] == [96, 64, 72, 48]
+
+
+def test_safetensors_hold_the_same_maps(photos, tmp_path, backbone):
+    for name in ("npy", "safetensors"):
+        output = OutputSettings(format=name)
+        extract(photos, tmp_path / name, backbone, processor=PROCESSOR, output=output)
+    expected = maps_in(tmp_path / "npy")
+    shards = str(tmp_path / "safetensors" / "shard-000000.tar")
+    for sample in webdataset.WebDataset(shards, shardshuffle=False):
+        maps = load(sample["safetensors"])
+        for stage, array in expected.pop(sample["__key__"]).items():
+            np.testing.assert_array_equal(maps[stage], array)
+    assert not expected
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+@pytest.mark.parametrize("pool", ["avg", "max", "gem"])
+def test_vectors_are_the_pooled_maps(pool, dtype, photos, tmp_path, backbone):
+    output = OutputSettings(pool=pool, dtype=dtype, shard_size=4)
+    extract(photos, tmp_path, backbone, processor=PROCESSOR, output=output)
+    found = vectors_in(tmp_path)
+    assert set(found) == set(KEYS)
+    for key, vectors in found.items():
+        maps = alone(backbone, photos / KEYS[key])
+        expected = {name: by_hand(pool, feature) for name, feature in maps.items()}
+        assert_equal_features(vectors, expected, 1e-5 if dtype == "fp32" else 1e-3)
+    table = pq.read_table(tmp_path / "vectors")
+    stage = table.column("stage3").combine_chunks()
+    assert (
+        stage.flatten().to_numpy().reshape(len(IMAGES), 128).dtype
+        == {
+            "fp32": np.float32,
+            "fp16": np.float16,
+        }[dtype]
+    )
+
+
+def by_hand(pool, feature):
+    flat = feature.double().flatten(1).numpy()
+    values = {
+        "avg": lambda: flat.mean(1),
+        "max": lambda: flat.max(1),
+        "gem": lambda: np.cbrt((np.maximum(flat, 1e-6) ** 3).mean(1)),
+    }[pool]()
+    return torch.from_numpy(values).float()
+
+
+def test_the_generalized_mean_lies_between_the_others():
+    feature = torch.rand(2, 5, 4, 4)
+    average, largest, generalized = (POOLINGS[name](feature) for name in ("avg", "max", "gem"))
+    assert (average < generalized).all()
+    assert (generalized < largest).all()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_every_image_is_written_or_listed(workers, tmp_path, backbone):
+    source = write_many(tmp_path / "src", 6)
+    kinds = {
+        "bomb.png": (bomb, "exceeds limit"),
+        "chunk.png": (corrupt_chunk, "broken PNG file"),
+        "cut.png": (truncated, "truncated"),
+        "deep.png": (sixteen_bits, "8 bits per channel, got a PIL image of mode 'I;16'"),
+        "empty.jpg": (empty, "the file is empty"),
+        "page.jpg": (web_page, "cannot identify image file"),
+        "pipe.png": (os.mkfifo, "this is no regular file"),
+        "thin.png": (lambda path: photograph("china@1x1").save(path), None),
+        "really_png.jpg": (lambda path: photograph("china@30x30").save(path, "PNG"), None),
+        "cmyk.jpg": (lambda path: photograph("cmyk").save(path), None),
+    }
+    for name, (write, _) in kinds.items():
+        write(source / name)
+    (source / "dangling.png").symlink_to(source / "nowhere.png")
+    summary = extract(
+        source, tmp_path / "out", backbone, processor=PROCESSOR,
+        output=OutputSettings(shard_size=5), engine=LocalEngine(workers),
+    )  # fmt: skip
+    reasons = {failure["path"]: failure["reason"] for failure in failures_in(tmp_path / "out")}
+    expected = {name: reason for name, (_, reason) in kinds.items() if reason}
+    expected["dangling.png"] = "No such file"
+    assert set(reasons) == {str(source / name) for name in expected}
+    for name, reason in expected.items():
+        assert reason in reasons[str(source / name)]
+    assert summary == Summary(written=9, failed=8)
+    good = {"thin%2Epng", "really_png%2Ejpg", "cmyk%2Ejpg", *(f"{i:05d}%2Epng" for i in range(6))}
+    assert set(maps_in(tmp_path / "out")) == good
+
+
+def test_an_image_too_small_for_the_network_fails_alone(tmp_path):
+    source = write_many(tmp_path / "src", 2)
+    photograph("china@5x5").save(source / "tiny.png")
+    backbone = tiny(out_indices=[1], global_padding="valid").eval()
+    summary = extract(source, tmp_path / "out", backbone, processor=native_size())
+    assert summary == Summary(written=2, failed=1)
+    (failure,) = failures_in(tmp_path / "out")
+    assert "pixels high and wide" in failure["reason"]
+
+
+def test_values_that_fp16_cannot_hold_are_failures_not_infinities(tmp_path, backbone):
+    source = write_many(tmp_path / "src", 2)
+    with torch.no_grad():
+        backbone.stem.conv.weight.mul_(1e-3)
+        backbone.stage3[0].downsample.conv.weight.mul_(1)
+        backbone.stage3[0].conv3.register_forward_hook(lambda *args: args[-1] * 1e6)
+    summary = extract(source, tmp_path / "out", backbone, output=OutputSettings(dtype="fp16"))
+    assert summary == Summary(written=0, failed=2)
+    assert failures_in(tmp_path / "out")[0]["reason"] == "stage3 has values that fp16 cannot hold"
+    assert not list((tmp_path / "out").glob("*.tar"))
+    assert pq.read_table(tmp_path / "out" / "index.parquet").num_rows == 0
+
+
+def test_images_in_shards_have_the_same_features(photos, tmp_path, backbone):
+    with webdataset.TarWriter(str(tmp_path / "in-0.tar")) as sink:
+        for name in ("a/one.jpg", "b/one.jpg"):
+            data = (photos / name).read_bytes()
+            sink.write({"__key__": name.removesuffix(".jpg"), "jpg": data, "txt": "a caption"})
+    extract(tmp_path / "in-0.tar", tmp_path / "out", backbone, processor=PROCESSOR)
+    found = maps_in(tmp_path / "out")
+    assert list(found) == ["a/one", "b/one"]
+    for key, maps in found.items():
+        assert_equal_features(maps, alone(backbone, photos / f"{key}.jpg"))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_change_no_byte(workers, photos, tmp_path, backbone):
+    output = OutputSettings(shard_size=4)
+    for count in (0, workers):
+        out = tmp_path / str(count)
+        extract(
+            photos, out, backbone, processor=PROCESSOR, output=output, engine=LocalEngine(count)
+        )
+    shards = [(tmp_path / "0" / f"shard-{i:06d}.tar").read_bytes() for i in range(3)]
+    others = [(tmp_path / str(workers) / f"shard-{i:06d}.tar").read_bytes() for i in range(3)]
+    assert shards == others
+
+
+def test_a_finished_extraction_is_left_as_it_is(photos, tmp_path, backbone):
+    arguments = {"processor": PROCESSOR, "output": pooled(shard_size=3)}
+    first = extract(photos, tmp_path, backbone, **arguments)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("vectors/*")}
+    assert extract(photos, tmp_path, backbone, **arguments) == first
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("vectors/*")} == before
+
+
+def other_weights(arguments):
+    return arguments | {"backbone": tiny(out_indices=[1, 3])}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda a: a | {"output": pooled(dtype="fp16")}, "dtype was 'fp32' and is 'fp16'"),
+        (lambda a: a | {"output": OutputSettings()}, "pool was 'avg' and is None"),
+        (lambda a: a | {"processor": native_size()}, "processor.do_resize was True and is False"),
+        (lambda a: a | {"source": a["source"] / "a"}, "images was 10 and is 2"),
+        (lambda a: a | {"backbone": tiny(out_indices=[1])}, r"out_indices was \[1, 3\] and is"),
+        (other_weights, "weights was "),
+    ],
+)
+def test_other_settings_are_refused_by_name(change, message, photos, tmp_path, backbone):
+    arguments = {
+        "source": photos, "destination": tmp_path, "backbone": backbone, "processor": PROCESSOR,
+        "output": pooled(),
+    }  # fmt: skip
+    extract(**arguments)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ValueError, match=f"begun with other settings: .*{message}"):
+        extract(**change(arguments))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"pool": "mean"}, "pool is one of 'avg', 'max', 'gem', None, got 'mean'"),
+        ({"dtype": "bf16"}, "dtype is one of 'fp32', 'fp16', got 'bf16'"),
+        ({"format": "pt"}, "format is one of 'npy', 'safetensors', None, got 'pt'"),
+        ({"pool": "avg", "format": "npy"}, "leave out either pool or format"),
+        ({"shard_size": 0}, "at least one image, got shard_size 0"),
+    ],
+)
+def test_wrong_output_settings(settings, message):
+    with pytest.raises(ValueError, match=message):
+        OutputSettings(**settings)
+
+
+def test_a_folder_with_other_files_is_refused(photos, tmp_path, backbone):
+    (tmp_path / "thesis.txt").touch()
+    with pytest.raises(ValueError, match=r"holds 'thesis.txt' and no extraction.json"):
+        extract(photos, tmp_path, backbone)
+
+
+def test_the_command(photos, tmp_path, capsys, backbone):
+    backbone.save_pretrained(tmp_path / "weights")
+    (tmp_path / "list.txt").write_text(f"{photos}/a/one.jpg\n{photos}/none.jpg\n")
+    arguments = ["extract", str(tmp_path / "list.txt"), "--output", str(tmp_path / "out")]
+    arguments += ["--weights", str(tmp_path / "weights"), "--out-indices", "1", "2", "3"]
+    arguments += ["--short-side", str(SHORT_SIDE), "--device", "cpu", "--workers", "0"]
+    assert main(arguments) == 3
+    told = capsys.readouterr()
+    assert told.out == f"{tmp_path}/out: 1 of 2 images, 1 failed (failures.jsonl)\n"
+    assert "2 images" in told.err
+    assert "images/s" in told.err
+    (maps,) = maps_in(tmp_path / "out").values()
+    loaded = BitBackbone.from_pretrained(tmp_path / "weights", out_indices=[1, 2, 3])
+    assert_equal_features(maps, alone(loaded, photos / "a/one.jpg"))
+    assert main([*arguments, "--dtype", "fp16"]) == 2
+    assert "dtype was 'fp32' and is 'fp16'" in capsys.readouterr().err
+
+
+def test_two_at_once_are_refused(photos, tmp_path, backbone):
+    script = (
+        "import fcntl, sys; lock = open(sys.argv[1], 'wb'); fcntl.lockf(lock, fcntl.LOCK_EX);"
+        "print('held', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / ".lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        with pytest.raises(ExtractionError, match="another extraction is writing to"):
+            extract(photos, tmp_path, backbone)
+        other.stdin.close()
+
+
+def test_settings_are_kept_as_json(photos, tmp_path, backbone):
+    extract(find_images(photos), tmp_path, backbone, processor=PROCESSOR)
+    settings = json.loads((tmp_path / "extraction.json").read_text())
+    assert settings["images"] == len(IMAGES)
+    assert settings["processor.size"] == {"shortest_edge": SHORT_SIDE}
