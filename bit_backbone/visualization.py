@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-__all__ = ["beside", "principal_components", "to_picture"]
+__all__ = [
+    "beside",
+    "channel_mosaic",
+    "norm_histogram",
+    "pixel_norms",
+    "principal_components",
+    "to_picture",
+]
 
 # Percentiles that become black and white: a few extreme pixels must not grey out the rest.
 LOW, HIGH = 0.01, 0.99
+
+_BINS = 64
+_BAR_WIDTH, _PANEL_HEIGHT, _MARGIN = 6, 96, 18  # of a histogram, in pixels
+_INK, _PAPER, _BARS = (40, 40, 40), (255, 255, 255), (70, 110, 180)
 
 
 def principal_components(feature: Tensor, count: int = 3) -> Tensor:
@@ -27,16 +41,20 @@ def principal_components(feature: Tensor, count: int = 3) -> Tensor:
     Raises:
         ValueError: ``feature`` has another rank or holds values that are not finite.
     """
-    if feature.ndim != 3:
-        raise ValueError(f"a feature map must be [C, H, W], got {list(feature.shape)}")
-    if not feature.isfinite().all():
-        raise ValueError("a feature map must be finite, got NaN or infinity; check the weights")
+    _check(feature)
     _, height, width = feature.shape
     pixels = feature.detach().float().flatten(1)
     components = _project(pixels - pixels.mean(dim=1, keepdim=True), count)
     peaks = components.gather(1, components.abs().argmax(dim=1, keepdim=True))
     missing = components.new_zeros(count - len(components), height * width)
     return torch.cat([components * peaks.sign(), missing]).view(count, height, width)
+
+
+def _check(feature: Tensor) -> None:
+    if feature.ndim != 3:
+        raise ValueError(f"a feature map must be [C, H, W], got {list(feature.shape)}")
+    if not feature.isfinite().all():
+        raise ValueError("a feature map must be finite, got NaN or infinity; check the weights")
 
 
 def _project(centred: Tensor, count: int) -> Tensor:
@@ -64,12 +82,93 @@ def to_picture(feature: Tensor, size: tuple[int, int]) -> Image.Image:
         ValueError: As ``principal_components``.
     """
     components = principal_components(feature)
-    flat = components.flatten(1)
-    low, high = (torch.quantile(_sample(flat), q, dim=1).view(3, 1, 1) for q in (LOW, HIGH))
-    scaled = (components - low) / (high - low).clamp(min=torch.finfo(torch.float32).tiny)
-    pixels = (scaled.clamp(0, 1) * 255).round().byte().permute(1, 2, 0)
+    pixels = _stretch(components).permute(1, 2, 0)
     height, width = size
     return Image.fromarray(pixels.numpy(), "RGB").resize((width, height), Image.Resampling.NEAREST)
+
+
+def _stretch(planes: Tensor) -> Tensor:
+    """Brings each plane [H, W] to the whole range of bytes."""
+    flat = _sample(planes.flatten(1))
+    low, high = (torch.quantile(flat, q, dim=1).view(-1, 1, 1) for q in (LOW, HIGH))
+    scaled = (planes - low) / (high - low).clamp(min=torch.finfo(torch.float32).tiny)
+    return (scaled.clamp(0, 1) * 255).round().byte()
+
+
+def channel_mosaic(feature: Tensor, size: tuple[int, int], count: int = 16) -> Image.Image:
+    """Draws the channels that vary most, each in grey with a range of its own.
+
+    Args:
+        feature: [C, H, W].
+        size: (height, width) of the picture, at least a pixel for each tile.
+        count: Channels to draw, at most C; they stand row by row, the most varied first.
+
+    Raises:
+        ValueError: As ``principal_components``.
+    """
+    _check(feature)
+    values = feature.detach().float()
+    order = values.flatten(1).var(dim=1, correction=0).argsort(descending=True, stable=True)
+    tiles = _stretch(values[order[:count]])
+    columns = math.ceil(math.sqrt(len(tiles)))
+    rows = math.ceil(len(tiles) / columns)
+    height, width = max(1, size[0] // rows), max(1, size[1] // columns)
+    mosaic = Image.new("L", (size[1], size[0]))
+    for index, tile in enumerate(tiles):
+        row, column = divmod(index, columns)
+        picture = Image.fromarray(tile.numpy()).resize((width, height), Image.Resampling.NEAREST)
+        mosaic.paste(picture, (column * width, row * height))
+    return mosaic.convert("RGB")
+
+
+def pixel_norms(feature: Tensor) -> Tensor:
+    """Returns the root mean square over channels, [H, W], of a feature map [C, H, W].
+
+    It is the length of each pixel's vector over the square root of the channels, so that stages of
+    different widths compare.
+
+    Raises:
+        ValueError: As ``principal_components``.
+    """
+    _check(feature)
+    return feature.detach().float().square().mean(dim=0).sqrt()
+
+
+def norm_histogram(features: Mapping[str, Tensor]) -> Image.Image:
+    """Draws a histogram of ``pixel_norms`` for each stage, all on one scale from 0.
+
+    Args:
+        features: A map [C, H, W] for each name.
+
+    Raises:
+        ValueError: As ``principal_components``.
+    """
+    norms = {name: pixel_norms(feature).flatten() for name, feature in features.items()}
+    most = max(float(values.max()) for values in norms.values()) or 1.0
+    height = _PANEL_HEIGHT + 2 * _MARGIN
+    picture = Image.new("RGB", (_BINS * _BAR_WIDTH, height * len(norms)), _PAPER)
+    pen = ImageDraw.Draw(picture)
+    for index, (name, values) in enumerate(norms.items()):
+        caption = f"{name}: median {float(values.median()):.4g}, largest {float(values.max()):.4g}"
+        _draw_panel(pen, index * height, torch.histc(values, _BINS, 0, most), caption, most)
+    return picture
+
+
+def _draw_panel(
+    pen: ImageDraw.ImageDraw, top: int, counts: Tensor, caption: str, most: float
+) -> None:
+    font = ImageFont.load_default()
+    base = top + _MARGIN + _PANEL_HEIGHT
+    right = len(counts) * _BAR_WIDTH - 1
+    pen.text((2, top + 2), caption, _INK, font)
+    for index, share in enumerate((counts / counts.max()).tolist()):
+        if share > 0:
+            left = index * _BAR_WIDTH
+            bar = (left, base - share * _PANEL_HEIGHT, left + _BAR_WIDTH - 2, base)
+            pen.rectangle(bar, _BARS)
+    pen.line((0, base, right, base), _INK)
+    pen.text((2, base + 2), "0", _INK, font)
+    pen.text((right, base + 2), f"{most:.4g}", _INK, font, anchor="ra")
 
 
 def _sample(flat: Tensor, most: int = 1_000_000) -> Tensor:

@@ -6,7 +6,14 @@ import torch
 from PIL import Image
 from sklearn.decomposition import PCA
 
-from bit_backbone.visualization import beside, principal_components, to_picture
+from bit_backbone.visualization import (
+    beside,
+    channel_mosaic,
+    norm_histogram,
+    pixel_norms,
+    principal_components,
+    to_picture,
+)
 
 
 @pytest.mark.parametrize("shape", [(16, 9, 7), (5, 20, 30), (64, 3, 3), (64, 8, 8)])
@@ -78,6 +85,43 @@ def test_a_constant_map_is_a_flat_picture():
 
 def test_maps_larger_than_quantile_takes_are_drawn():
     assert to_picture(torch.randn(3, 4100, 4100), (8, 8)).size == (8, 8)
+
+
+def test_a_mosaic_shows_the_channels_that_vary_most_first():
+    feature = torch.zeros(6, 2, 2)
+    feature[4] = torch.tensor([[0.0, 8.0], [0.0, 0.0]])
+    feature[1] = torch.tensor([[0.0, 0.0], [2.0, 0.0]])
+    mosaic = np.asarray(channel_mosaic(feature, (8, 8), count=4))
+    assert mosaic.shape == (8, 8, 3)
+    bright = {(row // 2, column // 2) for row, column in np.argwhere(mosaic[..., 0] == 255)}
+    assert bright == {(0, 1), (1, 2)}  # in units of a feature pixel: tiles of 2 x 2
+
+
+@pytest.mark.parametrize(("channels", "count"), [(1, 16), (5, 16), (20, 16), (20, 3)])
+def test_a_mosaic_has_the_size_asked_for(channels, count):
+    assert channel_mosaic(torch.randn(channels, 3, 5), (60, 90), count).size == (90, 60)
+
+
+def test_norms_compare_across_widths():
+    feature = torch.randn(4, 5, 6)
+    torch.testing.assert_close(pixel_norms(feature), pixel_norms(feature.repeat(3, 1, 1)))
+    assert pixel_norms(torch.full((7, 1, 1), -2.0)) == 2
+
+
+def test_a_histogram_has_a_panel_for_each_stage_on_one_scale():
+    picture = norm_histogram({"a": torch.full((2, 4, 4), 1.0), "b": torch.full((2, 4, 4), 2.0)})
+    pixels = np.asarray(picture)
+    panels = pixels[: len(pixels) // 2], pixels[len(pixels) // 2 :]
+    # the middle of each bar: a's lies in the middle of the scale, b's at its end
+    bars = [np.flatnonzero((panel[50] == (70, 110, 180)).all(axis=-1)) for panel in panels]
+    assert [round(bar.mean() / pixels.shape[1], 2) for bar in bars] == [0.51, 0.99]
+    assert norm_histogram({"zero": torch.zeros(2, 3, 3)}).size[0] == pixels.shape[1]
+
+
+@pytest.mark.parametrize("draw", [channel_mosaic, lambda f, _: norm_histogram({"a": f})])
+def test_other_pictures_refuse_what_is_no_feature_map_too(draw):
+    with pytest.raises(ValueError, match="must be finite"):
+        draw(torch.full((3, 4, 4), float("nan")), (4, 4))
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bit_backbone._files import atomic_path
 from bit_backbone.commands.options import (
     SOME_FAILED,
     add_network_options,
@@ -21,15 +23,16 @@ if TYPE_CHECKING:
     from bit_backbone.backbone import BitBackbone
     from bit_backbone.profiling import StageTimer
 
+PICTURES = ("components", "mosaic", "norms")
+
 
 def add_parser(subparsers: Any) -> None:
     """Adds the command."""
     parser = subparsers.add_parser(
         "features",
         help="feature maps of photographs, with a picture of each",
-        description="Prints a table per photograph and writes NAME.safetensors with the maps and "
-        "NAME_STAGE.png, the photograph beside the map's first three principal components as "
-        "red, green and blue. A photograph that cannot be read, or is too small for the network, "
+        description="Prints a table per photograph and writes NAME.safetensors with the maps, and "
+        "pictures. A photograph that cannot be read, or is too small for the network, "
         "is reported and skipped; the exit status is then 3.",
     )
     parser.add_argument("photos", nargs="+", type=Path, metavar="PHOTO")
@@ -44,6 +47,16 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of random weights (default 0)")
     parser.add_argument(
         "--short-side", type=positive, metavar="PIXELS", help="resize to this; default: as it is"
+    )
+    parser.add_argument(
+        "--pictures",
+        nargs="+",
+        choices=PICTURES,
+        default=["components"],
+        help="components: NAME_STAGE.png, the photograph beside the map's first three principal "
+        "components as red, green and blue (default); mosaic: NAME_STAGE_mosaic.png, the 16 "
+        "channels that vary most; norms: NAME_norms.png, a histogram of the pixels' norms in "
+        "every stage",
     )
     add_network_options(parser)
     parser.set_defaults(func=run)
@@ -75,7 +88,9 @@ def run(args: argparse.Namespace) -> int:
             print(f"bit-backbone: skipped {photo}: {error}", file=sys.stderr)
             continue
         console.print(_table(photo, backbone, features, timer))
-        _write(args.output / photo.stem, image, features)
+        _write_maps(args.output / photo.stem, features)
+        for ending, picture in _draw(image, features, args.pictures):
+            _write_picture(args.output / f"{photo.stem}_{ending}.png", picture)
     console.print(f"{len(args.photos) - failed} of {len(args.photos)} photographs, {failed} failed")
     return SOME_FAILED if failed else 0
 
@@ -141,15 +156,29 @@ def _table(
     return table
 
 
-def _write(prefix: Path, image: Image, features: dict[str, Tensor]) -> None:
+def _write_maps(prefix: Path, features: dict[str, Tensor]) -> None:
     from safetensors.torch import save_file
-
-    from bit_backbone._files import atomic_path
-    from bit_backbone.visualization import beside, to_picture
 
     with atomic_path(prefix.with_name(f"{prefix.name}.safetensors")) as path:
         save_file({name: feature[0].contiguous() for name, feature in features.items()}, path)
+
+
+def _draw(
+    image: Image, features: dict[str, Tensor], wanted: Collection[str]
+) -> Iterator[tuple[str, Image]]:
+    """Yields the pictures of a photograph, each with the ending of its file's name."""
+    from bit_backbone.visualization import beside, channel_mosaic, norm_histogram, to_picture
+
+    size = image.height, image.width
     for name, feature in features.items():
-        picture = to_picture(feature[0], (image.height, image.width))
-        with atomic_path(prefix.with_name(f"{prefix.name}_{name}.png")) as path:
-            beside(image, picture).save(path, format="PNG")
+        if "components" in wanted:
+            yield name, beside(image, to_picture(feature[0], size))
+        if "mosaic" in wanted:
+            yield f"{name}_mosaic", channel_mosaic(feature[0], size)
+    if "norms" in wanted:
+        yield "norms", norm_histogram({name: feature[0] for name, feature in features.items()})
+
+
+def _write_picture(target: Path, picture: Image) -> None:
+    with atomic_path(target) as path:
+        picture.save(path, format="PNG")

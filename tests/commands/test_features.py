@@ -1,5 +1,9 @@
 """``bit-backbone features`` on photographs, good and bad."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +15,7 @@ from safetensors.torch import load_file
 from bit_backbone.backbone import BitBackbone
 from bit_backbone.cli import main
 from bit_backbone.preprocessing import BitImageProcessor
+from bit_backbone.visualization import channel_mosaic
 
 
 @pytest.fixture
@@ -55,6 +60,22 @@ def test_the_short_side_is_resized_and_phone_photographs_are_turned(photos, tmp_
     out = tmp_path / "out"
     assert run(turned, "--out-features", "stage1", "--short-side", 32, "--output", out) == 0
     assert load_file(out / "turned.safetensors")["stage1"].shape == (256, 16, 8)
+
+
+def test_every_picture(photos, tmp_path):
+    out = tmp_path / "out"
+    tool = [sys.executable, Path(__file__).parents[2] / "tools" / "visualize_features.py"]
+    arguments = (photos[2], "--out-indices", "1", "2", "--short-side", "32", "--output", out)
+    subprocess.run([*tool, *arguments], check=True, capture_output=True)
+    pictures = {f"horse_{name}.png" for name in ("stage1", "stage2", "norms")}
+    mosaics = {f"horse_{name}_mosaic.png" for name in ("stage1", "stage2")}
+    assert {path.name for path in out.iterdir()} == pictures | mosaics | {"horse.safetensors"}
+    feature = load_file(out / "horse.safetensors")["stage2"]
+    drawn = np.asarray(Image.open(out / "horse_stage2_mosaic.png"))
+    np.testing.assert_array_equal(drawn, np.asarray(channel_mosaic(feature, (32, 32))))
+    assert run(photos[2], "--pictures", "norms", "--short-side", 32, "--output", tmp_path) == 0
+    assert (tmp_path / "horse_norms.png").exists()
+    assert not (tmp_path / "horse_stage1.png").exists()
 
 
 def test_transparency_is_composited_on_white(tmp_path):
