@@ -104,6 +104,20 @@ def _add_engine_options(parser: argparse.ArgumentParser) -> None:
         help="processes that read images ahead; 0: none (default %(default)s)",
     )
     group.add_argument("--device", help="default: the GPU, or the CPU where there is none")
+    group = parser.add_argument_group("engine")
+    group.add_argument(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="this machine, or a Ray cluster that sees SOURCE and DEST by the same paths",
+    )
+    group.add_argument("--address", help="of the Ray cluster; default: RAY_ADDRESS, or a new one")
+    group.add_argument(
+        "--actors", type=positive, metavar="N", help="copies of the network (default 1)"
+    )
+    group.add_argument(
+        "--gpus-per-actor", type=float, metavar="F", help="may be a fraction (default 0: the CPU)"
+    )
 
 
 def _count(text: str) -> int:
@@ -119,6 +133,7 @@ def run(args: argparse.Namespace) -> int:
     from bit_backbone.extraction.sources import find_images
 
     output = OutputSettings(args.pool, args.format, args.dtype, args.shard_size)
+    engine = _engine(args)
     listing = find_images(args.source)
     notes = Console(stderr=True, highlight=False)
     ignored = f"; {listing.ignored} other files ignored" if listing.ignored else ""
@@ -128,7 +143,7 @@ def run(args: argparse.Namespace) -> int:
         notes.print(f"{args.variant} with random weights (seed {args.seed})")
     summary = extract(
         listing, args.output, backbone, processor=_processor(args.short_side), output=output,
-        batch_size=args.batch_size, engine=_engine(args), progress=True,
+        batch_size=args.batch_size, engine=engine, progress=True,
     )  # fmt: skip
     told = f"{args.output}: {summary.written} of {len(listing)} images, {summary.failed} failed"
     print(f"{told} (failures.jsonl)" if summary.failed else told)
@@ -141,6 +156,8 @@ def _backbone(args: argparse.Namespace) -> BitBackbone:
     from bit_backbone.backbone import BitBackbone
 
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if args.engine == "ray":
+        device = "cpu"  # the actors move their copies
     if args.weights:
         return BitBackbone.from_pretrained(args.weights, **network_overrides(args)).to(device)
     torch.manual_seed(args.seed)
@@ -156,6 +173,13 @@ def _processor(short_side: int | None) -> BitImageProcessor:
 
 
 def _engine(args: argparse.Namespace) -> Engine:
+    from bit_backbone.extraction.cluster import RayEngine
     from bit_backbone.extraction.run import LocalEngine
 
+    options = {name: getattr(args, name) for name in ("address", "actors", "gpus_per_actor")}
+    given = {name: value for name, value in options.items() if value is not None}
+    if args.engine == "ray":
+        return RayEngine(**given)
+    if given:
+        raise ValueError(f"only --engine ray has {', '.join(given)}; got {given} without it")
     return LocalEngine(args.workers)

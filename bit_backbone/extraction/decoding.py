@@ -45,6 +45,11 @@ class Decoded:
     fatal: bool = False
     seconds: float = 0.0
 
+    def raise_if_fatal(self) -> None:
+        """Raises ExtractionError if the reason concerns every other image too."""
+        if self.fatal:
+            raise ExtractionError(f"stopped at {self.ref.path}: {self.reason}")
+
 
 class Decoder:
     """Reads images, and never raises for one.
@@ -122,8 +127,7 @@ def decoded_images(
     )
     for chunk in loader:
         for image in chunk:
-            if image.fatal:
-                raise ExtractionError(f"stopped at {image.ref.path}: {image.reason}")
+            image.raise_if_fatal()
             yield image
 
 

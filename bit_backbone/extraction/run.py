@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from bit_backbone.extraction.destination import Destination, Summary
 from bit_backbone.extraction.features import Failure, FeatureExtractor, Features
 from bit_backbone.extraction.progress import ExtractionBar
 from bit_backbone.extraction.settings import OutputSettings, describe
-from bit_backbone.extraction.sources import ImageRef, Listing, find_images
+from bit_backbone.extraction.sources import Files, ImageRef, Listing, find_images
 from bit_backbone.preprocessing import BitImageProcessor
 
 __all__ = ["Extraction", "LocalEngine", "extract", "native_size"]
@@ -51,6 +52,10 @@ class Extraction:
         start = shard * self._shard_size
         stop = min(start + self._shard_size, len(self.listing))
         return [self.listing[index] for index in range(start, stop)]
+
+    def without_listing(self) -> Extraction:
+        """Returns the same extraction to send elsewhere, where shards come with their images."""
+        return dataclasses.replace(self, listing=Files(self.listing.root, []))
 
     def extractor(self) -> FeatureExtractor:
         """Returns the network with all that belongs to it."""

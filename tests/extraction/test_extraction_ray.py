@@ -1,0 +1,146 @@
+"""The same extraction on a real Ray cluster of several processes, one of which is killed."""
+
+import os
+import signal
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from extraction_outputs import PROCESSOR, failures_in, maps_in, pooled, vectors_in, write_many
+from networks import tiny
+
+from bit_backbone.cli import main
+from bit_backbone.extraction import (
+    ExtractionError,
+    OutputSettings,
+    RayEngine,
+    Summary,
+    extract,
+    find_images,
+)
+from bit_backbone.extraction.cluster import read_until
+from bit_backbone.extraction.decoding import Decoded, Decoder
+from bit_backbone.extraction.sources import ImageRef
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"actors": 0}, "at least one actor, got 0"),
+        ({"gpus_per_actor": -0.5}, "0 or more GPUs, got -0.5"),
+    ],
+)
+def test_wrong_settings(settings, message):
+    with pytest.raises(ValueError, match=message):
+        RayEngine(**settings)
+
+
+def test_the_local_engine_has_no_actors(tmp_path, capsys):
+    write_many(tmp_path, 1)
+    assert main(["extract", str(tmp_path), "--output", str(tmp_path / "o"), "--actors", "2"]) == 2
+    assert "only --engine ray has actors" in capsys.readouterr().err
+
+
+def test_what_is_too_large_to_travel_is_read_at_its_goal(tmp_path):
+    listing = find_images(write_many(tmp_path, 5, sizes=[(20, 20)]))
+    limit = 2 * 3 * 48 * 48
+    read = list(read_until(Decoder(PROCESSOR, tmp_path), list(listing), limit))
+    assert [type(image) for image in read] == [Decoded] * 2 + [ImageRef] * 3
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    ray = pytest.importorskip("ray")
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield ray
+    ray.shutdown()
+
+
+@pytest.fixture
+def source(tmp_path):
+    source = write_many(tmp_path / "src", 60)
+    (source / "00020x.png").touch()
+    (source / "00040x.png").write_text("no image")
+    return source
+
+
+def workers_of(cluster_process):
+    """The process ids of the actors that a process's cluster runs: {pid: name}."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            name = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            pid = int(folder.name)
+            if "MapWorker" in name and cluster_process in ancestors(pid):
+                found[pid] = name
+        except OSError:
+            continue  # it has ended
+    return found
+
+
+def ancestors(pid):
+    while pid > 1:
+        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        yield pid
+
+
+def kill_one_actor(out, killed, over):
+    """Waits for the first finished shard, then kills an actor."""
+    while not over.wait(0.02):
+        if list(out.glob("progress/*.json")) and (actors := workers_of(os.getpid())):
+            killed.append(min(actors))
+            os.kill(min(actors), signal.SIGKILL)
+            return
+
+
+@pytest.mark.slow
+def test_a_cluster_gives_the_same_result_and_survives_a_kill(cluster, source, tmp_path):
+    backbone = tiny(out_indices=[1, 3]).eval()
+    arguments = {"processor": PROCESSOR, "output": OutputSettings(shard_size=2)}
+    expected = extract(source, tmp_path / "local", backbone, **arguments)
+    killed, over = [], threading.Event()
+    out = tmp_path / "ray"
+    killer = threading.Thread(target=kill_one_actor, args=(out, killed, over))
+    killer.start()
+    try:
+        summary = extract(source, out, backbone, engine=RayEngine(actors=2), **arguments)
+    finally:
+        over.set()
+        killer.join()
+    assert len(killed) == 1
+    assert summary == expected == Summary(written=60, failed=2)
+    maps, others = maps_in(tmp_path / "local"), maps_in(out)
+    assert list(maps) == list(others)
+    for key in maps:
+        for name in maps[key]:
+            np.testing.assert_allclose(maps[key][name], others[key][name], rtol=1e-4, atol=1e-4)
+    assert failures_in(out) == failures_in(tmp_path / "local")
+
+
+@pytest.mark.slow
+def test_a_run_that_one_machine_began_is_finished_by_a_cluster(cluster, source, tmp_path):
+    backbone = tiny(out_indices=[1, 3]).eval()
+    arguments = {"processor": PROCESSOR, "output": pooled(shard_size=20)}
+    extract(source, tmp_path / "out", backbone, **arguments)
+    before = (tmp_path / "out/vectors/000000.parquet").stat().st_mtime_ns
+    (tmp_path / "out/progress/000001.json").unlink()
+    summary = extract(source, tmp_path / "out", backbone, engine=RayEngine(), **arguments)
+    assert summary == Summary(written=60, failed=2)
+    assert len(vectors_in(tmp_path / "out")) == 60
+    assert (tmp_path / "out/vectors/000000.parquet").stat().st_mtime_ns == before
+
+
+@pytest.mark.slow
+def test_errors_of_the_cluster_are_one_line(cluster, source, tmp_path):
+    backbone = tiny(out_indices=[1]).eval()
+    for engine, message in {
+        RayEngine(actors=9): "9 actors .* need 9.5 CPUs in the cluster, got 4",
+        RayEngine(gpus_per_actor=0.5): "need 0.5 GPUs in the cluster, got 0",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            extract(source, tmp_path / "out", backbone, engine=engine)
+    (tmp_path / "out" / "progress").touch()  # where a folder has to be
+    with pytest.raises(ExtractionError, match="out cannot be written: ") as caught:
+        extract(source, tmp_path / "out", backbone, engine=RayEngine())
+    assert "\n" not in str(caught.value)
