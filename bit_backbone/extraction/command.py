@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from bit_backbone.backbone import BitBackbone
     from bit_backbone.extraction.run import Engine
     from bit_backbone.preprocessing import BitImageProcessor
+
+MOST_WORKERS = 8
 
 DESCRIPTION = """
 Writes the features of every image of SOURCE into the folder DEST: WebDataset shards of feature
@@ -99,9 +102,9 @@ def _add_engine_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--workers",
         type=_count,
-        default=1,
         metavar="N",
-        help="processes that read images ahead; 0: none (default %(default)s)",
+        help="processes that read images ahead; 0: none; default: one core less than there are, "
+        f"between 1 and {MOST_WORKERS}",
     )
     group.add_argument("--device", help="default: the GPU, or the CPU where there is none")
     group = parser.add_argument_group("engine")
@@ -182,4 +185,6 @@ def _engine(args: argparse.Namespace) -> Engine:
         return RayEngine(**given)
     if given:
         raise ValueError(f"only --engine ray has {', '.join(given)}; got {given} without it")
-    return LocalEngine(args.workers)
+    cores = len(os.sched_getaffinity(0))
+    workers = min(max(cores - 1, 1), MOST_WORKERS) if args.workers is None else args.workers
+    return LocalEngine(workers)

@@ -115,7 +115,7 @@ def decoded_images(
         workers: Processes that read, each up to two chunks ahead; 0 reads in this one.
 
     Raises:
-        ExtractionError: An image failed for a reason that concerns all of them.
+        ExtractionError: An image failed for a reason that concerns all of them, or a worker died.
     """
     from torch.utils.data import DataLoader
 
@@ -125,10 +125,18 @@ def decoded_images(
     loader: Iterable[list[Decoded]] = DataLoader(
         reading, batch_sampler=chunks, num_workers=workers, collate_fn=list
     )
-    for chunk in loader:
+    for chunk in _watched(loader):
         for image in chunk:
             image.raise_if_fatal()
             yield image
+
+
+def _watched(loader: Iterable[list[Decoded]]) -> Iterator[list[Decoded]]:
+    """Says in one line that a worker died, of too little memory for example."""
+    try:
+        yield from loader
+    except (RuntimeError, OSError) as error:
+        raise ExtractionError(f"the processes that read ahead failed: {error}") from error
 
 
 class _Chunks:

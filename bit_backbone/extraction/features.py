@@ -12,6 +12,7 @@ from torch import Tensor
 from bit_backbone.backbone import BitBackbone
 from bit_backbone.extraction.batching import batches_of_one_size
 from bit_backbone.extraction.decoding import Decoded
+from bit_backbone.extraction.errors import ExtractionError
 from bit_backbone.extraction.pooling import POOLINGS
 from bit_backbone.extraction.sources import ImageRef
 from bit_backbone.preprocessing import BitImageProcessor
@@ -53,6 +54,9 @@ class FeatureExtractor:
         pool: A key of ``POOLINGS``, or None to keep maps.
         dtype: A key of ``DTYPES``, of the result.
         batch_size: Most images of a forward.
+
+    Raises:
+        ValueError: The backbone takes something else than RGB.
     """
 
     def __init__(
@@ -63,6 +67,11 @@ class FeatureExtractor:
         dtype: str,
         batch_size: int,
     ) -> None:
+        if backbone.config.num_channels != 3:
+            raise ValueError(
+                "images are read as RGB, so the network takes 3 channels, got num_channels="
+                f"{backbone.config.num_channels}"
+            )
         self._backbone = backbone
         self._pool = None if pool is None else POOLINGS[pool]
         self._dtype = dtype
@@ -86,6 +95,11 @@ class FeatureExtractor:
             outputs = self._backbone(self._normalize(pixels))
         except ValueError as error:  # too small for the network, and so is all the batch
             return [Failure(image.ref, str(error)) for image in batch]
+        except torch.OutOfMemoryError as error:
+            raise ExtractionError(
+                f"a batch of shape {list(pixels.shape)} does not fit into "
+                "the device's memory; go on with a smaller --batch-size or --short-side"
+            ) from error
         arrays = {name: self._keep(output) for name, output in outputs.items()}
         return [
             self._checked(image, {name: array[row] for name, array in arrays.items()})

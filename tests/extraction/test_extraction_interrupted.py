@@ -296,6 +296,13 @@ def test_the_machines_own_troubles_are_not_the_images(
         extract(source, tmp_path / "out", backbone)
 
 
+def test_a_reader_that_dies_ends_with_one_error(source, tmp_path, backbone, monkeypatch):
+    monkeypatch.setattr(Decoder, "__call__", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(ExtractionError, match=r"read ahead failed: DataLoader worker .* exited"):
+        extract(source, tmp_path / "out", backbone, engine=LocalEngine(1))
+    assert visible(tmp_path / "out") == {"extraction.json"}
+
+
 @pytest.mark.slow
 def test_five_thousand_images(tmp_path):
     """Every image once, in many shards, with failures strewn in and one kill in the middle."""

@@ -307,6 +307,20 @@ def test_the_command(photos, tmp_path, capsys, backbone):
     assert "dtype was 'fp32' and is 'fp16'" in capsys.readouterr().err
 
 
+def test_a_network_that_does_not_take_rgb_is_refused(photos, tmp_path):
+    with pytest.raises(ValueError, match="takes 3 channels, got num_channels=1"):
+        extract(photos, tmp_path, tiny(out_indices=[1], num_channels=1))
+
+
+def test_too_little_memory_is_one_error(photos, tmp_path, backbone):
+    def fail(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    backbone.register_forward_pre_hook(fail)
+    with pytest.raises(ExtractionError, match=r"does not fit .* smaller --batch-size"):
+        extract(photos, tmp_path, backbone, processor=PROCESSOR)
+
+
 def test_two_at_once_are_refused(photos, tmp_path, backbone):
     script = (
         "import fcntl, sys; lock = open(sys.argv[1], 'wb'); fcntl.lockf(lock, fcntl.LOCK_EX);"
