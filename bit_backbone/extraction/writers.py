@@ -15,6 +15,8 @@ from bit_backbone.extraction.settings import OutputSettings
 
 # Rows that are gathered before they are written: a row group of this many vectors.
 _ROWS = 1024
+# Bytes of a map that tarfile copies at once; its own 16 kB cost a tenth of the time.
+_COPIED = 2**22
 
 
 class ShardWriter(Protocol):
@@ -51,7 +53,9 @@ class MapWriter:
     def __init__(self, path: Path, files: Any) -> None:
         self._files = files
         self._stream = path.open("wb")
-        self._tar = tarfile.open(fileobj=self._stream, mode="w", format=tarfile.PAX_FORMAT)  # noqa: SIM115
+        self._tar = tarfile.open(  # noqa: SIM115
+            fileobj=self._stream, mode="w", format=tarfile.PAX_FORMAT, copybufsize=_COPIED
+        )
 
     def add(self, features: Features) -> dict[str, Any]:
         """Adds the maps of an image."""
