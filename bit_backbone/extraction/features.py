@@ -98,7 +98,7 @@ class FeatureExtractor:
         except torch.OutOfMemoryError as error:
             raise ExtractionError(
                 f"a batch of shape {list(pixels.shape)} does not fit into "
-                "the device's memory; go on with a smaller --batch-size or --short-side"
+                "the device's memory; go on with a smaller --batch-size"
             ) from error
         arrays = {name: self._keep(output) for name, output in outputs.items()}
         return [

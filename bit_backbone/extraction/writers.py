@@ -53,7 +53,7 @@ class MapWriter:
     def __init__(self, path: Path, files: Any) -> None:
         self._files = files
         self._stream = path.open("wb")
-        self._tar = tarfile.open(  # noqa: SIM115
+        self._tar = tarfile.TarFile(
             fileobj=self._stream, mode="w", format=tarfile.PAX_FORMAT, copybufsize=_COPIED
         )
 
