@@ -17,6 +17,7 @@ TEST = [
     *FINETUNE,
     *EXTRACT,
     "build>=1.2",
+    "faster-coco-eval>=1.6",
     "hypothesis>=6.100",
     "onnx>=1.17",
     "onnxruntime>=1.20",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import tempfile
@@ -31,6 +32,17 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
         sync(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def leftovers(target: str | os.PathLike[str]) -> list[Path]:
+    """Returns the temporary files of ``atomic_path`` that processes left when they were killed.
+
+    Those of a process that is still writing are among them: ask only where nobody else writes.
+    """
+    target = Path(target)
+    # mkstemp's eight characters, so that no file of another name is taken for one
+    pattern = f".{glob.escape(target.name)}.{'[a-z0-9_]' * 8}"
+    return sorted(target.parent.glob(pattern))
 
 
 def sync(path: Path) -> None:

@@ -26,7 +26,7 @@ from bit_backbone._files import atomic_path
 from bit_backbone.cli import main as bit_backbone
 from bit_backbone.datasets import CocoFolder, DigitScenes, build_scenes
 from bit_backbone.detection import DetectionSettings, DetectorSpec, train
-from bit_backbone.detection.command import metrics_table, save_comparison
+from bit_backbone.detection.reports import metrics_table, save_comparison
 from bit_backbone.detection.transforms import train_transforms
 from bit_backbone.torchvision.tiny import TINY
 

@@ -17,7 +17,7 @@ def add_parser(subparsers: Any) -> None:
     """Adds the command."""
     parser = subparsers.add_parser(
         "detect",
-        help="draw what a trained detector finds in images",
+        help="draw what a trained detector or segmenter finds in images",
         description="Prints the objects found in each image and writes NAME_detections.png. An "
         "image that cannot be read is reported and skipped; the exit status is then 3.",
     )
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from bit_backbone._files import atomic_path
-    from bit_backbone.detection.drawing import draw_objects
+    from bit_backbone.detection.drawing import draw_result
     from bit_backbone.detection.runs import load_detector
 
     targets = _targets(args.images, args.output)
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
             continue
         with torch.inference_mode():
             (found,) = model([image.to(args.device)])
-        picture = draw_objects(image, found, spec.categories, min_score=args.min_score)
+        picture = draw_result(image, found, spec.categories, min_score=args.min_score)
         with atomic_path(target) as temporary:
             picture.save(temporary, "PNG")
         print(f"{path}: {_summary(found, spec.categories, args.min_score)} -> {target}")
@@ -103,6 +103,9 @@ def _read(path: Path) -> Tensor:
 
 
 def _summary(found: dict[str, Tensor], names: tuple[str, ...], min_score: float) -> str:
+    if "semantic" in found:
+        present = [k for k in found["semantic"].unique().tolist() if k]
+        return ", ".join(names[k - 1] for k in present) or "nothing"
     scored = zip(found["labels"].tolist(), found["scores"].tolist(), strict=True)
     listed = [f"{names[k - 1]} {score:.2f}" for k, score in scored if k and score >= min_score]
     return ", ".join(listed) or "nothing"

@@ -9,8 +9,17 @@ if TYPE_CHECKING:
     from bit_backbone.datasets.coco import CocoFolder
     from bit_backbone.datasets.problems import AnnotationError, Problem
     from bit_backbone.datasets.scenes import DigitScenes, Scene
+    from bit_backbone.datasets.semantic import SemanticFolder
 
-__all__ = ["AnnotationError", "CocoFolder", "DigitScenes", "Problem", "Scene", "build_scenes"]
+__all__ = [
+    "AnnotationError",
+    "CocoFolder",
+    "DigitScenes",
+    "Problem",
+    "Scene",
+    "SemanticFolder",
+    "build_scenes",
+]
 
 __getattr__, __dir__ = lazy_exports(
     __name__,
@@ -20,6 +29,7 @@ __getattr__, __dir__ = lazy_exports(
         "DigitScenes": "bit_backbone.datasets.scenes",
         "Problem": "bit_backbone.datasets.problems",
         "Scene": "bit_backbone.datasets.scenes",
+        "SemanticFolder": "bit_backbone.datasets.semantic",
         "build_scenes": "bit_backbone.datasets.build",
     },
 )

@@ -109,6 +109,10 @@ class CocoFolder(torch.utils.data.Dataset[tuple[Tensor, Target]]):
         record = self._images[index]
         return record["height"], record["width"]
 
+    def file_name(self, index: int) -> str:
+        """Returns the name of an image's file, below the folder of the images."""
+        return str(self._images[index]["file_name"])
+
     def aspect_ratios(self) -> list[float]:
         """Returns width / height of every image, before transforms, without opening them."""
         return [record["width"] / record["height"] for record in self._images]

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
+from bit_backbone.training.processes import ONE_PROCESS, ProcessGroup
 from bit_backbone.training.stream import ORDER, Key
 
 
@@ -19,19 +20,32 @@ class AspectRatioBatches(Sampler[list[Key]]):
 
     Args:
         aspect_ratios: Width / height of each image.
-        batch_size: Images of a batch.
+        batch_size: Images of a batch, of all processes together.
         seed: Chooses the order.
         steps: Which batches, counted from the beginning of training.
+        group: The processes; each gets an equal, contiguous part of a batch.
 
     Raises:
-        ValueError: There is no image.
+        ValueError: There is no image, or the number of processes does not divide a batch.
     """
 
     def __init__(
-        self, aspect_ratios: Sequence[float], batch_size: int, seed: int, steps: range
+        self,
+        aspect_ratios: Sequence[float],
+        batch_size: int,
+        seed: int,
+        steps: range,
+        group: ProcessGroup = ONE_PROCESS,
     ) -> None:
         if not len(aspect_ratios):
             raise ValueError("a training set has at least one image, got none")
+        if batch_size % group.world_size:
+            raise ValueError(
+                "the batch size, of all processes together, is a multiple of their number, "
+                f"{group.world_size}; got {batch_size}"
+            )
+        share = batch_size // group.world_size
+        self.share = slice(group.rank * share, (group.rank + 1) * share)
         tall = np.asarray(aspect_ratios) < 1
         self.groups = [g for g in (np.flatnonzero(tall), np.flatnonzero(~tall)) if len(g)]
         self.batch_size, self.seed, self.steps = batch_size, seed, steps
@@ -47,7 +61,8 @@ class AspectRatioBatches(Sampler[list[Key]]):
             if epoch != current:
                 current, batches = epoch, self.epoch(epoch)
             start = step * self.batch_size
-            yield [(start + i, int(index)) for i, index in enumerate(batches[number])]
+            keys = [(start + i, int(index)) for i, index in enumerate(batches[number])]
+            yield keys[self.share]
 
     def epoch(self, epoch: int) -> np.ndarray:
         """Returns the indices of all batches of an epoch, [batches, batch_size]."""
@@ -64,3 +79,20 @@ def collate(items: list[tuple[Any, Any]]) -> tuple[list[Any], list[Any]]:
     """Returns a batch as torchvision's detectors take it: a list of images, a list of targets."""
     images, targets = zip(*items, strict=True)
     return list(images), list(targets)
+
+
+def loader_of_share(
+    dataset: Dataset[Any], batch_size: int, workers: int, group: ProcessGroup
+) -> Iterator[tuple[range, list[Any], list[Any]]]:
+    """Yields positions, images and targets of this process's share of a data set.
+
+    Every process gets equally many, as forward passes that gather weights demand: positions from
+    the size of the data set on are images again that another process has, not to be counted.
+    """
+    rounds = -(-len(dataset) // group.world_size)  # type: ignore[arg-type]
+    positions = range(group.rank, rounds * group.world_size, group.world_size)
+    share = Subset(dataset, [position % len(dataset) for position in positions])  # type: ignore[arg-type]
+    done = 0
+    for images, targets in DataLoader(share, batch_size, num_workers=workers, collate_fn=collate):
+        yield positions[done : done + len(images)], images, targets
+        done += len(images)

@@ -5,20 +5,25 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bit_backbone._extras import MissingExtraError
-from bit_backbone.detection.options import build_parser, open_set, settings_of, spec_of
+from bit_backbone.detection.options import (
+    build_parser,
+    open_set,
+    precision_of,
+    settings_of,
+    spec_of,
+)
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from bit_backbone.datasets.coco import CocoFolder
+    from bit_backbone.detection.tasks import TrainingSet
 
 USAGE_ERROR = 2  # what argparse itself exits with
 SIGNALLED = 128
-PICTURE_NAME = "detections.jpg"
+PICTURE_NAME = "predictions.jpg"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,43 +40,46 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _train(args: argparse.Namespace) -> int:
-    from bit_backbone.detection.evaluation import import_coco_api
     from bit_backbone.detection.models import check_name
+    from bit_backbone.detection.runs import load_detector
+    from bit_backbone.detection.tasks import check_tools
     from bit_backbone.detection.training import train
+    from bit_backbone.training.processes import is_first_process
 
     check_name(args.model)
-    import_coco_api()  # before hours of training, not behind them
     train_set, test_set = (open_set(args, split, args.model) for split in ("train", "test"))
+    check_tools(test_set)  # before hours of training, not behind them
     spec, settings = spec_of(args, train_set), settings_of(args, len(train_set))
-    _announce(args, len(train_set), len(test_set), settings)
-    result = train(spec, train_set, args.output, settings, eval_set=test_set, device=_device(args))
-    if result.signal:
+    if is_first_process():
+        _announce(args, len(train_set), len(test_set), settings)
+    result = train(spec, train_set, args.output, settings, eval_set=test_set, device=args.device)
+    if is_first_process() and result.signal:
         print(f"stopped at step {result.step} and saved; the same command goes on from there")
-        return SIGNALLED + result.signal
-    assert result.metrics is not None  # there is an evaluation set, and the end was reached
-    _report(args, result.model, test_set, result.metrics)
-    return 0
+    elif is_first_process():
+        assert result.metrics is not None  # there is an evaluation set, and the end was reached
+        model, _ = load_detector(args.output, _device(args))  # a sharded one ended with its run
+        _report(args, model, test_set, result.metrics)
+    return SIGNALLED + result.signal if result.signal else 0
 
 
 def _test_only(args: argparse.Namespace) -> int:
-    from bit_backbone.detection.evaluation import evaluate
     from bit_backbone.detection.runs import load_detector
+    from bit_backbone.detection.tasks import evaluate_on
     from bit_backbone.detection.training import check_categories
+    from bit_backbone.training.precision import autocast
+    from bit_backbone.training.processes import process_group
     from bit_backbone.training.progress import Progress
 
-    model, spec = load_detector(args.output, _device(args))
-    test_set = open_set(args, "test", spec.name)
-    check_categories(spec, test_set)
-    with Progress(enabled=True) as progress:
-        bar = progress.evaluation(len(test_set))
-        metrics = evaluate(
-            model,
-            test_set,
-            workers=args.workers,
-            device=_device(args),
-            advance=bar.advance,
-        )
-    _report(args, model, test_set, metrics)
+    with process_group(args.device) as group:
+        model, spec = load_detector(args.output, group.device)
+        test_set = open_set(args, "test", spec.name)
+        check_categories(spec, test_set)
+        with Progress(group.is_first) as bars, autocast(group.device, precision_of(args)):
+            advance = bars.evaluation(-(-len(test_set) // group.world_size)).advance
+            options: dict[str, Any] = {"workers": args.workers, "group": group, "advance": advance}
+            metrics = evaluate_on(test_set, model, **options)
+    if group.is_first:
+        _report(args, model, test_set, metrics)
     return 0
 
 
@@ -89,53 +97,14 @@ def _announce(args: argparse.Namespace, train: int, test: int, settings: Any) ->
 
 
 def _report(
-    args: argparse.Namespace, model: nn.Module, test_set: CocoFolder, metrics: dict[str, float]
+    args: argparse.Namespace, model: nn.Module, test_set: TrainingSet, metrics: dict[str, float]
 ) -> None:
     from rich.console import Console
+
+    from bit_backbone.detection.reports import metrics_table, save_comparison
 
     Console().print(metrics_table(metrics, f"{len(test_set)} test images"))
     if args.pictures > 0:
         picture = args.output / PICTURE_NAME
         save_comparison(model, test_set, args.pictures, picture)
-        print(f"detections beside ground truth: {picture}")
-
-
-def metrics_table(metrics: dict[str, float], title: str) -> Any:
-    """Returns COCO's metrics as a table of rich, a row for boxes, masks and keypoints each."""
-    from rich.table import Table
-
-    columns = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR")
-    table = Table("", *columns, title=title)
-    for kind in dict.fromkeys(name.partition("_")[0] for name in metrics):
-        values = [metrics.get(f"{kind}_{column}", -1) for column in columns]
-        # COCO says -1 where nothing of that size is annotated
-        table.add_row(kind, *(f"{value:.3f}" if value >= 0 else "-" for value in values))
-    return table
-
-
-def save_comparison(model: nn.Module, dataset: CocoFolder, count: int, path: Path) -> None:
-    """Draws detections beside ground truth, for images spread evenly over a data set.
-
-    Args:
-        model: A detector, on any device.
-        dataset: Of its categories.
-        count: How many images; all, if the data set has fewer.
-        path: The JPEG or PNG file to write.
-    """
-    import torch
-
-    from bit_backbone._files import atomic_path
-    from bit_backbone.detection.drawing import comparison, draw_objects
-
-    device = next(model.parameters()).device
-    count = min(count, len(dataset))
-    rows = []
-    model.eval()
-    for index in range(0, len(dataset) // count * count, len(dataset) // count):
-        image, target = dataset[index]
-        with torch.inference_mode():
-            (found,) = model([image.to(device)])
-        names = dataset.categories
-        rows.append((draw_objects(image, found, names), draw_objects(image, target, names)))
-    with atomic_path(path) as temporary:
-        comparison(rows).save(temporary, "PNG" if path.suffix == ".png" else "JPEG", quality=88)
+        print(f"predictions beside ground truth: {picture}")

@@ -1,4 +1,4 @@
-"""Objects drawn on photographs."""
+"""Objects and label maps drawn on photographs."""
 
 from __future__ import annotations
 
@@ -20,6 +20,36 @@ GAP = 6
 COLUMNS = 2
 
 
+def draw_result(
+    image: Tensor, result: dict[str, Any], names: Sequence[str], *, min_score: float = 0.5
+) -> Image.Image:
+    """Draws what a detector or ``Segmenter`` returned for an image, or the target it learns."""
+    if "semantic" in result:
+        return draw_semantic(image, result["semantic"], names)
+    return draw_objects(image, result, names, min_score=min_score)
+
+
+def draw_semantic(image: Tensor, semantic: Tensor, names: Sequence[str]) -> Image.Image:
+    """Colours the pixels of each class, and names the classes in a corner.
+
+    Args:
+        image: Floating point [3, H, W] in 0..1.
+        semantic: int64 [H, W]: 0 for the background, 1 .. number of names; others stay as they are.
+        names: Names of the classes, label 1 first.
+
+    Returns:
+        The photograph, enlarged by a whole factor where its shorter side is below 320 pixels.
+    """
+    present = [int(k) for k in semantic.unique().tolist() if 0 < k <= len(names)]
+    layers = torch.stack([semantic == label for label in present]) if present else ()
+    kept = {"masks": layers, "labels": torch.tensor(present)}
+    picture = _enlarged(_overlay(F.to_pil_image(image.clamp(0, 1).cpu()), kept))
+    draw, top = ImageDraw.Draw(picture), 0.0
+    for label in present:
+        top = _write(draw, (0.0, top), names[label - 1], colour_of(label))
+    return picture
+
+
 def draw_objects(
     image: Tensor, objects: dict[str, Any], names: Sequence[str], *, min_score: float = 0.5
 ) -> Image.Image:
@@ -37,11 +67,9 @@ def draw_objects(
     """
     picture = F.to_pil_image(image.clamp(0, 1).cpu())
     kept = _kept(objects, len(names), min_score)
-    picture = _overlay(picture, kept)
-    zoom = max(1, round(LEAST_SIDE / min(picture.size)))
-    picture = picture.resize(
-        (picture.width * zoom, picture.height * zoom), Image.Resampling.BICUBIC
-    )
+    width = picture.width
+    picture = _enlarged(_overlay(picture, kept))
+    zoom = picture.width // width
     draw = ImageDraw.Draw(picture)
     for index, label in enumerate(kept["labels"].tolist()):
         text = names[label - 1]
@@ -55,7 +83,7 @@ def draw_objects(
 
 
 def comparison(rows: Sequence[tuple[Image.Image, Image.Image]]) -> Image.Image:
-    """Puts pairs of (detections, ground truth) side by side, two pairs a row.
+    """Puts pairs of (predictions, ground truth) side by side, two pairs a row.
 
     Raises:
         ValueError: There is no pair.
@@ -74,7 +102,7 @@ def comparison(rows: Sequence[tuple[Image.Image, Image.Image]]) -> Image.Image:
     return sheet
 
 
-TITLES = ("detected", "ground truth")
+TITLES = ("predicted", "ground truth")
 
 
 def colour_of(label: int) -> tuple[int, int, int]:
@@ -92,12 +120,17 @@ def _kept(objects: dict[str, Any], num_names: int, min_score: float) -> dict[str
     return {name: value[keep] for name, value in tensors.items()}
 
 
-def _overlay(picture: Image.Image, kept: dict[str, Tensor]) -> Image.Image:
+def _enlarged(picture: Image.Image) -> Image.Image:
+    zoom = max(1, round(LEAST_SIDE / min(picture.size)))
+    return picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.BICUBIC)
+
+
+def _overlay(picture: Image.Image, kept: dict[str, Any]) -> Image.Image:
     for mask, label in zip(kept.get("masks", ()), kept["labels"].tolist(), strict=False):
         mask = mask.squeeze(0) if mask.ndim == 3 else mask  # detectors give [1, H, W] in 0..1
         coverage = (mask.float() > 0.5).to(torch.uint8) * round(255 * MASK_OPACITY)
         paint = Image.new("RGB", picture.size, colour_of(label))
-        picture = Image.composite(paint, picture, Image.fromarray(coverage.numpy()))
+        picture = Image.composite(paint, picture, Image.fromarray(coverage.cpu().numpy()))
     return picture
 
 
@@ -105,11 +138,24 @@ def _draw_box(
     draw: ImageDraw.ImageDraw, box: list[float], text: str, colour: tuple[int, int, int]
 ) -> None:
     draw.rectangle(box, outline=colour, width=2)
-    font = ImageFont.load_default(14)
-    size = draw.textbbox((0, 0), text, font=font)[2:]
-    left, top = box[0], max(0, box[1] - size[1] - 3)
-    draw.rectangle((left, top, left + size[0] + 5, top + size[1] + 3), fill=colour)
-    draw.text((left + 3, top), text, fill="black", font=font)
+    height = draw.textbbox((0, 0), text, font=_font())[3] + 3
+    _write(draw, (box[0], max(0, box[1] - height)), text, colour)
+
+
+def _write(
+    draw: ImageDraw.ImageDraw, corner: tuple[float, float], text: str, colour: tuple[int, int, int]
+) -> float:
+    """Writes on a coloured ground; returns where that ends below."""
+    left, top = corner
+    size = draw.textbbox((0, 0), text, font=_font())[2:]
+    bottom = top + size[1] + 3
+    draw.rectangle((left, top, left + size[0] + 5, bottom), fill=colour)
+    draw.text((left + 3, top), text, fill="black", font=_font())
+    return bottom
+
+
+def _font() -> Any:
+    return ImageFont.load_default(14)
 
 
 def _draw_points(draw: ImageDraw.ImageDraw, points: Tensor, colour: tuple[int, int, int]) -> None:
@@ -121,5 +167,5 @@ def _draw_points(draw: ImageDraw.ImageDraw, points: Tensor, colour: tuple[int, i
 def _titled(picture: Image.Image, title: str) -> Image.Image:
     framed = Image.new("RGB", (picture.width + GAP, picture.height + 20), "white")
     framed.paste(picture, (0, 20))
-    ImageDraw.Draw(framed).text((2, 1), title, fill="black", font=ImageFont.load_default(14))
+    ImageDraw.Draw(framed).text((2, 1), title, fill="black", font=_font())
     return framed

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from bit_backbone._extras import require
 from bit_backbone.datasets.coco import CocoFolder
-from bit_backbone.detection.batches import collate
+from bit_backbone.detection.batches import loader_of_share
+from bit_backbone.training.processes import ONE_PROCESS, ProcessGroup
 
 # The names of COCOeval's summary, in its order.
 _PRECISIONS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
@@ -36,7 +36,7 @@ def evaluate(
     *,
     batch_size: int = 1,
     workers: int = 0,
-    device: torch.device | str = "cpu",
+    group: ProcessGroup = ONE_PROCESS,
     advance: Callable[[int], None] | None = None,
 ) -> dict[str, float]:
     """Runs a detector on a data set and returns COCO's metrics.
@@ -50,7 +50,7 @@ def evaluate(
         batch_size: Images of one forward pass. More than one are padded to a common size, and the
             group norms of BiT see the padding: with other company an image has other features.
         workers: Loader processes.
-        device: Where the model is.
+        group: The processes; each takes an equal share and gets the same result.
         advance: Called with the length of each batch, to show progress.
 
     Returns:
@@ -61,19 +61,20 @@ def evaluate(
         MissingExtraError: Neither of the two packages is installed.
     """
     coco_api = import_coco_api()
-    loader = DataLoader(dataset, batch_size, num_workers=workers, collate_fn=collate)
     was_training = model.training
     model.eval()
     records: list[dict[str, Any]] = []
-    for images, targets in loader:
-        detections = model([image.to(device) for image in images])
-        for target, detection in zip(targets, detections, strict=True):
-            ids = target["image_id"], dataset.category_ids
-            records += _records({k: v.cpu() for k, v in detection.items()}, *ids)
+    for positions, images, targets in loader_of_share(dataset, batch_size, workers, group):
+        detections = model([image.to(group.device) for image in images])
+        for position, target, detection in zip(positions, targets, detections, strict=True):
+            if position < len(dataset):
+                ids = target["image_id"], dataset.category_ids
+                records += _records({k: v.cpu() for k, v in detection.items()}, *ids)
         if advance is not None:
             advance(len(images))
     model.train(was_training)
-    return summarize(coco_api, dataset, records)
+    everything = [record for own in group.gather(records) for record in own]
+    return summarize(coco_api, dataset, everything)
 
 
 def import_coco_api() -> tuple[Any, Any]:

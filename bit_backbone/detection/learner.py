@@ -1,4 +1,4 @@
-"""One optimizer step of a detector."""
+"""One optimizer step of a detector or segmenter, on this process's share of a batch."""
 
 from __future__ import annotations
 
@@ -9,31 +9,38 @@ import torch
 from torch import Tensor, nn
 
 from bit_backbone.detection.settings import DetectionSettings
+from bit_backbone.training.parallel import distribute
+from bit_backbone.training.precision import PRECISIONS, autocast
+from bit_backbone.training.processes import ProcessGroup
 from bit_backbone.training.stream import PROPOSALS, forked
 
 
 class Learner:
-    """A detector with what trains it.
+    """A model with what trains it.
 
     Args:
-        model: One of torchvision's detectors; moved to the device, and trained in place.
+        model: One of torchvision's detectors, or a ``Segmenter``; moved to the process's device,
+            and trained in place.
         settings: The recipe.
-        device: Where to compute.
+        group: The processes.
     """
 
-    def __init__(self, model: nn.Module, settings: DetectionSettings, device: torch.device) -> None:
-        self.model, self.settings, self.device = model, settings, device
-        model.to(device)
+    def __init__(self, model: nn.Module, settings: DetectionSettings, group: ProcessGroup) -> None:
+        self.model, self.settings, self.group = model, settings, group
+        model.to(group.device)
         if settings.channels_last:
             # not the heads: torchvision's loss of keypoints takes views that need the other order
-            model.get_submodule("backbone").to(memory_format=torch.channels_last)
+            model.get_submodule("backbone").to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        body: Any = model.get_submodule("backbone.body")
+        body.set_grad_checkpointing(settings.grad_checkpointing)
+        dtype = PRECISIONS[settings.precision]
+        self.network = distribute(model, group, fsdp=settings.fsdp, dtype=dtype)
         self.trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizer = _optimizer(self.trained, settings)
 
     def autocast(self) -> Any:
         """Returns the context of forward passes in the run's precision."""
-        enabled = self.settings.precision == "bfloat16"
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
+        return autocast(self.group.device, self.settings.precision)
 
     def train_step(
         self, images: list[Tensor], targets: list[dict[str, Any]], step: int
@@ -41,12 +48,12 @@ class Learner:
         """Makes one step.
 
         Args:
-            images: float32 [3, H, W] in 0..1 each.
-            targets: As ``CocoFolder`` yields them.
+            images: float32 [3, H, W] in 0..1 each, this process's share of the batch.
+            targets: As the data set yields them.
             step: Number of the step, which the rate and every random draw follow from.
 
         Returns:
-            The parts of the loss, and "loss", their sum.
+            The parts of the loss, and "loss", their sum; means over the processes.
 
         Raises:
             ValueError: The loss is not finite.
@@ -54,13 +61,7 @@ class Learner:
         self.model.train()
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.learning_rate(step)
-        inputs = [image.to(self.device, non_blocking=True) for image in images]
-        # what is random is which anchors and proposals the losses are computed on
-        seeds = self.settings.seed, PROPOSALS, step
-        with forked(self.device, *seeds), self.autocast():
-            parts = self.model(inputs, [self._on_device(target) for target in targets])
-        loss = torch.stack(list(parts.values())).float().sum()
-        values = {"loss": loss.item()} | {name: part.item() for name, part in parts.items()}
+        loss, values = self._losses(images, targets, step)
         if not math.isfinite(values["loss"]):
             raise ValueError(
                 f"the loss of step {step} is not finite ({values}); a smaller base_lr, a longer "
@@ -73,9 +74,22 @@ class Learner:
         self.optimizer.step()
         return values
 
+    def _losses(
+        self, images: list[Tensor], targets: list[dict[str, Any]], step: int
+    ) -> tuple[Tensor, dict[str, float]]:
+        inputs = [image.to(self.group.device, non_blocking=True) for image in images]
+        # what is random is which anchors and proposals the losses are computed on
+        seeds = self.settings.seed, PROPOSALS, step, self.group.rank
+        with forked(self.group.device, *seeds), self.autocast():
+            parts = self.network(inputs, [self._on_device(target) for target in targets])
+        stacked = torch.stack([part.float() for part in parts.values()])
+        means = self.group.sum(stacked.detach().clone()) / self.group.world_size
+        values = {"loss": means.sum().item()} | dict(zip(parts, means.tolist(), strict=True))
+        return stacked.sum(), values
+
     def _on_device(self, target: dict[str, Any]) -> dict[str, Tensor]:
         tensors = {name: value for name, value in target.items() if isinstance(value, Tensor)}
-        return {name: value.to(self.device) for name, value in tensors.items()}
+        return {name: value.to(self.group.device) for name, value in tensors.items()}
 
 
 def _optimizer(trained: list[nn.Parameter], settings: DetectionSettings) -> torch.optim.Optimizer:

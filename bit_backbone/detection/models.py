@@ -1,4 +1,4 @@
-"""Detectors by their names in torchvision's registry, and what each is trained on."""
+"""Detectors and segmenters by their names in torchvision's registry, and what they learn from."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ import torchvision
 from torch import nn
 from torchvision.models.detection import FCOS, KeypointRCNN, MaskRCNN, RetinaNet
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+from torchvision.models.segmentation import FCN, DeepLabV3
 
 import bit_backbone.torchvision  # noqa: F401 (registers the builders)
 from bit_backbone.config import BitConfig
+from bit_backbone.segmentation.model import Segmenter
 
 # Arguments that matter when a run begins, and not when its weights are read back.
 _PRETRAINING = ("weights", "weights_backbone", "trainable_backbone_layers")
@@ -21,7 +23,7 @@ _PRETRAINING = ("weights", "weights_backbone", "trainable_backbone_layers")
 
 @dataclass(frozen=True)
 class DetectorSpec:
-    """A detector, as a run's folder records it.
+    """A detector or segmenter, as a run's folder records it.
 
     Attributes:
         name: Its builder's name in torchvision's registry, such as "fasterrcnn_bit_fpn".
@@ -31,7 +33,7 @@ class DetectorSpec:
         keypoint_names: Names of the keypoints, for a detector that has them.
 
     Raises:
-        ValueError: Nothing of that name is registered, or it is no BiT model.
+        ValueError: No BiT detector or segmenter of that name is registered.
     """
 
     name: str
@@ -43,14 +45,14 @@ class DetectorSpec:
         check_name(self.name)
 
     def build(self, *, pretrained: bool = True) -> nn.Module:
-        """Builds the detector.
+        """Builds the detector, or the segmenter in a ``Segmenter``.
 
         Args:
             pretrained: Load and freeze what the arguments say; not needed where the weights of a
                 run follow.
 
         Raises:
-            ValueError: The builder does not take the arguments, or builds no detector.
+            ValueError: The builder does not take the arguments, or builds something else.
         """
         arguments = {k: v for k, v in self.arguments.items() if pretrained or k not in _PRETRAINING}
         if isinstance(arguments.get("variant"), Mapping):
@@ -61,10 +63,10 @@ class DetectorSpec:
         model = torchvision.models.get_model(
             self.name, num_classes=len(self.categories) + 1, **arguments
         )
+        if isinstance(model, DeepLabV3 | FCN):
+            return Segmenter(model)
         if not isinstance(model, GeneralizedRCNN | RetinaNet | FCOS):
-            raise ValueError(
-                f"{self.name} is no detector; the BiT detectors are {', '.join(detectors())}"
-            )
+            raise ValueError(f"{self.name} builds a {type(model).__name__}; {_known()}")
         return model
 
     def to_dict(self) -> dict[str, Any]:
@@ -88,10 +90,39 @@ def detectors() -> list[str]:
     return list(torchvision.models.list_models(include="*_bit_*fpn"))
 
 
+def segmenters() -> list[str]:
+    """Returns the names of the registered BiT segmenters."""
+    names = torchvision.models.list_models(include="*_bit*")
+    return [name for name in names if _return_type(name) in (DeepLabV3, FCN)]
+
+
+def classifiers() -> list[str]:
+    """Returns the names of the registered BiT classifiers."""
+    return list(torchvision.models.list_models(include="bit_*"))
+
+
 def check_name(name: str) -> None:
-    """Raises ValueError unless a BiT detector of this name is registered."""
-    if name not in detectors():
-        raise ValueError(f"the BiT detectors are {', '.join(detectors())}; got {name!r}")
+    """Raises ValueError unless a BiT detector or segmenter of this name is registered."""
+    if name in classifiers():
+        raise ValueError(
+            f"{name} classifies whole images, and COCO's format describes objects in them; train "
+            "it on folders of images by: bit-backbone finetune"
+        )
+    if name not in detectors() + segmenters():
+        raise ValueError(f"{_known()}; got {name!r}")
+
+
+def _known() -> str:
+    return (
+        f"the BiT detectors are {', '.join(detectors())}, the BiT segmenters "
+        f"{', '.join(segmenters())}"
+    )
+
+
+def is_segmenter(name: str) -> bool:
+    """Whether a registered model is trained on label maps."""
+    check_name(name)
+    return name in segmenters()
 
 
 def needs_masks(name: str) -> bool:
@@ -107,8 +138,10 @@ def needs_keypoints(name: str) -> bool:
 def _check_arguments(name: str, arguments: Mapping[str, Any]) -> None:
     """Refuses arguments that nobody reads: torchvision's R-CNNs drop them silently."""
     builder = torchvision.models.get_model_builder(name)
-    legal = {*signature(builder).parameters, *signature(_class_of(name)).parameters}
-    legal |= {"size_divisible", "fixed_size"}  # read by GeneralizedRCNNTransform
+    legal = {*signature(builder).parameters}
+    if not is_segmenter(name):
+        legal |= {*signature(_class_of(name)).parameters}
+        legal |= {"size_divisible", "fixed_size"}  # read by GeneralizedRCNNTransform
     unknown = sorted(set(arguments) - legal)
     if unknown:
         taken = ", ".join(sorted(legal - {"backbone", "kwargs"}))
@@ -118,4 +151,8 @@ def _check_arguments(name: str, arguments: Mapping[str, Any]) -> None:
 def _class_of(name: str) -> Any:
     """What the builder says that it returns."""
     check_name(name)
+    return _return_type(name)
+
+
+def _return_type(name: str) -> Any:
     return torchvision.models.get_model_builder(name).__annotations__["return"]

@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any
 from bit_backbone.detection.settings import OPTIMIZERS, DetectionSettings
 
 if TYPE_CHECKING:
-    from bit_backbone.datasets.coco import CocoFolder
     from bit_backbone.detection.models import DetectorSpec
+    from bit_backbone.detection.tasks import TrainingSet
 
 DEFAULT_MODEL = "fasterrcnn_bit_fpn"
 DEFAULT_EPOCHS = 12  # the field's "1x" schedule on COCO
 DESCRIPTION = """
-Train a detector on BiT, and evaluate it by COCO's average precision. Without --train and --test it
-learns DigitScenes, which is made on first use. The same command goes on with a run that was
-interrupted; Ctrl-C and SIGTERM save first.
+Train a detector or segmenter on BiT, and evaluate it by COCO's average precision or the mean IoU.
+Without --train and --test it learns DigitScenes, which is made on first use. The same command goes
+on with a run that was interrupted; Ctrl-C and SIGTERM save first. For several GPUs or processes:
+torchrun --nproc-per-node 2 tools/train_torchvision.py ...
 """
 
 
@@ -69,6 +70,12 @@ def _add_data_options(group: Any) -> None:
             metavar="DIR",
             help="below it, default %(default)s",
         )
+        option(
+            f"--{split}-maps",
+            metavar="DIR",
+            help="below it, PNG maps of category ids for a segmenter, as DigitScenes has; default: "
+            "made from the instances' masks",
+        )
     option(
         "--scenes", type=Path, default=Path("digit_scenes"), metavar="DIR", help="of DigitScenes"
     )
@@ -90,11 +97,14 @@ def _add_recipe_options(group: Any) -> None:
     option("--optimizer", choices=OPTIMIZERS, default=defaults["optimizer"])
     option("--amp", action="store_true", help="bfloat16 autocast")
     option("--channels-last", action="store_true", help="that memory format")
+    option("--grad-checkpointing", action="store_true", help="trade time for memory")
+    option("--fsdp", action="store_true", help="shard weights and optimizer over the processes")
     option(
         "--augment",
         nargs="*",
         metavar="NAME",
-        help="of hflip, photometric, zoom-out, iou-crop; default hflip, for DigitScenes none",
+        help="of hflip, photometric, zoom-out, iou-crop (detectors), scale-crop (segmenters); "
+        "default hflip, for DigitScenes none",
     )
     numbers = ("batch_size", "base_lr", "momentum", "weight_decay", "warmup_steps", "clip_norm")
     for name in (*numbers, "seed", "workers", "save_every"):
@@ -139,9 +149,14 @@ def settings_of(args: argparse.Namespace, num_images: int) -> DetectionSettings:
     if args.steps is None:
         epochs = DEFAULT_EPOCHS if args.epochs is None else args.epochs
         given["steps"] = round(epochs * num_images / args.batch_size)
-    given["precision"] = "bfloat16" if args.amp else "float32"
+    given["precision"] = precision_of(args)
     given["augment"] = tuple(augmentations(args))
     return DetectionSettings(**given)
+
+
+def precision_of(args: argparse.Namespace) -> str:
+    """Returns the precision of forward passes, in training and evaluation."""
+    return "bfloat16" if args.amp else "float32"
 
 
 def augmentations(args: argparse.Namespace) -> list[str]:
@@ -151,33 +166,46 @@ def augmentations(args: argparse.Namespace) -> list[str]:
     return [] if args.train is None or args.model.startswith("keypoint") else ["hflip"]
 
 
-def open_set(args: argparse.Namespace, split: str, spec_name: str) -> CocoFolder:
+def open_set(args: argparse.Namespace, split: str, spec_name: str) -> TrainingSet:
     """Opens the training or the test set, and makes DigitScenes where that is it.
 
     Args:
         args: The options.
         split: "train" or "test".
-        spec_name: The detector, which decides about masks and keypoints.
+        spec_name: The model, which decides about masks, keypoints and label maps.
 
     Raises:
         AnnotationError: The annotations are wrong, and ``--on-invalid`` is "raise".
     """
     from bit_backbone.datasets.coco import CocoFolder
-    from bit_backbone.detection.models import needs_keypoints, needs_masks
-    from bit_backbone.detection.transforms import train_transforms
+    from bit_backbone.datasets.semantic import SemanticFolder
+    from bit_backbone.detection.models import is_segmenter, needs_keypoints, needs_masks
+    from bit_backbone.detection.transforms import semantic_transforms, train_transforms
 
-    keypoints = needs_keypoints(spec_name)
     names = augmentations(args) if split == "train" else []
-    folder = getattr(args, split)
+    if is_segmenter(spec_name):
+        maps = getattr(args, f"{split}_maps")
+        if getattr(args, split) is None:
+            maps = maps or "semantic"  # what DigitScenes writes
+        transforms = semantic_transforms(names)
+        return SemanticFolder(**_source(args, split), maps=maps, transforms=transforms)
+    keypoints = needs_keypoints(spec_name)
     return CocoFolder(
-        _digit_scenes(args, split) if folder is None else folder,
-        annotations=getattr(args, f"{split}_annotations"),
-        images=getattr(args, f"{split}_images"),
+        **_source(args, split),
         masks=needs_masks(spec_name),
         keypoints=keypoints,
-        on_invalid=args.on_invalid,
         transforms=train_transforms(names, keypoints=keypoints),
     )
+
+
+def _source(args: argparse.Namespace, split: str) -> dict[str, Any]:
+    folder = getattr(args, split)
+    return {
+        "root": _digit_scenes(args, split) if folder is None else folder,
+        "annotations": getattr(args, f"{split}_annotations"),
+        "images": getattr(args, f"{split}_images"),
+        "on_invalid": args.on_invalid,
+    }
 
 
 def _digit_scenes(args: argparse.Namespace, split: str) -> Path:
@@ -190,8 +218,8 @@ def _digit_scenes(args: argparse.Namespace, split: str) -> Path:
     return folder
 
 
-def spec_of(args: argparse.Namespace, dataset: CocoFolder) -> DetectorSpec:
-    """Returns the detector asked for, with the classes of a data set."""
+def spec_of(args: argparse.Namespace, dataset: TrainingSet) -> DetectorSpec:
+    """Returns the model asked for, with the classes of a data set."""
     from bit_backbone.detection.models import DetectorSpec
 
     arguments = detector_arguments(args)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from bit_backbone._files import atomic_path
 from bit_backbone.detection.models import DetectorSpec
+from bit_backbone.training.saving import load_weights
 from bit_backbone.training.state import STATE_NAME, RunState
 
 SPEC_NAME = "detector.json"
@@ -57,7 +57,7 @@ def load_detector(
     spec = load_spec(folder)
     state = load_state(folder)
     model = spec.build(pretrained=False)
-    restore(model, state.model)
+    load_weights(model, state.model)
     return model.to(device).eval(), spec
 
 
@@ -78,15 +78,3 @@ def load_state(folder: Path) -> RunState:
             f"{folder} holds no {STATE_NAME}; train first, it is saved as that goes on"
         )
     return state
-
-
-def restore(model: nn.Module, weights: dict[str, Any]) -> None:
-    """Loads the weights of a run.
-
-    Raises:
-        ValueError: They are those of another detector.
-    """
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ValueError(f"the run's weights do not fit its detector: {error}") from error

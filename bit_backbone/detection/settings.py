@@ -1,4 +1,4 @@
-"""What a training run of a detector is told, beside the model and the data."""
+"""What a training run of a detector or segmenter is told, beside the model and the data."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 OPTIMIZERS = ("sgd", "adamw")
-PRECISIONS = ("float32", "bfloat16")
+PRECISIONS = ("float32", "bfloat16")  # float16 would need loss scaling
 # Settings that change how a run is carried out and not what comes out of it, but for rounding.
-_FREE = ("workers", "eval_every", "save_every")
+_FREE = ("workers", "eval_every", "save_every", "grad_checkpointing", "fsdp")
 
 
 @dataclass(frozen=True)
 class DetectionSettings:
-    """How to train a detector.
+    """How to train a detector or segmenter.
 
     The defaults are torchvision's reference recipe for detection (``references/detection`` of
     pytorch/vision: SGD, 0.02 for 16 images, decay 1e-4) with the schedule and the clipping that
@@ -23,7 +23,7 @@ class DetectionSettings:
 
     Attributes:
         steps: Optimizer steps.
-        batch_size: Images per step.
+        batch_size: Images per step, of all processes together.
         optimizer: "sgd" or "adamw".
         base_lr: Full learning rate.
         momentum: Of SGD.
@@ -37,9 +37,12 @@ class DetectionSettings:
         workers: Loader processes; 0 loads in the process itself.
         eval_every: Evaluate after every so many steps, beside the end; None for the end alone.
         save_every: Save after every so many steps, beside the end and interruptions.
+        grad_checkpointing: Whether to recompute every residual unit in backward, to save memory.
+        fsdp: Whether to shard parameters, gradients and the optimizer's state over the processes
+            (FSDP2), instead of keeping all of them in each.
 
     Raises:
-        ValueError: A value is out of its range.
+        ValueError: A value is out of its range, or two do not go together.
     """
 
     steps: int
@@ -57,6 +60,8 @@ class DetectionSettings:
     workers: int = 0
     eval_every: int | None = None
     save_every: int = 100
+    grad_checkpointing: bool = False
+    fsdp: bool = False
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "save_every", "eval_every"):
@@ -80,6 +85,11 @@ class DetectionSettings:
                 raise ValueError(
                     f"{name} is one of {', '.join(choices)}, got {getattr(self, name)!r}"
                 )
+
+        if self.fsdp and self.channels_last:
+            raise ValueError(
+                "fsdp shards contiguous weights, which channels_last does not have; leave out one"
+            )
 
     def learning_rate(self, step: int) -> float:
         """Returns the rate of a step: a linear warm-up, then half a cosine down to zero.

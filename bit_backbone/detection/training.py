@@ -1,4 +1,4 @@
-"""Training a detector on a folder in COCO's format, resumable to the step."""
+"""Training a detector or segmenter on a folder in COCO's format, resumable to the step."""
 
 from __future__ import annotations
 
@@ -13,17 +13,16 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from bit_backbone.datasets.coco import CocoFolder
 from bit_backbone.detection.batches import AspectRatioBatches, collate
-from bit_backbone.detection.evaluation import evaluate
 from bit_backbone.detection.learner import Learner
 from bit_backbone.detection.models import DetectorSpec
-from bit_backbone.detection.runs import load_spec, restore, save_spec
+from bit_backbone.detection.runs import load_spec, save_spec
 from bit_backbone.detection.settings import DetectionSettings
-from bit_backbone.training.processes import Interruption
-from bit_backbone.training.progress import Progress
-from bit_backbone.training.runlog import RunLog
-from bit_backbone.training.state import RunState
+from bit_backbone.detection.tasks import TrainingSet, evaluate_on
+from bit_backbone.training.processes import Interruption, ProcessGroup, process_group
+from bit_backbone.training.progress import Progress, Task
+from bit_backbone.training.runlog import RunLog, is_evaluated
+from bit_backbone.training.saving import Facts, RunStore
 from bit_backbone.training.stream import SeededDataset
 
 
@@ -32,9 +31,10 @@ class TrainingResult:
     """How a run ended.
 
     Attributes:
-        model: The detector as it then was.
+        model: The model as it then was; with FSDP it is of use in a process group alone, and
+            ``load_detector`` reads the run.
         step: Number of steps done.
-        metrics: As ``evaluate`` returns them; None without an evaluation set, or before the end.
+        metrics: As ``evaluate_on`` returns them; None without an evaluation set, or before the end.
         signal: Number of the signal that ended the run early, or 0.
     """
 
@@ -46,131 +46,152 @@ class TrainingResult:
 
 def train(
     spec: DetectorSpec,
-    train_set: CocoFolder,
+    train_set: TrainingSet,
     folder: str | os.PathLike[str],
     settings: DetectionSettings,
     *,
-    eval_set: CocoFolder | None = None,
-    device: torch.device | str = "cpu",
+    eval_set: TrainingSet | None = None,
+    device: torch.device | str | None = "cpu",
     show_progress: bool = True,
 ) -> TrainingResult:
-    """Trains a detector.
+    """Trains a detector or segmenter.
 
     Goes on with the run that ``folder`` holds, if it holds one, and then ends with the very
     weights of a run without interruption (on one kind of machine, where the kernels used are
     deterministic: the CPU's are). Ctrl-C and SIGTERM save and end the run after the current step.
+    Under torchrun every process calls this alike; each computes its share of every batch.
 
     Args:
-        spec: The detector.
+        spec: The model.
         train_set: Images and objects, with the augmentation in its ``transforms``.
         folder: Of the run; receives ``detector.json``, ``last.pt``, ``log.jsonl`` and, where
             tensorboard is installed, its event files.
         settings: The recipe.
         eval_set: Evaluated when the settings say so, and at the end; None for none.
-        device: Where to compute.
+        device: Where to compute; None for this process's GPU, or the CPU where there is none.
         show_progress: Whether to show a progress bar.
 
     Raises:
-        ValueError: The sets do not have the detector's categories, a loss is not finite, or the
-            folder holds a run of another recipe.
+        ValueError: The sets do not have the model's categories, a loss is not finite, the batch
+            size is no multiple of the number of processes, or the folder holds a run of another
+            recipe.
         MissingExtraError: There is an evaluation set, and nothing that computes COCO's metrics.
     """
     for dataset in (train_set, *([] if eval_set is None else [eval_set])):
         check_categories(spec, dataset)
-    run = _Run(spec, train_set, eval_set, Path(folder), settings, torch.device(device))
-    with Interruption() as interruption, Progress(show_progress) as progress:
-        return run.until_done(interruption, progress)
+    with process_group(device) as group, Interruption() as interruption:
+        run = _Run(spec, train_set, eval_set, Path(folder), settings, group)
+        with Progress(show_progress and group.is_first) as progress:
+            return run.until_done(interruption, progress)
 
 
 class _Run:
+    """One process's part of a run."""
+
     def __init__(
         self,
         spec: DetectorSpec,
-        train_set: CocoFolder,
-        eval_set: CocoFolder | None,
+        train_set: TrainingSet,
+        eval_set: TrainingSet | None,
         folder: Path,
         settings: DetectionSettings,
-        device: torch.device,
+        group: ProcessGroup,
     ) -> None:
         self.train_set, self.eval_set = train_set, eval_set
-        self.folder, self.settings, self.device = folder, settings, device
+        self.folder, self.settings, self.group = folder, settings, group
         self.recipe = settings.recipe() | {"detector": spec.to_dict(), "images": len(train_set)}
-        self.step = 0
-        state = RunState.load(folder)
-        if state is None:
-            torch.manual_seed(settings.seed)
-            self.learner = Learner(spec.build(), settings, device)
-            save_spec(folder, spec)
+        self.plan = AspectRatioBatches(
+            train_set.aspect_ratios(), settings.batch_size, settings.seed, range(0), group
+        )
+        self.store = RunStore(folder, group, settings.fsdp)
+        saved = self.store.open(self.recipe)
+        self.step = 0 if saved is None else saved.step
+        self.learner = Learner(self._model(spec, saved), settings, group)
+        if saved is not None:
+            self.store.restore(self.learner.model, self.learner.optimizer)
+
+    def _model(self, spec: DetectorSpec, saved: Facts | None) -> nn.Module:
+        if saved is None:
+            torch.manual_seed(self.settings.seed)
+            model = spec.build()
+            if self.group.is_first:
+                save_spec(self.folder, spec)
         else:
-            state.check_recipe(self.recipe, folder)
-            self._resume(load_spec(folder), state)
+            model = load_spec(self.folder).build(pretrained=False)
+            for name, parameter in model.named_parameters():
+                parameter.requires_grad_(name in saved.extra["trained"])
+        self.trained = [name for name, p in model.named_parameters() if p.requires_grad]
+        return model
 
-    def _resume(self, spec: DetectorSpec, state: RunState) -> None:
-        model = spec.build(pretrained=False)
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(name in state.extra["trained"])
-        restore(model, state.model)
-        self.learner = Learner(model, self.settings, self.device)
-        self.learner.optimizer.load_state_dict(state.optimizer)
-        self.step = state.step
-
-    def _save(self) -> None:
-        model, optimizer = self.learner.model, self.learner.optimizer
-        trained = [name for name, p in model.named_parameters() if p.requires_grad]
-        weights, moments = model.state_dict(), optimizer.state_dict()
-        RunState(self.step, self.recipe, weights, moments, {"trained": trained}).save(self.folder)
+    def _facts(self) -> Facts:
+        return Facts(self.step, self.recipe, {"trained": self.trained})
 
     def until_done(self, interruption: Interruption, progress: Progress) -> TrainingResult:
         """Trains to the end of the schedule, or until a signal comes."""
-        settings, total = self.settings, self.settings.steps
-        metrics = self._evaluate(None, progress) if self.step == total else None
-        log = RunLog(self.folder, self.step)
-        bar = progress.training("training", total, self.step)
-        began, first = time.monotonic(), self.step
+        self.began = time.monotonic(), self.step
+        log = RunLog(self.folder, self.step) if self.group.is_first else None
         try:
-            for images, targets in self._batches():
-                values = self.learner.train_step(images, targets, self.step)
-                log.write(self.step, learning_rate=settings.learning_rate(self.step), **values)
-                self.step += 1
-                speed = (self.step - first) * settings.batch_size / (time.monotonic() - began)
-                bar.advance(1, **{"loss": values["loss"], "images/s": speed})
-                ends = interruption.signal or self.step == total
-                if ends or self.step % settings.save_every == 0:
-                    self._save()
-                if interruption.signal:
-                    return TrainingResult(self.learner.model, self.step, None, interruption.signal)
-                if self.step == total or self.step % (settings.eval_every or total) == 0:
+            metrics = self._catch_up(log, progress)
+            bar = progress.training("training", self.settings.steps, self.step)
+            for batch in self._batches():
+                self._step(batch, log, bar)
+                number = self.group.max(interruption.signal)
+                ends = number or self.step == self.settings.steps
+                if ends or self.step % self.settings.save_every == 0:
+                    self.store.save(self._facts(), self.learner.model, self.learner.optimizer)
+                if number:
+                    return TrainingResult(self.learner.model, self.step, None, number)
+                if self._is_evaluation_due():
                     metrics = self._evaluate(log, progress)
+            self.store.finish(self._facts(), self.learner.model)
             return TrainingResult(self.learner.model, self.step, metrics, 0)
         finally:
-            log.close()
+            if log is not None:
+                log.close()
+
+    def _step(self, batch: tuple[list[Any], list[Any]], log: RunLog | None, bar: Task) -> None:
+        rate = self.settings.learning_rate(self.step)
+        values = self.learner.train_step(*batch, self.step)
+        if log is not None:
+            log.write(self.step, learning_rate=rate, **values)
+        self.step += 1
+        began, first = self.began
+        speed = (self.step - first) * self.settings.batch_size / (time.monotonic() - began)
+        bar.advance(1, **{"loss": values["loss"], "images/s": speed})
 
     def _batches(self) -> Iterator[tuple[list[Any], list[Any]]]:
-        settings = self.settings
-        plan = AspectRatioBatches(
-            self.train_set.aspect_ratios(),
-            settings.batch_size,
-            settings.seed,
-            range(self.step, settings.steps),
-        )
+        self.plan.steps = range(self.step, self.settings.steps)
         yield from DataLoader(
-            SeededDataset(self.train_set, settings.seed),
-            batch_sampler=plan,
-            num_workers=settings.workers,
+            SeededDataset(self.train_set, self.settings.seed),
+            batch_sampler=self.plan,
+            num_workers=self.settings.workers,
             collate_fn=collate,
-            pin_memory=self.device.type == "cuda",
+            pin_memory=self.group.device.type == "cuda",
         )
+
+    def _is_evaluation_due(self) -> bool:
+        total = self.settings.steps
+        return self.step == total or self.step % (self.settings.eval_every or total) == 0
+
+    def _catch_up(self, log: RunLog | None, progress: Progress) -> dict[str, float] | None:
+        """Makes the evaluation that a run was killed in, and that of a finished run anew."""
+        if not self.step or not self._is_evaluation_due():
+            return None
+        is_logged = self.group.max(int(is_evaluated(self.folder, self.step)))
+        if is_logged and self.step < self.settings.steps:
+            return None
+        return self._evaluate(None if is_logged else log, progress)
 
     def _evaluate(self, log: RunLog | None, progress: Progress) -> dict[str, float] | None:
         if self.eval_set is None:
             return None
-        bar = progress.evaluation(len(self.eval_set))
+        bar = progress.evaluation(-(-len(self.eval_set) // self.group.world_size))
         with self.learner.autocast():
-            metrics = evaluate(
-                self.learner.model,
+            metrics = evaluate_on(
                 self.eval_set,
+                self.learner.model,
                 workers=self.settings.workers,
-                device=self.device,
+                group=self.group,
                 advance=bar.advance,
             )
         bar.remove()
@@ -179,8 +200,8 @@ class _Run:
         return metrics
 
 
-def check_categories(spec: DetectorSpec, dataset: CocoFolder) -> None:
-    """Refuses a data set of other classes or keypoints than a detector is for.
+def check_categories(spec: DetectorSpec, dataset: TrainingSet) -> None:
+    """Refuses a data set of other classes or keypoints than a model is for.
 
     Raises:
         ValueError: They differ.
@@ -189,6 +210,6 @@ def check_categories(spec: DetectorSpec, dataset: CocoFolder) -> None:
         own, its = getattr(spec, what), getattr(dataset, what)
         if own != its:
             raise ValueError(
-                f"{dataset.file} should have the {what} that the detector is for, {list(own)}; got "
+                f"{dataset.file} should have the {what} that the model is for, {list(own)}; got "
                 f"{list(its)}"
             )

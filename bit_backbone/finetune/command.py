@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,6 +90,7 @@ def run(args: argparse.Namespace) -> int:
     from bit_backbone.finetune.folders import LabelledImages
     from bit_backbone.finetune.training import finetune
     from bit_backbone.finetune.transforms import eval_transform, train_transform, typical_size
+    from bit_backbone.training.processes import is_first_process
 
     images = LabelledImages(args.train)
     size = args.image_size or typical_size([path for path, _ in images.samples])
@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
     train_set = _few(images, args)
     settings = _settings(args)
     model = _model(args, images.classes)
-    if _is_first():
+    if is_first_process():
         _announce(args, len(train_set), images, sides, settings)
     facts = {
         "classes": images.classes,
@@ -172,8 +172,9 @@ def _finish(
     result: FineTuneResult,
 ) -> int:
     from bit_backbone.finetune.transforms import eval_processor
+    from bit_backbone.training.processes import is_first_process
 
-    if not _is_first():
+    if not is_first_process():
         return 128 + result.signal if result.signal else 0
     if result.signal:
         print(
@@ -191,7 +192,3 @@ def _finish(
         )
     print(f"the classifier is {args.output / 'model'}", file=sys.stderr)
     return 0
-
-
-def _is_first() -> bool:
-    return os.environ.get("RANK", "0") == "0"

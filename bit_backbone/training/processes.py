@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -48,10 +49,27 @@ class ProcessGroup:
         dist.all_reduce(values, dist.ReduceOp.MAX)
         return int(values)
 
+    def gather(self, value: Any) -> list[Any]:
+        """Returns the values of all processes, by rank; they have to be picklable."""
+        if self.world_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        dist.all_gather_object(values, value)
+        return values
+
     def barrier(self) -> None:
         """Waits until every process is here."""
         if self.world_size > 1:
             dist.barrier()
+
+
+def is_first_process() -> bool:
+    """Whether torchrun's environment makes this process the one that speaks; True without."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+ONE_PROCESS = ProcessGroup(0, 1, torch.device("cpu"))
+"""A run of this process alone, on the CPU."""
 
 
 @contextmanager

@@ -60,9 +60,20 @@ class RunLog:
             self._board.close()
 
 
+def is_evaluated(folder: Path, step: int) -> bool:
+    """Whether a run's log holds an evaluation after so many steps."""
+    path = folder / LOG_NAME
+    events = read_log(path) if path.exists() else []
+    return any(event["step"] == step and _is_evaluation(event) for event in events)
+
+
+def _is_evaluation(event: dict[str, Any]) -> bool:
+    return any(name.startswith("eval_") for name in event)
+
+
 def _is_before(event: dict[str, Any], step: int) -> bool:
     """Whether an event came before the next step: an evaluation counts the steps behind it."""
-    return event["step"] < step + any(name.startswith("eval_") for name in event)
+    return event["step"] < step + _is_evaluation(event)
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

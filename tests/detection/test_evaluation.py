@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import nn
 from bit_backbone.datasets import CocoFolder
 from bit_backbone.detection import comparison, draw_objects, evaluate
 from bit_backbone.detection.drawing import colour_of
+from bit_backbone.detection.evaluation import import_coco_api
 
 
 class Oracle(nn.Module):
@@ -127,3 +129,32 @@ def test_a_set_without_objects_can_be_evaluated(tmp_path: Path) -> None:
     (folder / "instances.json").write_text(json.dumps(content))
     data = CocoFolder(folder)
     assert evaluate(Oracle(data), data)["box_AP"] == -1
+
+
+class Guesser(Oracle):
+    """Returns targets with noise on boxes, labels and scores, so that metrics are no round ones."""
+
+    def answer(self, target: dict) -> dict:
+        answer = super().answer(target)
+        count = len(answer["labels"])
+        answer["boxes"] = answer["boxes"] + torch.randn(count, 4)
+        answer["labels"] = torch.randint(1, 3, (count,))
+        answer["scores"] = torch.rand(count)
+        answer["masks"] = answer["masks"].roll(1, -1)
+        answer["keypoints"] = answer["keypoints"] + torch.randn(count, 2, 3)
+        return answer
+
+
+def test_the_faster_implementation_gives_equal_figures(data: CocoFolder, monkeypatch) -> None:
+    pytest.importorskip("faster_coco_eval")
+    results = []
+    for blocked in (False, True):
+        if blocked:
+            monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
+        torch.manual_seed(7)
+        assert import_coco_api()[0].__module__.startswith(
+            "pycocotools" if blocked else "faster_coco_eval"
+        )
+        results.append(evaluate(Guesser(data), data))
+    assert 0 < results[0]["box_AP"] < 1
+    assert results[0] == pytest.approx(results[1], abs=1e-12)

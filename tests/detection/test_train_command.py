@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 from rectangles import SMALL, write_coco
 
 from bit_backbone import cli
+from bit_backbone.detection import tasks, training
 from bit_backbone.detection.command import main
 from bit_backbone.detection.options import augmentations, build_parser, settings_of
 
@@ -30,7 +32,7 @@ def test_a_run_and_its_test(
     assert "2 steps of 2 out of 6 images, 3 for the test" in told
     assert "AP50" in told
     made = {path.name for path in run.iterdir()}
-    assert {"detector.json", "last.pt", "log.jsonl", "detections.jpg"} <= made
+    assert {"detector.json", "last.pt", "log.jsonl", "predictions.jpg"} <= made
     saved = (run / "last.pt").read_bytes()
     assert main([*options, str(run), "--test-only"]) == 0
     again = capsys.readouterr().out
@@ -151,7 +153,7 @@ def test_a_variant_may_be_a_file(options: list[str], tmp_path: Path) -> None:
 def test_detect_draws_on_any_image(options: list[str], tmp_path: Path, capsys) -> None:
     run = tmp_path / "run"
     assert main([*options, str(run), *RECIPE, "--pictures", "0"]) == 0
-    assert not (run / "detections.jpg").exists()
+    assert not (run / "predictions.jpg").exists()
     photos = tmp_path / "photos"
     photos.mkdir()
     Image.new("L", (90, 70), 40).save(photos / "grey.png")
@@ -182,3 +184,21 @@ def test_detect_says_what_is_wrong(images: list[str], message: str, tmp_path: Pa
     request = ["detect", *images, "--checkpoint", str(tmp_path), "--output", "drawn"]
     assert cli.main(request) == 2
     assert message in capsys.readouterr().err
+
+
+def test_test_only_evaluates_in_the_precision_of_training(
+    options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def spy(*args, **options):
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return {"box_AP": 0.5}
+
+    monkeypatch.setattr(tasks, "evaluate_on", spy)
+    monkeypatch.setattr(training, "evaluate_on", spy)
+    run = [*options, str(tmp_path / "run"), *RECIPE, "--pictures", "0"]
+    for extra in ([], ["--test-only"], ["--test-only", "--amp"]):
+        assert main([*run, *extra]) == 0
+    assert main([*options, str(tmp_path / "other"), *RECIPE, "--pictures", "0", "--amp"]) == 0
+    assert seen == [False, False, True, True]

@@ -1,5 +1,6 @@
 """Training: every detector learns, runs resume exactly, and say what is wrong."""
 
+import contextlib
 import dataclasses
 import signal
 import subprocess
@@ -12,9 +13,10 @@ import torch
 from rectangles import SMALL
 
 from bit_backbone.datasets import CocoFolder
-from bit_backbone.detection import DetectionSettings, DetectorSpec, load_detector, train
+from bit_backbone.detection import DetectionSettings, DetectorSpec, load_detector, train, training
 from bit_backbone.detection.models import detectors, needs_keypoints, needs_masks
 from bit_backbone.detection.transforms import train_transforms
+from bit_backbone.training import runlog
 from bit_backbone.training.runlog import read_log
 from bit_backbone.training.state import RunState
 
@@ -184,7 +186,8 @@ def test_an_infinite_loss_ends_the_run_with_its_state_kept(
     ("name", "arguments", "message"),
     [
         ("fasterrcnn_resnet50_fpn", {}, "the BiT detectors are .*; got 'fasterrcnn_resnet50_fpn'"),
-        ("deeplabv3_bit", {}, "the BiT detectors are fasterrcnn_bit_fpn, .*; got 'deeplabv3_bit'"),
+        ("bit_r50x1", {}, "bit_r50x1 classifies whole images, .* by: bit-backbone finetune"),
+        ("deeplabv3_bit", {"min_size": 1}, "deeplabv3_bit does not take min_size; it takes .*aux"),
         ("fasterrcnn_bit_tiny_fpn", {"min_sise": 1}, "does not take min_sise; it takes .*min_size"),
         ("fasterrcnn_bit_fpn", {"variant": "R51"}, "R51"),
     ],
@@ -192,3 +195,59 @@ def test_an_infinite_loss_ends_the_run_with_its_state_kept(
 def test_a_wrong_detector_is_refused(name: str, arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         DetectorSpec(name, ("a",), arguments).build()
+
+
+def test_a_run_killed_before_its_evaluation_is_evaluated_and_logged(
+    coco_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = CocoFolder(coco_folder)
+    settings = dataclasses.replace(SETTINGS, eval_every=2)
+    whole = run(SPEC, data, tmp_path / "whole", settings, eval_set=data)
+    wanted = read_log(tmp_path / "whole" / "log.jsonl")
+    killed = tmp_path / "killed"
+    evaluate = training.evaluate_on
+    for _ in range(2):  # in each of the two evaluations
+        with monkeypatch.context() as patch:
+            patch.setattr(training, "evaluate_on", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                run(SPEC, data, killed, settings, eval_set=data)
+        with monkeypatch.context() as patch:
+            patch.setattr(training, "evaluate_on", once(evaluate))
+            with contextlib.suppress(KeyboardInterrupt):
+                run(SPEC, data, killed, settings, eval_set=data)
+    again = run(SPEC, data, killed, settings, eval_set=data)
+    assert again.metrics == whole.metrics
+    assert read_log(killed / "log.jsonl") == wanted
+
+
+def interrupted(*args, **options) -> dict:
+    raise KeyboardInterrupt
+
+
+def once(function):
+    """Let a function be called once, and be interrupted the second time."""
+    calls = iter([function])
+    return lambda *args, **options: next(calls, interrupted)(*args, **options)
+
+
+def test_what_killed_processes_left_is_removed(coco_folder: Path, tmp_path: Path) -> None:
+    temporary = [tmp_path / f".{name}.a1b2c3_4" for name in ("last.pt", "log.jsonl")]
+    others = [tmp_path / name for name in (".last.pt.orig", ".other.pt.a1b2c3_4", "last.pt.bak")]
+    for path in (*temporary, *others):
+        path.write_text("half a file")
+    one = dataclasses.replace(SETTINGS, steps=1, warmup_steps=0)
+    run(SPEC, CocoFolder(coco_folder), tmp_path, one)
+    assert [path.exists() for path in temporary] == [False, False]
+    assert all(path.exists() for path in others)
+
+
+def test_without_tensorboard_a_run_says_so_and_goes_on(
+    coco_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog
+) -> None:
+    monkeypatch.setattr(runlog, "find_spec", lambda name: None)
+    one = dataclasses.replace(SETTINGS, steps=1, warmup_steps=0)
+    run(SPEC, CocoFolder(coco_folder), tmp_path, one)
+    assert "tensorboard is not installed" in caplog.text
+    assert 'pip install "bit-backbone[finetune]"' in caplog.text
+    assert [event["step"] for event in read_log(tmp_path / "log.jsonl")] == [0]
+    assert not list(tmp_path.glob("events.out.tfevents*"))

@@ -1,0 +1,46 @@
+"""What differs between training a detector and a segmenter: the data and the metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from bit_backbone.datasets.coco import CocoFolder
+from bit_backbone.datasets.semantic import SemanticFolder
+from bit_backbone.training.processes import ONE_PROCESS, ProcessGroup
+
+TrainingSet = CocoFolder | SemanticFolder
+
+
+def evaluate_on(
+    dataset: TrainingSet,
+    model: nn.Module,
+    *,
+    workers: int = 0,
+    group: ProcessGroup = ONE_PROCESS,
+    advance: Callable[[int], None] | None = None,
+) -> dict[str, float]:
+    """Returns COCO's average precision, or on a ``SemanticFolder`` the mean IoU.
+
+    Images go through one by one: BiT's norms see padding.
+
+    Raises:
+        MissingExtraError: Nothing that computes COCO's metrics is installed.
+    """
+    from bit_backbone.detection.evaluation import evaluate as average_precision
+    from bit_backbone.segmentation.evaluation import evaluate as mean_iou
+
+    options: dict[str, Any] = {"workers": workers, "group": group, "advance": advance}
+    if isinstance(dataset, SemanticFolder):
+        return mean_iou(model, dataset, **options)
+    return average_precision(model, dataset, **options)
+
+
+def check_tools(dataset: TrainingSet) -> None:
+    """Raises MissingExtraError if what evaluates on a data set is not installed."""
+    from bit_backbone.detection.evaluation import import_coco_api
+
+    if isinstance(dataset, CocoFolder):
+        import_coco_api()

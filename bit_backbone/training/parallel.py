@@ -1,0 +1,80 @@
+"""A model over several processes: replicated (DDP), or sharded (FSDP2)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+from bit_backbone.network import PreActUnit, Stage
+from bit_backbone.training.processes import ProcessGroup
+
+
+def distribute(
+    model: nn.Module, group: ProcessGroup, *, fsdp: bool = False, dtype: torch.dtype | None = None
+) -> nn.Module:
+    """Makes backward passes average gradients over the processes, from here on.
+
+    On GPUs the batch norms of a segmenter's head take their statistics over all processes.
+
+    Args:
+        model: Anything on a BiT, on the process's device. FSDP changes it in place, so make the
+            optimizer afterwards.
+        group: The processes.
+        fsdp: Shard parameters, gradients and the optimizer's state over the processes (FSDP2),
+            instead of keeping all of them in each (DDP).
+        dtype: With FSDP, what residual units are gathered and computed in; None for float32.
+
+    Returns:
+        What to call forward on.
+
+    Raises:
+        ValueError: FSDP without a process group.
+    """
+    if group.world_size > 1 and group.device.type == "cuda":
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if fsdp:
+        return shard(model, group.device, dtype)
+    return DistributedDataParallel(model) if group.world_size > 1 else model
+
+
+def shard(model: nn.Module, device: torch.device, dtype: torch.dtype | None = None) -> nn.Module:
+    """Applies ``fully_shard`` to every residual unit of every BiT in a model, then to the rest.
+
+    A unit's weights are gathered when it runs, and freed behind it. Gradients are reduced in
+    float32. Outside the units all is computed in float32, or what autocast makes of it.
+
+    Raises:
+        ValueError: There is no process group.
+    """
+    if not torch.distributed.is_initialized():
+        raise ValueError(
+            "FSDP shards over the processes of a run; start one with: torchrun --nproc-per-node N"
+        )
+    mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
+    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
+    for module in _units(model):
+        fully_shard(module, mesh=mesh, mp_policy=policy)
+    # not cast_forward_inputs: boxes and pixels stay as exact as they are
+    rest = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
+    fully_shard(model, mesh=mesh, mp_policy=rest)
+    return model
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether ``shard`` was applied."""
+    return isinstance(model, FSDPModule)
+
+
+def _units(model: nn.Module) -> Iterator[nn.Module]:
+    """Yields what is sharded on its own, inner modules first."""
+    for stage in model.modules():
+        if isinstance(stage, Stage):
+            # A stage's first norm is also applied from outside, by ``Stage.enter``.
+            if isinstance(stage[0], PreActUnit):
+                yield stage[0].norm1
+            yield from stage

@@ -1,0 +1,181 @@
+"""Saving a run of one or several processes, and going on from there."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch import nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_state_dict,
+    set_state_dict,
+)
+
+from bit_backbone._files import atomic_path, leftovers, read_json
+from bit_backbone.training.processes import ProcessGroup
+from bit_backbone.training.runlog import LOG_NAME
+from bit_backbone.training.state import STATE_NAME, RunState
+
+SHARDS = "step-{:07}.dcp"
+FACTS = "run.json"  # written last: a folder of shards without it is unfinished
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a saved state tells without its tensors; see ``RunState``."""
+
+    step: int
+    recipe: dict[str, Any]
+    extra: dict[str, Any]
+
+
+class RunStore:
+    """The saved states of a run: ``last.pt``, or with FSDP a folder of shards.
+
+    A sharded state is written by all processes at once (torch.distributed.checkpoint), and read
+    by any number of them. Every state replaces the one before when it is complete. A sharded run
+    that comes to its end leaves a ``last.pt`` too.
+
+    Args:
+        folder: Of the run.
+        group: The processes.
+        sharded: Whether the model is.
+    """
+
+    def __init__(self, folder: Path, group: ProcessGroup, sharded: bool) -> None:
+        self.folder, self.group, self.sharded = folder, group, sharded
+        self._state: RunState | None = None
+
+    def open(self, recipe: Mapping[str, Any]) -> Facts | None:
+        """Reads the facts of the last state, and removes what killed processes left behind.
+
+        Args:
+            recipe: The run's.
+
+        Returns:
+            None where nothing is saved.
+
+        Raises:
+            ValueError: The state is damaged, of another recipe, or of a run with or without FSDP
+                unlike this one.
+        """
+        if self.group.is_first:
+            self._tidy()
+        self.group.barrier()
+        shards = self._shards()
+        self._state = None if self.sharded and shards else RunState.load(self.folder)
+        if self._state is None and not shards:
+            return None
+        facts = self._facts(shards)
+        RunState(facts.step, facts.recipe, {}, {}, {}).check_recipe(dict(recipe), self.folder)
+        return facts
+
+    def _facts(self, shards: Path | None) -> Facts:
+        if self.sharded and shards is not None:
+            return Facts(**read_json(shards / FACTS))
+        state = self._state
+        is_last = state and (shards is None or state.step >= _step_of(shards))
+        if state is not None and is_last and not self.sharded:
+            return Facts(state.step, state.recipe, state.extra)
+        raise ValueError(
+            f"{self.folder} holds a run {'without' if self.sharded else 'with'} FSDP; go on "
+            f"{'without' if self.sharded else 'with'} it, or choose another folder"
+        )
+
+    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Loads the state that ``open`` found.
+
+        Raises:
+            ValueError: It is that of another model.
+        """
+        if self._state is not None:
+            load_weights(model, self._state.model)
+            if self._state.optimizer:  # which the end of a sharded run leaves out
+                optimizer.load_state_dict(self._state.optimizer)
+            self._state = None  # as large as the model again
+            return
+        folder = self._shards()
+        assert folder is not None
+        weights, moments = get_state_dict(model, optimizer)
+        state: dict[str, Any] = {"model": weights, "optimizer": moments}
+        dcp.load(state, checkpoint_id=folder)
+        set_state_dict(
+            model,
+            optimizer,
+            model_state_dict=state["model"],
+            optim_state_dict=state["optimizer"],
+        )
+
+    def save(self, facts: Facts, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Writes a state, in place of the last one; returns when it is safe, in every process."""
+        if self.sharded:
+            self._save_shards(facts, model, optimizer)
+        elif self.group.is_first:
+            state = model.state_dict(), optimizer.state_dict()
+            RunState(facts.step, facts.recipe, *state, facts.extra).save(self.folder)
+        self.group.barrier()
+
+    def _save_shards(
+        self, facts: Facts, model: nn.Module, optimizer: torch.optim.Optimizer
+    ) -> None:
+        folder = self.folder / SHARDS.format(facts.step)
+        weights, moments = get_state_dict(model, optimizer)
+        dcp.save({"model": weights, "optimizer": moments}, checkpoint_id=folder)
+        if self.group.is_first:
+            with atomic_path(folder / FACTS) as temporary:
+                temporary.write_text(json.dumps(vars(facts)))
+            self._tidy()
+
+    def finish(self, facts: Facts, model: nn.Module) -> None:
+        """Writes the weights of a sharded run at its end as ``last.pt``, as others read them."""
+        if not self.sharded:
+            return
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        weights = get_model_state_dict(model, options=options)
+        if self.group.is_first:
+            RunState(facts.step, facts.recipe, weights, {}, facts.extra).save(self.folder)
+        self.group.barrier()
+
+    def _shards(self) -> Path | None:
+        """Returns the latest complete folder of shards."""
+        complete = [path for path in self._folders() if (path / FACTS).exists()]
+        return max(complete, key=_step_of, default=None)
+
+    def _folders(self) -> list[Path]:
+        return [path for path in self.folder.glob("step-*.dcp") if _step_of(path) >= 0]
+
+    def _tidy(self) -> None:
+        """Removes states that are unfinished or out of date, and temporary files."""
+        latest = self._shards()
+        for path in self._folders():
+            if path != latest:
+                shutil.rmtree(path)
+        for name in (STATE_NAME, LOG_NAME):
+            for path in leftovers(self.folder / name):
+                path.unlink(missing_ok=True)
+
+
+def _step_of(path: Path) -> int:
+    match = re.fullmatch(r"step-(\d+)\.dcp", path.name)
+    return int(match[1]) if match else -1
+
+
+def load_weights(model: nn.Module, weights: dict[str, Any]) -> None:
+    """Loads the weights of a run.
+
+    Raises:
+        ValueError: They are those of another model.
+    """
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"the run's weights do not fit its model: {error}") from error
