@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import time
 import warnings
-import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
@@ -17,11 +16,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from bit_backbone.backbone import BitBackbone
 from bit_backbone.config import BitConfig
+from bit_backbone.live_bytes import LiveBytes
 
 __all__ = ["Profile", "StageTimer", "profile"]
 
@@ -73,7 +71,7 @@ def profile(
     with torch.no_grad():
         shapes = {name: tuple(f.shape) for name, f in backbone(images).items()}
         macs.remove()
-        with _LiveBytes(images) as live:
+        with LiveBytes(images) as live:
             backbone(images)
     return Profile(
         parameters=_fvcore().parameter_count(backbone)[""],
@@ -107,37 +105,6 @@ class _MacCounter:
     def remove(self) -> None:
         for handle in self._handles:
             handle.remove()
-
-
-class _LiveBytes(TorchDispatchMode):
-    """Follows the storages that operations make; ``peak`` is the most bytes alive at once."""
-
-    def __init__(self, *known: Tensor) -> None:
-        super().__init__()
-        self.peak = self._now = 0
-        self._seen = {tensor.untyped_storage()._cdata for tensor in known}
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor):
-                self._add(leaf.untyped_storage())
-        return result
-
-    def _add(self, storage: torch.UntypedStorage) -> None:
-        key, size = storage._cdata, storage.nbytes()
-        if key in self._seen:
-            return
-        self._seen.add(key)
-        self._now += size
-        self.peak = max(self.peak, self._now)
-        weakref.finalize(storage, self._drop, key, size)
-
-    def _drop(self, key: int, size: int) -> None:
-        self._seen.discard(key)
-        self._now -= size
 
 
 def _saved_bytes(backbone: nn.Module, images: Tensor) -> int:

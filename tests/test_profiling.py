@@ -9,7 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bit_backbone.backbone import BitBackbone
 from bit_backbone.config import BitConfig
-from bit_backbone.profiling import StageTimer, _LiveBytes, profile
+from bit_backbone.live_bytes import LiveBytes
+from bit_backbone.profiling import StageTimer, profile
 
 SMALL = {
     "embedding_size": 16,
@@ -57,7 +58,7 @@ def test_memory_equals_that_of_real_tensors():
     backbone, images = BitBackbone(config), torch.zeros(2, 3, 96, 64)
     with torch.no_grad():
         backbone(images)  # from now on the standardized weights are there
-        with _LiveBytes(images) as live:
+        with LiveBytes(images) as live:
             backbone(images)
     assert counted.inference_bytes == live.peak
 

@@ -5,37 +5,71 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from bit_backbone.commands.options import add_network_options, image_size, network_overrides
+from bit_backbone.commands.options import (
+    add_network_options,
+    image_size,
+    network_overrides,
+    positive,
+)
 from bit_backbone.config import VARIANTS
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
+OPTIMIZERS = ("sgd", "adamw")
+GIB = 2**30
 
 
 def add_parser(subparsers: Any) -> None:
     """Adds the command."""
     parser = subparsers.add_parser(
         "info",
-        help="parameters, operations, output shapes and activation memory of a variant",
+        help="parameters, operations, output shapes and memory of a variant",
         description="Counts on torch's meta device: nothing is allocated or computed. Memory is "
-        "of activations alone, without parameters, input and library workspaces.",
+        "of activations alone, without parameters, input and library workspaces; with --train "
+        "it is all that a process needs for a training step, but for library workspaces.",
     )
     parser.add_argument("variant", help=f"{', '.join(VARIANTS)}, or a checkpoint's name")
     parser.add_argument("--image-size", type=image_size, default=(224, 224), metavar="HxW")
     parser.add_argument("--batch", type=int, default=1, help="images per forward (default 1)")
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
     add_network_options(parser)
+    _add_training_options(parser.add_argument_group("training"))
     parser.set_defaults(func=run)
 
 
+def _add_training_options(group: Any) -> None:
+    option = group.add_argument
+    option("--train", action="store_true", help="estimate the memory of a training step")
+    option("--detector", action="store_true", help="of Faster R-CNN with FPN, not the backbone")
+    option("--amp", action="store_true", help="bfloat16 autocast")
+    option("--grad-checkpointing", action="store_true", help="recompute units in backward")
+    option("--optimizer", choices=OPTIMIZERS, help="default sgd, with momentum")
+    option("--processes", type=positive, metavar="N", help="shard over so many (FSDP)")
+
+
 def run(args: argparse.Namespace) -> None:
-    """Prints the table."""
+    """Prints the table.
+
+    Raises:
+        ValueError: A training option is given without ``--train``.
+    """
+    from bit_backbone.config import BitConfig
+
+    config = BitConfig.from_variant(args.variant, **network_overrides(args))
+    if args.train:
+        _print_training(args, config)
+        return
+    for name in ("detector", "amp", "grad_checkpointing", "optimizer", "processes"):
+        if getattr(args, name):
+            raise ValueError(f"--{name.replace('_', '-')} goes with --train, which is missing")
+    _print_forward(args, config)
+
+
+def _print_forward(args: argparse.Namespace, config: Any) -> None:
     import torch
     from rich.console import Console
 
-    from bit_backbone.config import BitConfig
     from bit_backbone.profiling import profile
 
-    config = BitConfig.from_variant(args.variant, **network_overrides(args))
     costs = profile(config, args.image_size, batch=args.batch, dtype=getattr(torch, args.dtype))
     console = Console(highlight=False)
     height, width = args.image_size
@@ -56,3 +90,39 @@ def _outputs(config: Any, shapes: Any) -> Any:
         row = (index, config.channels[index], config.strides[index], list(shape))
         table.add_row(name, *map(str, row))
     return table
+
+
+def _print_training(args: argparse.Namespace, config: Any) -> None:
+    from bit_backbone.memory import TrainingOptions
+
+    options = TrainingOptions(
+        amp=args.amp,
+        grad_checkpointing=args.grad_checkpointing,
+        optimizer=args.optimizer or OPTIMIZERS[0],
+        processes=args.processes or 1,
+    )
+    memory = _training_memory(args, config, options)
+    height, width = args.image_size
+    how = ["bfloat16" if options.amp else "float32"]
+    how += ["checkpointing"] * options.grad_checkpointing + ["Faster R-CNN"] * args.detector
+    how += [f"FSDP over {options.processes}"] * (options.processes > 1)
+    print(f"{args.variant} on {args.batch} x {height} x {width} in each process, {', '.join(how)}")
+    print(f"parameters             {memory.parameters / GIB:8.2f} GiB")
+    print(f"optimizer's state      {memory.optimizer / GIB:8.2f} GiB  {options.optimizer}")
+    print(f"gradients              {memory.gradients / GIB:8.2f} GiB  come as activations go")
+    print(f"activations            {memory.activations / GIB:8.2f} GiB  kept for backward")
+    print(f"a process in all       {memory.peak / GIB:8.2f} GiB  at the peak")
+
+
+def _training_memory(args: argparse.Namespace, config: Any, options: Any) -> Any:
+    from bit_backbone.backbone import BitBackbone
+    from bit_backbone.memory import detector_step, training_memory
+
+    shape = (args.batch, config.num_channels, *args.image_size)
+    if not args.detector:
+        return training_memory(lambda: BitBackbone(config), shape, options)
+    from bit_backbone.torchvision import fasterrcnn_bit_fpn
+
+    return training_memory(
+        lambda: fasterrcnn_bit_fpn(variant=config), shape, options, detector_step
+    )

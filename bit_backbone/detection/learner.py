@@ -30,7 +30,7 @@ class Learner:
         model.to(group.device)
         if settings.channels_last:
             # not the heads: torchvision's loss of keypoints takes views that need the other order
-            model.get_submodule("backbone").to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            model.get_submodule("backbone").to(memory_format=torch.channels_last)
         body: Any = model.get_submodule("backbone.body")
         body.set_grad_checkpointing(settings.grad_checkpointing)
         dtype = PRECISIONS[settings.precision]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
@@ -38,15 +38,14 @@ def distribute(
     if group.world_size > 1 and group.device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     if fsdp:
-        return shard(model, group.device, dtype)
-    return DistributedDataParallel(model) if group.world_size > 1 else model
+        return shard(model, process_mesh(group.device), dtype)
+    if group.world_size == 1:
+        return model
+    return DistributedDataParallel(model, gradient_as_bucket_view=True)
 
 
-def shard(model: nn.Module, device: torch.device, dtype: torch.dtype | None = None) -> nn.Module:
-    """Applies ``fully_shard`` to every residual unit of every BiT in a model, then to the rest.
-
-    A unit's weights are gathered when it runs, and freed behind it. Gradients are reduced in
-    float32. Outside the units all is computed in float32, or what autocast makes of it.
+def process_mesh(device: torch.device) -> DeviceMesh:
+    """Returns all processes in a row, as FSDP shards over them.
 
     Raises:
         ValueError: There is no process group.
@@ -55,7 +54,15 @@ def shard(model: nn.Module, device: torch.device, dtype: torch.dtype | None = No
         raise ValueError(
             "FSDP shards over the processes of a run; start one with: torchrun --nproc-per-node N"
         )
-    mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
+    return init_device_mesh(device.type, (torch.distributed.get_world_size(),))
+
+
+def shard(model: nn.Module, mesh: DeviceMesh, dtype: torch.dtype | None = None) -> nn.Module:
+    """Applies ``fully_shard`` to every residual unit of every BiT in a model, then to the rest.
+
+    A unit's weights are gathered when it runs, and freed behind it. Gradients are reduced in
+    float32. Outside the units all is computed in float32, or what autocast makes of it.
+    """
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
     for module in _units(model):
         fully_shard(module, mesh=mesh, mp_policy=policy)
