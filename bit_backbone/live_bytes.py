@@ -38,7 +38,7 @@ class LiveBytes(TorchDispatchMode):
             self._add(storage)
             return result
 
-        torch.UntypedStorage.resize_ = resize  # type: ignore[method-assign]
+        torch.UntypedStorage.resize_ = resize  # type: ignore[method-assign,assignment]
         super().__enter__()
         return self
 

@@ -105,9 +105,9 @@ def training_memory(
         raise ValueError(f"images, channels, height and width must be at least 1, got {shape}")
     emulation = _group_norms_in_float32() if options.gpu and options.amp else nullcontext()
     model = partial(_Stepped, build, step or backbone_step)
-    with _pretended_processes(options.processes) as mesh, FakeTensorMode(), emulation:
-        with LiveBytes() as live:
-            return _measure(model, shape, options, mesh, live)
+    processes = _pretended_processes(options.processes)
+    with processes as mesh, FakeTensorMode(), emulation, LiveBytes() as live:
+        return _measure(model, shape, options, mesh, live)
 
 
 class _Stepped(nn.Module):

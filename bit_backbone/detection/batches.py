@@ -9,7 +9,7 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
 from bit_backbone.training.processes import ONE_PROCESS, ProcessGroup
-from bit_backbone.training.stream import ORDER, Key
+from bit_backbone.training.stream import ORDER, Key, equal_share
 
 
 class AspectRatioBatches(Sampler[list[Key]]):
@@ -86,12 +86,11 @@ def loader_of_share(
 ) -> Iterator[tuple[range, list[Any], list[Any]]]:
     """Yields positions, images and targets of this process's share of a data set.
 
-    Every process gets equally many, as forward passes that gather weights demand: positions from
-    the size of the data set on are images again that another process has, not to be counted.
+    Positions from the size of the data set on are not to be counted, see ``equal_share``.
     """
-    rounds = -(-len(dataset) // group.world_size)  # type: ignore[arg-type]
-    positions = range(group.rank, rounds * group.world_size, group.world_size)
-    share = Subset(dataset, [position % len(dataset) for position in positions])  # type: ignore[arg-type]
+    count = len(dataset)  # type: ignore[arg-type]
+    positions = equal_share(count, group.rank, group.world_size)
+    share = Subset(dataset, [position % count for position in positions])
     done = 0
     for images, targets in DataLoader(share, batch_size, num_workers=workers, collate_fn=collate):
         yield positions[done : done + len(images)], images, targets

@@ -74,6 +74,7 @@ def _add_recipe_options(parser: argparse.ArgumentParser) -> None:
     recipe.add_argument("--seed", type=int, default=0, metavar="N")
     recipe.add_argument("--precision", choices=PRECISIONS, default=PRECISIONS[0])
     recipe.add_argument("--grad-checkpointing", action="store_true", help="trade time for memory")
+    recipe.add_argument("--fsdp", action="store_true", help="shard over the processes")
     recipe.add_argument("--eval-every", type=positive, metavar="STEPS")
     recipe.add_argument("--save-every", type=positive, default=100, metavar="STEPS")
 
@@ -113,7 +114,20 @@ def run(args: argparse.Namespace) -> int:
     result = finetune(
         model, train_set, args.output, settings, eval_set=eval_set, device=args.device, facts=facts
     )
+    if settings.fsdp and is_first_process() and not result.signal:
+        model = _with_weights_of(args, images.classes)
     return _finish(args, model, sides, result)
+
+
+def _with_weights_of(args: argparse.Namespace, classes: list[str]) -> BitForImageClassification:
+    """Returns the classifier of a sharded run, whose own model has ended with its processes."""
+    from bit_backbone.training.saving import load_weights
+    from bit_backbone.training.state import RunState
+
+    model, state = _model(args, classes), RunState.load(args.output)
+    assert state is not None
+    load_weights(model, state.model)
+    return model
 
 
 def _few(images: LabelledImages, args: argparse.Namespace) -> Any:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
 from bit_backbone.training.processes import ProcessGroup
+from bit_backbone.training.stream import equal_share
 
 TOP = 5
 
@@ -60,24 +61,28 @@ def evaluate(
     """
     if not len(dataset):
         raise ValueError("an evaluation set has at least one example, got none")
-    share = Subset(dataset, range(group.rank, len(dataset), group.world_size))
+    count = len(dataset)
+    positions = equal_share(count, group.rank, group.world_size)
+    share = Subset(dataset, [position % count for position in positions])
     loader = DataLoader(share, batch_size, num_workers=workers)
+    left = sum(position < count for position in positions)  # the rest is at the end
     was_training = model.training
     model.eval()
-    sums = torch.zeros(4, dtype=torch.float64, device=group.device)
+    sums = torch.zeros(3, dtype=torch.float64, device=group.device)
     for images, labels in loader:
-        sums += _sums(model(images.to(group.device)).logits, labels.to(group.device))
+        logits = model(images.to(group.device)).logits[:left]
+        sums += _sums(logits, labels[:left].to(group.device))
+        left -= len(logits)
         if advance is not None:
             advance(len(labels))
     model.train(was_training)
-    loss, top1, top5, count = group.sum(sums).tolist()
-    return Metrics(loss / count, top1 / count, top5 / count, int(count))
+    loss, top1, top5 = (group.sum(sums) / count).tolist()
+    return Metrics(loss, top1, top5, count)
 
 
 def _sums(logits: Tensor, labels: Tensor) -> Tensor:
-    """Loss, hits among the first, hits among the first five, and number of examples."""
+    """Loss, hits among the first, and hits among the first five."""
     logits = logits.float()
     loss = F.cross_entropy(logits, labels, reduction="sum")
     hits = logits.topk(min(TOP, logits.shape[1])).indices == labels[:, None]
-    count = logits.new_tensor(len(labels))
-    return torch.stack([loss, hits[:, 0].sum(), hits.sum(), count]).double()
+    return torch.stack([loss, hits[:, 0].sum(), hits.sum()]).double()

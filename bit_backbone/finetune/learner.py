@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
 from bit_backbone.finetune import mixup
-from bit_backbone.finetune.settings import PRECISIONS, FineTuneSettings
+from bit_backbone.finetune.settings import FineTuneSettings
 from bit_backbone.finetune.splitting import backward_in_parts
 from bit_backbone.heads import BitForImageClassification
+from bit_backbone.training.parallel import distribute, without_sync
+from bit_backbone.training.precision import PRECISIONS, autocast
 from bit_backbone.training.processes import ProcessGroup
 from bit_backbone.training.stream import MIXUP, STOCHASTIC_DEPTH, forked
 
@@ -39,25 +39,18 @@ class Learner:
     ) -> None:
         self.model, self.settings, self.alpha, self.group = model, settings, alpha, group
         model.to(group.device)
+        dtype = PRECISIONS[settings.precision]
+        self.network = distribute(model, group, fsdp=settings.fsdp, dtype=dtype)
         # The rule has no weight decay: weight standardization would undo it.
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.SGD(trained, settings.base_lr, settings.momentum)
         self.scaler = torch.amp.GradScaler(
             group.device.type, enabled=settings.precision == "float16"
         )
-        self.network: nn.Module = model
-        self._no_sync: Callable[[], AbstractContextManager[None]] = nullcontext
-
-    def distribute(self) -> None:
-        """Makes backward passes average gradients over the processes, from here on."""
-        if self.group.world_size > 1:
-            self.network = network = DistributedDataParallel(self.model)
-            self._no_sync = network.no_sync
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Returns the context of forward passes in the run's precision."""
-        dtype = PRECISIONS[self.settings.precision]
-        return torch.autocast(self.group.device.type, dtype, enabled=dtype is not None)
+        return autocast(self.group.device, self.settings.precision)
 
     def train_step(self, images: Tensor, labels: Tensor, step: int, rate: float) -> float:
         """Makes one step.
@@ -97,7 +90,7 @@ class Learner:
             batch,
             self.settings.batch_split,
             backward=lambda loss: self.scaler.scale(loss).backward(),
-            no_sync=self._no_sync,
+            no_sync=lambda: without_sync(self.network),
         )
 
     def _mix(self, images: Tensor, labels: Tensor, step: int) -> tuple[Tensor, Tensor]:

@@ -6,14 +6,12 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from bit_backbone.finetune import hyperrule
 from bit_backbone.finetune.hyperrule import Schedule
+from bit_backbone.training.precision import PRECISIONS
 
-PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Settings that change how a run is carried out and not what comes out of it, but for rounding.
-_FREE = ("eval_every", "save_every", "workers", "batch_split")
+_FREE = ("eval_every", "save_every", "workers", "batch_split", "fsdp")
 
 
 @dataclass(frozen=True)
@@ -33,9 +31,11 @@ class FineTuneSettings:
         eval_every: Evaluate after every so many steps, beside the end; None for the end alone.
         save_every: Save after every so many steps, beside the end and interruptions.
         workers: Loader processes, of each process; 0 loads in the process itself.
+        fsdp: Whether to shard parameters, gradients and the optimizer's state over the processes
+            (FSDP2), instead of keeping all of them in each.
 
     Raises:
-        ValueError: A value is out of its range.
+        ValueError: A value is out of its range, or two do not go together.
     """
 
     batch_size: int = hyperrule.BATCH_SIZE
@@ -49,6 +49,7 @@ class FineTuneSettings:
     eval_every: int | None = None
     save_every: int = 100
     workers: int = 0
+    fsdp: bool = False
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "batch_split", "save_every", "steps", "eval_every"):
@@ -63,6 +64,11 @@ class FineTuneSettings:
             raise ValueError(f"momentum lies in [0, 1), got {self.momentum}")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision is one of {', '.join(PRECISIONS)}, got {self.precision!r}")
+
+        if self.fsdp and self.precision == "float16":
+            raise ValueError(
+                "fsdp reduces gradients before they are unscaled; take bfloat16, got float16"
+            )
 
     def schedule(self, num_examples: int) -> Schedule:
         """Returns the learning rate of every step for a training set of this size."""

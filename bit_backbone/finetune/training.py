@@ -19,7 +19,7 @@ from bit_backbone.heads import BitForImageClassification
 from bit_backbone.training.processes import Interruption, ProcessGroup, process_group
 from bit_backbone.training.progress import Progress
 from bit_backbone.training.runlog import RunLog
-from bit_backbone.training.state import RunState
+from bit_backbone.training.saving import Facts, RunStore
 from bit_backbone.training.stream import BatchPlan, ExampleStream, SeededDataset
 
 
@@ -58,8 +58,10 @@ def finetune(
 
     Args:
         model: The classifier, with a head for the data set's classes; it is trained in place.
+            With FSDP it is sharded afterwards, and ``last.pt`` holds its weights.
         train_set: Map-style data set of (image [C, H, W], class), ready for the network.
-        folder: Of the run; receives ``last.pt``, ``log.jsonl`` and a TensorBoard log.
+        folder: Of the run; receives ``last.pt``, ``log.jsonl`` and a TensorBoard log; with FSDP
+            ``last.pt`` at the end, and a folder of shards before.
         settings: The recipe; None for the rule's.
         eval_set: The same for evaluation; None for none.
         device: Where to compute; None for this process's GPU, or the CPU where there is none.
@@ -99,37 +101,25 @@ class _Run:
         self.schedule = settings.schedule(len(train_set))
         alpha = settings.alpha(len(train_set))
         _check_batches(settings, alpha, group.world_size)
-        self.learner = Learner(model, settings, alpha, group)
         self.recipe = settings.recipe() | {
             "num_examples": len(train_set),
             "num_labels": model.num_labels,
             **facts,
         }
-        self.step = 0
-        self._resume()
-        self.learner.distribute()
-
-    def _resume(self) -> None:
-        state = RunState.load(self.folder)
-        if state is None:
-            return
-        state.check_recipe(self.recipe, self.folder)
-        self.step = state.step
-        self.learner.model.load_state_dict(state.model)
-        self.learner.optimizer.load_state_dict(state.optimizer)
-        self.learner.scaler.load_state_dict(state.extra)
+        self.store = RunStore(folder, group, settings.fsdp)
+        saved = self.store.open(self.recipe)
+        self.step = 0 if saved is None else saved.step
+        self.learner = Learner(model, settings, alpha, group)
+        if saved is not None:
+            self.store.restore(self.learner.model, self.learner.optimizer)
+            self.learner.scaler.load_state_dict(saved.extra)
 
     def _save(self) -> None:
-        if self.group.is_first:
-            learner = self.learner
-            RunState(
-                self.step,
-                self.recipe,
-                learner.model.state_dict(),
-                learner.optimizer.state_dict(),
-                learner.scaler.state_dict(),
-            ).save(self.folder)
-        self.group.barrier()  # nobody goes on, or ends, before the state is safe
+        learner = self.learner
+        facts = Facts(self.step, self.recipe, learner.scaler.state_dict())
+        self.store.save(facts, learner.model, learner.optimizer)
+        if self.step == self.schedule.total:
+            self.store.finish(facts, learner.model)
 
     def until_done(self, interruption: Interruption, progress: Progress) -> FineTuneResult:
         """Trains to the end of the schedule, or until a signal comes."""

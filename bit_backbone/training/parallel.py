@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -72,9 +73,20 @@ def shard(model: nn.Module, mesh: DeviceMesh, dtype: torch.dtype | None = None) 
     return model
 
 
-def is_sharded(model: nn.Module) -> bool:
-    """Whether ``shard`` was applied."""
-    return isinstance(model, FSDPModule)
+@contextmanager
+def without_sync(network: nn.Module) -> Iterator[None]:
+    """Lets backward passes add up gradients, until one outside of this averages them."""
+    if isinstance(network, DistributedDataParallel):
+        with network.no_sync():
+            yield
+    elif isinstance(network, FSDPModule):
+        network.set_requires_gradient_sync(False)
+        try:
+            yield
+        finally:
+            network.set_requires_gradient_sync(True)
+    else:
+        yield
 
 
 def _units(model: nn.Module) -> Iterator[nn.Module]:

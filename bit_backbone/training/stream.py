@@ -95,6 +95,16 @@ class BatchPlan(Sampler[list[Key]]):
             yield [(position, self.stream.index(position)) for position in positions]
 
 
+def equal_share(count: int, rank: int, world_size: int) -> range:
+    """Returns the positions of one process among ``count``, as many as every other process has.
+
+    Forward passes that gather weights demand equally many; positions from ``count`` on are to be
+    computed on anything, and not counted.
+    """
+    rounds = -(-count // world_size)
+    return range(rank, rounds * world_size, world_size)
+
+
 class SeededDataset(Dataset[Any]):
     """A data set whose random augmentation depends on an example's position in the stream alone.
 
