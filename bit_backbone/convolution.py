@@ -43,7 +43,8 @@ class StdConv2d(nn.Conv2d):
     ``to()`` or ``load_state_dict()`` gives away. A write that autograd does not see
     (``weight.data.mul_()``, a view of NumPy's, another process) escapes it: write under
     ``torch.no_grad()`` instead, or call ``train()`` or ``eval()`` afterwards. Inside
-    torch.compile, torch.export and the TorchScript compilers standardization is part of the graph.
+    torch.compile, torch.export and the TorchScript compilers standardization is part of the graph,
+    and under FSDP, which frees weights between forwards, nothing is kept.
 
     Args:
         in_channels: Channels of the input.
@@ -106,7 +107,9 @@ class StdConv2d(nn.Conv2d):
     @torch.jit.unused
     def _standardized_once(self) -> Tensor:
         weight = self.weight
-        if not _may_be_kept(weight, self.training):
+        # FSDP refills one memory at every forward, behind the version counter's back.
+        is_gathered = getattr(self, "_is_fsdp_managed_module", False)
+        if is_gathered or not _may_be_kept(weight, self.training):
             self._kept = None
             return standardize(weight, self.eps)
         if self._kept is not None:

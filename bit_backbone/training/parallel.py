@@ -62,13 +62,13 @@ def shard(model: nn.Module, mesh: DeviceMesh, dtype: torch.dtype | None = None) 
     """Applies ``fully_shard`` to every residual unit of every BiT in a model, then to the rest.
 
     A unit's weights are gathered when it runs, and freed behind it. Gradients are reduced in
-    float32. Outside the units all is computed in float32, or what autocast makes of it.
+    float32 at least. Outside the units all is computed in float32, or what autocast makes of it.
     """
-    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
+    policy = MixedPrecisionPolicy(dtype, reduce_dtype=None if dtype is None else torch.float32)
     for module in _units(model):
         fully_shard(module, mesh=mesh, mp_policy=policy)
     # not cast_forward_inputs: boxes and pixels stay as exact as they are
-    rest = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
+    rest = MixedPrecisionPolicy(cast_forward_inputs=False)
     fully_shard(model, mesh=mesh, mp_policy=rest)
     return model
 
