@@ -42,7 +42,10 @@ def finish(process: subprocess.Popen, status: int = 0) -> str:
 
 def kill(process: subprocess.Popen) -> None:
     """Kill the launcher and its workers at once, as a power cut does."""
-    os.killpg(process.pid, signal.SIGKILL)
+    # torchrun gives every worker a session of its own
+    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    for pid in (process.pid, *map(int, workers)):
+        os.kill(pid, signal.SIGKILL)
     process.communicate()
 
 

@@ -1,0 +1,156 @@
+"""A folder in COCO's format as a data set for semantic segmentation."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision import tv_tensors
+
+from bit_backbone.datasets.coco import CocoFolder
+
+IGNORED = 255
+"""The label of pixels that neither teach nor count, as in Pascal VOC and Cityscapes."""
+
+Transforms = Callable[[Tensor, dict[str, Any]], tuple[Tensor, dict[str, Any]]]
+
+
+class SemanticFolder(torch.utils.data.Dataset[tuple[Tensor, dict[str, Any]]]):
+    """Images and a class for each of their pixels.
+
+    An item is an image, float32 [3, H, W] in 0..1, and a target: ``semantic``, int64 [H, W] with 0
+    for the background, 1 .. number of categories, and 255 for pixels to ignore; and ``image_id``.
+
+    The labels come from maps of category ids, or from the instances' masks. Of masks, pixels of a
+    crowd, and those that objects of several categories claim, are ignored, as torchvision's
+    reference (``references/segmentation/coco_utils.py``) does with every overlap.
+
+    Args:
+        root: The folder.
+        annotations: The annotation file, below ``root``.
+        images: The folder of the images, below ``root``.
+        maps: The folder, below ``root``, of one PNG per image, of its name, which holds a
+            category's id at each pixel, 0 for the background and 255 for what to ignore; None
+            makes the labels from the instances' masks. Polygons need pycocotools.
+        on_invalid: As ``CocoFolder`` takes it.
+        transforms: Called with a ``tv_tensors.Image`` in 0..1 and the target, its ``semantic``
+            being a ``tv_tensors.Mask``.
+
+    Attributes:
+        categories: Names, label 1 first.
+        category_ids: Their ids in the file, label 1 first.
+
+    Raises:
+        AnnotationError: The annotations are wrong.
+        MissingExtraError: Masks are polygons and pycocotools is missing.
+        ValueError: There are more than 254 categories, or there is no folder of maps.
+    """
+
+    keypoint_names = ()
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        *,
+        annotations: str = "instances.json",
+        images: str = "images",
+        maps: str | None = None,
+        on_invalid: str = "raise",
+        transforms: Transforms | None = None,
+    ) -> None:
+        self.instances = CocoFolder(
+            root,
+            annotations=annotations,
+            images=images,
+            masks=maps is None,
+            include_crowd=True,
+            on_invalid=on_invalid,
+        )
+        self.file, self.transforms = self.instances.file, transforms
+        self.categories = self.instances.categories
+        self.category_ids = self.instances.category_ids
+        self.aspect_ratios = self.instances.aspect_ratios
+        if len(self.categories) >= IGNORED:
+            raise ValueError(
+                f"semantic labels are 1 to {IGNORED - 1}, and {IGNORED} is ignored: {self.file} "
+                f"should have fewer categories than {IGNORED}, got {len(self.categories)}"
+            )
+        self.maps = None if maps is None else Path(root) / maps
+        if self.maps is not None and not self.maps.is_dir():
+            raise ValueError(
+                f"{self.maps} should be a folder of maps of category ids; without one the labels "
+                "are made from the instances' masks"
+            )
+
+    def __len__(self) -> int:
+        return len(self.instances)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, dict[str, Any]]:
+        image, instances = self.instances[index]
+        if self.maps is None:
+            semantic = merge_masks(instances["masks"], instances["labels"], instances["iscrowd"])
+        else:
+            semantic = self._read(self.maps / self._map_name(index), tuple(image.shape[-2:]))
+        target: dict[str, Any] = {"semantic": semantic, "image_id": instances["image_id"]}
+        if self.transforms is not None:
+            target["semantic"] = tv_tensors.Mask(semantic)
+            image, target = self.transforms(tv_tensors.Image(image), target)
+            target["semantic"] = target["semantic"].as_subclass(Tensor)
+            image = image.as_subclass(Tensor)
+        return image, target
+
+    def _map_name(self, index: int) -> Path:
+        return Path(self.instances.file_name(index)).with_suffix(".png")
+
+    def _read(self, path: Path, size: tuple[int, ...]) -> Tensor:
+        """Returns a map with labels in the place of category ids."""
+        try:
+            with Image.open(path) as opened:
+                ids = np.asarray(opened)
+        except (OSError, ValueError) as error:
+            raise OSError(f"the semantic map {path} cannot be read: {error}") from error
+        if ids.shape != size:
+            raise ValueError(
+                f"a semantic map has one channel and its image's size, {size[1]}x{size[0]}; {path} "
+                f"is {list(ids.shape)}"
+            )
+        return torch.from_numpy(self._labels(ids, path)).long()
+
+    def _labels(self, ids: np.ndarray, path: Path) -> np.ndarray:
+        known = {IGNORED: IGNORED, 0: 0}
+        known |= {id_: label for label, id_ in enumerate(self.category_ids, start=1)}
+        present, where = np.unique(ids, return_inverse=True)
+        strangers = sorted({int(id_) for id_ in present} - known.keys())
+        if strangers:
+            raise ValueError(
+                f"a semantic map holds 0, ids of the file's categories and {IGNORED}; {path} also "
+                f"holds {strangers}"
+            )
+        return np.array([known[int(id_)] for id_ in present])[where].reshape(ids.shape)
+
+
+def merge_masks(masks: Tensor, labels: Tensor, iscrowd: Tensor) -> Tensor:
+    """Makes one map of labels out of the masks of an image's objects.
+
+    Args:
+        masks: uint8 [n, H, W].
+        labels: int64 [n], from 1.
+        iscrowd: int64 [n].
+
+    Returns:
+        int64 [H, W]: 0 for the background, 255 where a crowd or objects of several labels are.
+    """
+    masks = masks.bool()
+    semantic = torch.zeros(masks.shape[1:], dtype=torch.int64)
+    is_taken = torch.zeros_like(semantic, dtype=torch.bool)
+    for label in labels[iscrowd == 0].unique():
+        is_own = masks[(labels == label) & (iscrowd == 0)].any(0)
+        semantic[is_own] = torch.where(is_taken[is_own], IGNORED, label)
+        is_taken |= is_own
+    is_crowd = masks[iscrowd == 1].any(0)
+    semantic[is_crowd & ~is_taken] = IGNORED
+    return semantic
