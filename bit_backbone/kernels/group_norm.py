@@ -1,0 +1,231 @@
+"""GroupNorm + activation as one operator: Triton where it is faster, PyTorch's own elsewhere.
+
+``torch.ops.bit_backbone.group_norm_act`` and its ``_backward`` are custom operators with fake
+kernels and derivatives, so that torch.compile, torch.export and fake tensors see through. They
+run ``triton_group_norm`` where that can run, and its twin ``torch_group_norm`` elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+from bit_backbone.kernels import torch_group_norm
+from bit_backbone.kernels.activations import activate, check_activation
+
+Policy = Literal["auto", "triton", "torch"]
+
+TRITON_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+# Three launches of Triton from Python cost some 0.1 ms, which small maps do not earn back: an
+# estimate, to be measured with tools/benchmark_kernels.py. A captured CUDA graph launches at once.
+SMALLEST_EAGER = 4 << 20  # elements
+SMALLEST_CAPTURED = 1 << 16
+LARGEST_IMAGE = 1 << 31  # elements: the kernels' offsets within an image are 32-bit
+
+_HAS_TRITON = find_spec("triton") is not None
+_policy: Policy = "auto"
+
+
+@contextmanager
+def kernel_policy(policy: Policy) -> Iterator[None]:
+    """Sets which GroupNorm + activation runs inside a ``with`` block, in every thread.
+
+    Args:
+        policy: "auto": Triton where ``is_faster_in_triton`` says so. "triton": wherever the
+            kernels can run, and inside torch.compile as an opaque operator. "torch": nowhere.
+
+    Raises:
+        ValueError: The policy is unknown, or "triton" and Triton is not installed.
+    """
+    global _policy
+    if policy not in get_args(Policy):
+        raise ValueError(f"policy must be one of {', '.join(get_args(Policy))}, got {policy!r}")
+    if policy == "triton" and not _HAS_TRITON:
+        raise ValueError("policy 'triton' needs Triton: pip install triton, or use 'auto'")
+    before, _policy = _policy, policy
+    try:
+        yield
+    finally:
+        _policy = before
+
+
+def group_norm_act(
+    x: Tensor, num_groups: int, weight: Tensor, bias: Tensor, eps: float, act: str | None
+) -> Tensor:
+    """GroupNorm and activation of [N, C, H, W].
+
+    Statistics are float32 at least. The Triton kernels keep memory format and dtype: under CUDA's
+    autocast a half-precision ``x`` stays so, where PyTorch's GroupNorm widens it to float32 for
+    the next convolution to narrow again.
+
+    Args:
+        x: [N, C, H, W], contiguous or channels-last (anything else is copied first).
+        num_groups: Number of groups, a divisor of C.
+        weight: Scale, [C].
+        bias: Shift, [C].
+        eps: Added to the variance.
+        act: "relu", "gelu", "gelu_new", "selu", or None for no activation.
+
+    Returns:
+        [N, C, H, W].
+
+    Raises:
+        ValueError: The activation is unknown, or shapes do not fit each other.
+    """
+    name = check_activation(act)
+    if x.dim() != 4 or num_groups < 1 or x.shape[1] % num_groups:
+        raise ValueError(
+            f"x must be [N, C, H, W] with C a multiple of num_groups = {num_groups}, "
+            f"got {list(x.shape)}"
+        )
+    if weight.shape != x.shape[1:2] or bias.shape != x.shape[1:2]:
+        raise ValueError(
+            f"weight and bias must be [{x.shape[1]}], one value for each channel of x, "
+            f"got {list(weight.shape)} and {list(bias.shape)}"
+        )
+    if is_faster_in_triton(x, weight):
+        return _group_norm_act(x, num_groups, weight, bias, eps, name)[0]
+    return group_norm_act_twin(x, num_groups, weight, bias, eps, name)
+
+
+def group_norm_act_twin(
+    x: Tensor, num_groups: int, weight: Tensor, bias: Tensor, eps: float, act: str
+) -> Tensor:
+    """Does what ``group_norm_act`` does, in PyTorch's own operators."""
+    # F.group_norm refuses groups of a single value (a 1x1 map, one channel a group).
+    return activate(torch.group_norm(x, num_groups, weight, bias, eps), act)
+
+
+def is_faster_in_triton(x: Tensor, weight: Tensor) -> bool:
+    """Whether GroupNorm + activation of ``x`` takes the Triton kernels: the one rule that chooses.
+
+    Not on a CPU, and not inside torch.compile and torch.export: inductor fuses GroupNorm with its
+    neighbours and splits long sums itself, and an exported program should hold no operator of
+    ours. Else from ``SMALLEST_EAGER`` elements on, in the capture of a CUDA graph from
+    ``SMALLEST_CAPTURED`` on, and never what ``can_run_in_triton`` excludes.
+    """
+    if _policy == "torch" or not isinstance(x, Tensor):  # torch.fx passes proxies
+        return False
+    if _policy == "triton":
+        return can_run_in_triton(x, weight)
+    if not x.is_cuda or torch.compiler.is_compiling():
+        return False
+    captured = torch.cuda.is_current_stream_capturing()
+    enough = x.numel() >= (SMALLEST_CAPTURED if captured else SMALLEST_EAGER)
+    return enough and can_run_in_triton(x, weight)
+
+
+def can_run_in_triton(x: Tensor, weight: Tensor) -> bool:
+    """Whether the kernels take ``x``: a plain CUDA map in one of ``TRITON_DTYPES``.
+
+    Whatever has to see through (TorchScript, torch.func, forward-mode differentiation, tensor
+    subclasses) gets PyTorch's own operators.
+    """
+    return (
+        _HAS_TRITON
+        and (torch.compiler.is_compiling() or _are_plain(x, weight))
+        and (x.is_cuda or _interprets())
+        and x.dtype in TRITON_DTYPES
+        and weight.dtype in TRITON_DTYPES
+        and x.device == weight.device
+        and x.dim() == 4
+        and x.shape[1] * x.shape[2] * x.shape[3] < LARGEST_IMAGE
+    )
+
+
+def _are_plain(x: Tensor, weight: Tensor) -> bool:
+    return (
+        type(x) is Tensor
+        and type(weight) in (Tensor, nn.Parameter)
+        and not torch.jit.is_tracing()
+        and not torch._C._functorch.is_functorch_wrapped_tensor(x)
+        and forward_ad.unpack_dual(x).tangent is None
+    )
+
+
+def _interprets() -> bool:
+    """Whether Triton's interpreter runs the kernels, on any device (TRITON_INTERPRET=1)."""
+    import triton
+
+    return bool(triton.knobs.runtime.interpret)
+
+
+def _implementation(x: Tensor, weight: Tensor) -> ModuleType:
+    if not can_run_in_triton(x, weight):
+        return torch_group_norm
+    from bit_backbone.kernels import triton_group_norm
+
+    return triton_group_norm
+
+
+def _dense_format(x: Tensor) -> torch.memory_format:
+    last = torch.channels_last
+    return last if x.is_contiguous(memory_format=last) else torch.contiguous_format
+
+
+@torch.library.custom_op("bit_backbone::group_norm_act", mutates_args=())
+def _group_norm_act(
+    x: Tensor, num_groups: int, weight: Tensor, bias: Tensor, eps: float, act: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns the activated map, and mean and 1 / standard deviation of each group, [N, groups].
+
+    The statistics are for the backward pass; gradients do not flow through them.
+    """
+    x = x.contiguous(memory_format=_dense_format(x))
+    return _implementation(x, weight).forward(x, num_groups, weight, bias, eps, act)
+
+
+@_group_norm_act.register_fake
+def _(
+    x: Tensor, num_groups: int, weight: Tensor, bias: Tensor, eps: float, act: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    mean, rstd = (x.new_empty((x.shape[0], num_groups), dtype=dtype) for _ in range(2))
+    return torch.empty_like(x, memory_format=_dense_format(x)), mean, rstd
+
+
+@torch.library.custom_op("bit_backbone::group_norm_act_backward", mutates_args=())
+def _group_norm_act_backward(
+    gradient: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor, bias: Tensor, act: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns the gradients of input, weight and bias."""
+    layout = _dense_format(x)
+    x, gradient = (t.contiguous(memory_format=layout) for t in (x, gradient))
+    return _implementation(x, weight).backward(gradient, x, mean, rstd, weight, bias, act)
+
+
+@_group_norm_act_backward.register_fake
+def _(
+    gradient: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor, bias: Tensor, act: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    like_x = torch.empty_like(x, memory_format=_dense_format(x))
+    return like_x, torch.empty_like(weight), torch.empty_like(bias)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    x, ctx.num_groups, weight, bias, ctx.eps, ctx.act = inputs
+    ctx.save_for_backward(x, weight, bias, *output[1:])
+
+
+def _differentiate(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    x, weight, bias, mean, rstd = ctx.saved_tensors
+    if torch.is_grad_enabled():  # create_graph=True: the gradient is to be differentiated, too
+        y = group_norm_act_twin(x, ctx.num_groups, weight, bias, ctx.eps, ctx.act)
+        wanted = [t for t in (x, weight, bias) if t.requires_grad]
+        found = iter(torch.autograd.grad(y, wanted, gradient, create_graph=True))
+        dx, dweight, dbias = (next(found) if t.requires_grad else None for t in (x, weight, bias))
+    else:
+        dx, dweight, dbias = _group_norm_act_backward(
+            gradient, x, mean, rstd, weight, bias, ctx.act
+        )
+    return dx, None, dweight, dbias, None, None
+
+
+_group_norm_act.register_autograd(_differentiate, setup_context=_save)

@@ -1,0 +1,39 @@
+"""GroupNorm + activation in PyTorch's own operators: the twin of ``triton_group_norm``."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from bit_backbone.kernels.activations import activate, gradient_before
+
+
+def forward(
+    x: Tensor, num_groups: int, weight: Tensor, bias: Tensor, eps: float, act: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns the activated map, and mean and 1 / standard deviation of each group, [N, groups]."""
+    images, channels, height, width = x.shape
+    y, mean, rstd = torch.native_group_norm(
+        x, weight, bias, images, channels, height * width, num_groups, eps
+    )
+    return activate(y, act), mean, rstd
+
+
+def normalize(x: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Returns the scaled and shifted normalised map from statistics that are known."""
+    scale = (rstd.unsqueeze(-1) * weight.view(mean.shape[1], -1)).flatten(1)
+    shift = bias - (mean.unsqueeze(-1) * scale.view(*mean.shape, -1)).flatten(1)
+    return torch.addcmul(shift[..., None, None], x, scale[..., None, None]).to(x.dtype)
+
+
+def backward(
+    gradient: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor, bias: Tensor, act: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns the gradients of input, weight and bias from that of the activated map."""
+    if act != "none":
+        gradient = gradient_before(gradient, normalize(x, mean, rstd, weight, bias), act)
+    images, channels, height, width = x.shape
+    return torch.ops.aten.native_group_norm_backward(
+        *(gradient, x, mean, rstd, weight, images, channels, height * width, mean.shape[1]),
+        [True, True, True],
+    )
