@@ -29,8 +29,12 @@ def standardize(weight: Tensor, eps: float) -> Tensor:
         [out, in, height, width] in the dtype of ``weight``.
     """
     exact = weight if weight.dtype == torch.float64 else weight.float()
-    variance, mean = torch.var_mean(exact, dim=[1, 2, 3], keepdim=True, correction=0)
-    return ((exact - mean) * torch.rsqrt(variance + eps)).to(weight.dtype)
+    # Layer norm of a filter: one operator each way, and two numbers a filter saved in between.
+    channels_last = exact.permute(0, 2, 3, 1)
+    if channels_last.is_contiguous() and not exact.is_contiguous():
+        standardized = F.layer_norm(channels_last, channels_last.shape[1:], eps=eps)
+        return standardized.permute(0, 3, 1, 2).to(weight.dtype)
+    return F.layer_norm(exact, exact.shape[1:], eps=eps).to(weight.dtype)
 
 
 class StdConv2d(nn.Conv2d):
