@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from bit_backbone.config import BitConfig
 from bit_backbone.padding import pad_same
+from bit_backbone.recompute import convolve, recipe_of
 
 torch.fx.wrap("pad_same")
 
@@ -100,6 +101,10 @@ class StdConv2d(nn.Conv2d):
         if self.pads_same:
             x = pad_same(x, self.kernel_size[0], self.stride[0], self.dilation[0], 0.0)
         weight = self.standardized_weight()
+        if not torch.jit.is_scripting():
+            recipe = recipe_of(x, weight)
+            if recipe is not None:
+                return convolve(self, x, weight, recipe)
         return F.conv2d(x, weight, None, self.stride, self.padding, self.dilation)
 
     def standardized_weight(self) -> Tensor:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from bit_backbone.config import BitConfig
 from bit_backbone.kernels import activation_name, group_norm_act, is_faster_in_triton
 from bit_backbone.padding import pad_same
+from bit_backbone.recompute import can_recompute, norm_act
 
 torch.fx.wrap("pad_same")
 
@@ -91,7 +92,7 @@ class GroupNormAct(nn.GroupNorm):
     A subclass of nn.GroupNorm, so that solvers which treat norms apart (detectron2's
     WEIGHT_DECAY_NORM) find it. The fused operator is ``bit_backbone.kernels.group_norm_act``; it
     does not call ``act``, and is not used if ``act`` has hooks or was replaced by a module of
-    another kind.
+    another kind. Neither is the norm that recomputes (``set_activation_recompute``).
 
     Args:
         num_groups: Number of groups.
@@ -102,16 +103,30 @@ class GroupNormAct(nn.GroupNorm):
     def __init__(self, num_groups: int, num_channels: int, act: str | None = "relu") -> None:
         super().__init__(num_groups, num_channels, eps=GROUP_NORM_EPS)
         self.act = nn.Identity() if act is None else activation(act)
+        self.recomputes_activation = False
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalises and activates [N, C, H, W]."""
         if not torch.jit.is_scripting():
-            act = activation_name(self.act) if is_faster_in_triton(x, self.weight) else None
-            if act is not None:
-                return group_norm_act(x, self.num_groups, self.weight, self.bias, self.eps, act)
+            y = self._fused(x)
+            if y is not None:
+                return y
         # F.group_norm refuses groups of a single value (a 1x1 map, one channel a group).
         x = torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
         return self.act(x)
+
+    @torch.jit.unused
+    def _fused(self, x: Tensor) -> Tensor | None:
+        """Does both in one operator where that is asked for or faster, and ``act`` is known."""
+        recomputes = self.recomputes_activation and can_recompute(x, self.weight)
+        if not recomputes and not is_faster_in_triton(x, self.weight):
+            return None
+        act = activation_name(self.act)
+        if act is None:
+            return None
+        if recomputes:
+            return norm_act(self, x, act)
+        return group_norm_act(x, self.num_groups, self.weight, self.bias, self.eps, act)
 
 
 class StemPool(nn.Module):

@@ -17,6 +17,7 @@ from bit_backbone.config import BitConfig, StageSpec
 from bit_backbone.convolution import std_conv
 from bit_backbone.layers import DropPath, StemPool, activation, check_images, group_norm, post_norm
 from bit_backbone.padding import centre_crop_like
+from bit_backbone.recompute import RecomputingModule
 
 torch.fx.wrap("centre_crop_like")
 torch.fx.wrap("check_images")
@@ -135,7 +136,7 @@ class Stage(nn.Sequential):
         return self[0].norm1(x)  # type: ignore[operator]
 
 
-class BitNetwork(nn.Module):
+class BitNetwork(RecomputingModule):
     """Stem and stages, as far as needed, with named taps.
 
     ``stem``, ``stage1`` .. and ``norm`` are direct children in execution order: a state dict, a

@@ -56,6 +56,7 @@ class Detectron2BitBackbone(CheckpointTaker, BitBackbone, Backbone):
         freeze_at: detectron2's FREEZE_AT: how many of stem, stage1 .. to freeze, from the stem on;
             0 and less nothing.
         grad_checkpointing: Whether to recompute each residual unit in backward.
+        activation_recompute: Whether to recompute each norm and activation in backward.
         **overrides: Arguments of BitConfig that differ from ``config``.
 
     Raises:
@@ -69,6 +70,7 @@ class Detectron2BitBackbone(CheckpointTaker, BitBackbone, Backbone):
         out_features: Sequence[str] | None = None,
         freeze_at: int = 0,
         grad_checkpointing: bool = False,
+        activation_recompute: bool = False,
         **overrides: Any,
     ) -> None:
         if out_features is not None:
@@ -79,6 +81,7 @@ class Detectron2BitBackbone(CheckpointTaker, BitBackbone, Backbone):
         self._size_divisibility = max(self.strides)
         self.freeze(min(max(freeze_at, 0), len(self.config.stage_names)))
         self.set_grad_checkpointing(grad_checkpointing)
+        self.set_activation_recompute(activation_recompute)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Returns the requested feature maps, shallow to deep, under the names they were asked by.

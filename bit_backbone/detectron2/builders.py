@@ -130,6 +130,7 @@ def _build(cfg: CfgNode, input_shape: ShapeSpec, names: Sequence[str]) -> Detect
         out_features=names,
         freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
         grad_checkpointing=bit_node(cfg).GRAD_CHECKPOINTING,
+        activation_recompute=bit_node(cfg).ACTIVATION_RECOMPUTE,
     )
 
 

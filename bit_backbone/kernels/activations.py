@@ -45,12 +45,16 @@ def activate(z: Tensor, act: str) -> Tensor:
     return F.selu_(z) if act == "selu" else z
 
 
-def gradient_before(gradient: Tensor, z: Tensor, act: str) -> Tensor:
-    """Returns the gradient of ``z`` from that of ``activate(z, act)``."""
-    if act == "relu":
-        return torch.ops.aten.threshold_backward(gradient, z, 0)
+def gradient_before(gradient: Tensor, z: Tensor, act: str, out: Tensor | None = None) -> Tensor:
+    """Returns the gradient of ``z`` from that of ``activate(z, act)``.
+
+    For "relu" the activated ``z`` serves as well, and the result can be written into ``out``.
+    """
     if act == "none":
         return gradient
+    if act == "relu":
+        out = torch.empty_like(z) if out is None else out
+        return torch.ops.aten.threshold_backward.grad_input(gradient, z, 0, grad_input=out)
     if act == "selu":
         return torch.ops.aten.elu_backward(gradient, *SELU, 1.0, False, z)
     approximate = "tanh" if act == "gelu_new" else "none"

@@ -130,7 +130,7 @@ def can_run_in_triton(x: Tensor, weight: Tensor) -> bool:
     """
     return (
         _HAS_TRITON
-        and (torch.compiler.is_compiling() or _are_plain(x, weight))
+        and (torch.compiler.is_compiling() or are_plain(x, weight))
         and (x.is_cuda or _interprets())
         and x.dtype in TRITON_DTYPES
         and weight.dtype in TRITON_DTYPES
@@ -140,7 +140,8 @@ def can_run_in_triton(x: Tensor, weight: Tensor) -> bool:
     )
 
 
-def _are_plain(x: Tensor, weight: Tensor) -> bool:
+def are_plain(x: Tensor, weight: Tensor) -> bool:
+    """Whether autograd alone sees these: no tracer, transform, tangent or tensor subclass."""
     return (
         type(x) is Tensor
         and type(weight) in (Tensor, nn.Parameter)
@@ -157,7 +158,8 @@ def _interprets() -> bool:
     return bool(triton.knobs.runtime.interpret)
 
 
-def _implementation(x: Tensor, weight: Tensor) -> ModuleType:
+def implementation(x: Tensor, weight: Tensor) -> ModuleType:
+    """Returns ``triton_group_norm`` where it can run, else its twin ``torch_group_norm``."""
     if not can_run_in_triton(x, weight):
         return torch_group_norm
     from bit_backbone.kernels import triton_group_norm
@@ -165,7 +167,8 @@ def _implementation(x: Tensor, weight: Tensor) -> ModuleType:
     return triton_group_norm
 
 
-def _dense_format(x: Tensor) -> torch.memory_format:
+def dense_format(x: Tensor) -> torch.memory_format:
+    """Returns the memory format that the implementations take ``x`` in."""
     last = torch.channels_last
     return last if x.is_contiguous(memory_format=last) else torch.contiguous_format
 
@@ -178,8 +181,8 @@ def _group_norm_act(
 
     The statistics are for the backward pass; gradients do not flow through them.
     """
-    x = x.contiguous(memory_format=_dense_format(x))
-    return _implementation(x, weight).forward(x, num_groups, weight, bias, eps, act)
+    x = x.contiguous(memory_format=dense_format(x))
+    return implementation(x, weight).forward(x, num_groups, weight, bias, eps, act)
 
 
 @_group_norm_act.register_fake
@@ -188,7 +191,7 @@ def _(
 ) -> tuple[Tensor, Tensor, Tensor]:
     dtype = torch.promote_types(x.dtype, torch.float32)
     mean, rstd = (x.new_empty((x.shape[0], num_groups), dtype=dtype) for _ in range(2))
-    return torch.empty_like(x, memory_format=_dense_format(x)), mean, rstd
+    return torch.empty_like(x, memory_format=dense_format(x)), mean, rstd
 
 
 @torch.library.custom_op("bit_backbone::group_norm_act_backward", mutates_args=())
@@ -196,16 +199,16 @@ def _group_norm_act_backward(
     gradient: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor, bias: Tensor, act: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Returns the gradients of input, weight and bias."""
-    layout = _dense_format(x)
+    layout = dense_format(x)
     x, gradient = (t.contiguous(memory_format=layout) for t in (x, gradient))
-    return _implementation(x, weight).backward(gradient, x, mean, rstd, weight, bias, act)
+    return implementation(x, weight).backward(gradient, x, mean, rstd, weight, bias, act)
 
 
 @_group_norm_act_backward.register_fake
 def _(
     gradient: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor, bias: Tensor, act: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    like_x = torch.empty_like(x, memory_format=_dense_format(x))
+    like_x = torch.empty_like(x, memory_format=dense_format(x))
     return like_x, torch.empty_like(weight), torch.empty_like(bias)
 
 

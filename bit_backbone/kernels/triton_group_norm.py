@@ -360,11 +360,10 @@ def forward(
 
     ``x`` is contiguous or channels-last, and so is the map; the statistics are float32.
     """
-    y = torch.empty_like(x)
     mean = torch.empty((x.shape[0], num_groups), dtype=torch.float32, device=x.device)
     rstd = torch.empty_like(mean)
     if x.numel() == 0:
-        return y, mean.zero_(), rstd.zero_()
+        return torch.empty_like(x), mean.zero_(), rstd.zero_()
     plan, group_channels = _plan(x), x.shape[1] // num_groups
     means, deviations = _partials(plan, x)
     _channel_moments[plan.chunk_grid](x, means, deviations, *plan.sizes, plan.chunk, **plan.block)
@@ -373,10 +372,23 @@ def forward(
         *(group_channels, float(group_channels * plan.positions), eps),
         BLOCK=_block(group_channels * plan.chunks),
     )
+    return again(x, mean, rstd, weight, bias, eps, act), mean, rstd
+
+
+def again(
+    x: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor, bias: Tensor, eps: float, act: str
+) -> Tensor:
+    """Returns the activated map from statistics that are known, for what ``forward`` was given."""
+    y = torch.empty_like(x)
+    if x.numel() == 0:
+        return y
+    plan = _plan(x)
     _normalize[plan.tile_grid](
-        x, y, mean, rstd, weight, bias, *plan.sizes, group_channels, ACT=act, **plan.block
+        *(x, y, mean, rstd, weight, bias, *plan.sizes, x.shape[1] // mean.shape[1]),
+        ACT=act,
+        **plan.block,
     )
-    return y, mean, rstd
+    return y
 
 
 def backward(

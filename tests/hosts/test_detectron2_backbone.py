@@ -67,7 +67,11 @@ def test_the_node_is_complete_and_adding_it_twice_keeps_values() -> None:
     # the rest of BitConfig is the classifier's, or comes from elsewhere in detectron2's node
     others = {"num_channels", "out_indices", "num_labels", "id2label", "label2id", "problem_type"}
     arguments = {f.upper() for f in BitConfig.__dataclass_fields__} - {f.upper() for f in others}
-    assert set(cfg.MODEL.BIT) == arguments | {"VARIANT", "GRAD_CHECKPOINTING"}
+    assert set(cfg.MODEL.BIT) == arguments | {
+        "VARIANT",
+        "GRAD_CHECKPOINTING",
+        "ACTIVATION_RECOMPUTE",
+    }
 
 
 def test_every_key_reaches_the_network() -> None:
@@ -82,12 +86,14 @@ def test_every_key_reaches_the_network() -> None:
         "DROP_PATH_RATE": 0.25,
         "WEIGHT_STANDARDIZATION_EPS": 1e-8,
         "GRAD_CHECKPOINTING": True,
+        "ACTIVATION_RECOMPUTE": True,
         "OUT_FEATURES": ["stem", "res4"],
     }
     cfg = tiny_cfg(**{f"BIT__{key}": value for key, value in options.items()})
     assert set(options) | {"VARIANT"} | {key.upper() for key in TINY} == set(bit_node(cfg))
     backbone = builders.build_bit_backbone(cfg, RGB)
     checkpointing = options.pop("GRAD_CHECKPOINTING")
+    recompute = options.pop("ACTIVATION_RECOMPUTE")
     out_features = options.pop("OUT_FEATURES")
     expected = BitConfig(
         **TINY, **{k.lower(): v for k, v in options.items()}, out_features=("stem", "stage3")
@@ -95,6 +101,7 @@ def test_every_key_reaches_the_network() -> None:
     assert backbone.config == expected
     assert list(backbone.output_shape()) == out_features
     assert backbone.stage1.grad_checkpointing is checkpointing
+    assert backbone.stage1[0].norm1.recomputes_activation is recompute
 
 
 @pytest.mark.parametrize(

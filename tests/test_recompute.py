@@ -1,0 +1,202 @@
+"""Recomputed norms: the same gradients to the last bit, from about half the memory."""
+
+import pytest
+import torch
+from networks import ALL, KINDS, TINY, tiny
+from test_network import saved_bytes
+from torch import nn
+
+from bit_backbone import BitConfig, BitForImageClassification
+from bit_backbone.layers import GroupNormAct
+
+X = torch.randn(2, 3, 49, 65, generator=torch.Generator().manual_seed(0))
+
+
+def step(backbone, x=X, autocast=False):
+    """Features and the gradient of every parameter that has one."""
+    torch.manual_seed(0)
+    backbone.zero_grad()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        features = backbone(x)
+    loss = sum(
+        (f.float() * torch.linspace(-1, 1, f.numel()).view_as(f)).sum() for f in features.values()
+    )
+    loss.backward()
+    gradients = {n: p.grad for n, p in backbone.named_parameters() if p.grad is not None}
+    return {name: t.detach().clone() for name, t in (features | gradients).items()}
+
+
+def assert_same_bits(found, expected):
+    assert found.keys() == expected.keys()
+    assert [name for name in found if not torch.equal(found[name], expected[name])] == []
+
+
+def freeze_all(backbone, kind):
+    for module in backbone.modules():
+        if isinstance(module, kind):
+            module.requires_grad_(False)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize(("layer_type", "feature_norm"), KINDS)
+def test_gradients_are_bit_for_bit(layer_type, feature_norm, checkpointing):
+    backbone = tiny(
+        layer_type=layer_type,
+        feature_norm=feature_norm,
+        out_indices=(0, 2, 4),
+        depths=(2, 1, 2, 1),
+        drop_path_rate=0.3,
+    ).train()
+    expected = step(backbone)
+    backbone.set_activation_recompute()
+    backbone.set_grad_checkpointing(checkpointing)
+    assert_same_bits(step(backbone), expected)
+    backbone.set_activation_recompute(False)
+    assert not any(
+        m.recomputes_activation
+        for m in backbone.modules()
+        if hasattr(m, "eps") and isinstance(m, GroupNormAct)
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "change"),
+    [
+        ({"hidden_act": "gelu"}, None),
+        ({"hidden_act": "gelu_new"}, None),
+        ({"hidden_act": "selu"}, None),
+        ({"global_padding": "same"}, None),
+        ({"global_padding": "valid"}, None),
+        ({"output_stride": 8}, None),
+        ({}, lambda b: b.freeze(2)),
+        ({}, lambda b: b.freeze(5)),
+        (
+            {},
+            lambda b: [m.requires_grad_(False) for m in b.modules() if isinstance(m, nn.GroupNorm)],
+        ),
+        ({}, lambda b: [m.requires_grad_(False) for m in b.modules() if isinstance(m, nn.Conv2d)]),
+        ({}, lambda b: b.double()),
+        ({}, lambda b: b.to(memory_format=torch.channels_last)),
+        ({}, lambda b: b.eval()),
+        ({}, lambda b: setattr(b.stage2[0].norm2, "act", nn.LeakyReLU())),
+    ],
+)
+def test_every_setting_keeps_its_gradients(arguments, change):
+    backbone = tiny(out_indices=(1, 4), **arguments).train()
+    if change is not None:
+        change(backbone)
+    x = torch.randn(2, 3, 113, 97).to(next(backbone.parameters()).dtype).requires_grad_()
+    expected = step(backbone, x)
+    backbone.set_activation_recompute()
+    found = step(backbone, x)
+    assert found.keys() == expected.keys()
+    for name, gradient in found.items():
+        # the derivatives of gelu and selu start from statistics and not from a second norm
+        torch.testing.assert_close(gradient, expected[name], rtol=2e-4, atol=2e-4)
+    if not arguments.get("hidden_act"):
+        assert_same_bits(found, expected)
+
+
+def test_autocast_keeps_its_gradients():
+    backbone = tiny(out_indices=ALL).train()
+    expected = step(backbone, autocast=True)
+    backbone.set_activation_recompute()
+    assert_same_bits(step(backbone, autocast=True), expected)
+
+
+def test_half_of_the_activations_are_not_stored():
+    backbone = tiny(depths=(3, 3, 3, 3), out_indices=ALL).train()
+    x = torch.randn(2, 3, 256, 256)
+    plain = saved_bytes(lambda: backbone(x))
+    backbone.set_activation_recompute()
+    recomputing = saved_bytes(lambda: backbone(x))
+    assert recomputing < 0.65 * plain
+    backbone.set_grad_checkpointing()
+    assert saved_bytes(lambda: backbone(x)) < 0.5 * recomputing
+
+
+def test_convolutions_run_once_and_norms_twice(monkeypatch):
+    from bit_backbone.kernels import torch_group_norm
+
+    calls = []
+    for name in ("forward", "again"):
+        real = getattr(torch_group_norm, name)
+        monkeypatch.setattr(
+            torch_group_norm, name, lambda *a, name=name, real=real: calls.append(name) or real(*a)
+        )
+    backbone = tiny().train()
+    backbone.set_activation_recompute()
+    norms = sum(isinstance(m, GroupNormAct) for m in backbone.modules())
+    step(backbone)
+    # ``again`` calls ``forward`` itself; two convolutions of a first unit share one norm
+    assert calls.count("again") == norms
+    assert calls.count("forward") == 2 * norms
+
+
+def test_backward_can_run_twice_over_one_graph():
+    backbone = tiny(out_indices=(4,)).train()
+    backbone.set_activation_recompute()
+    loss = backbone(X)["stage4"].square().sum()
+    weights = list(backbone.parameters())
+    first = torch.autograd.grad(loss, weights, retain_graph=True)
+    assert all(map(torch.equal, first, torch.autograd.grad(loss, weights)))
+
+
+def test_a_map_that_somebody_wrote_into_is_kept():
+    backbone = tiny(out_indices=(4,)).train()
+    backbone.stage1[0].norm2.register_forward_hook(lambda module, args, y: y.mul_(2.0))
+    expected = step(backbone)
+    backbone.set_activation_recompute()
+    found = step(backbone)
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-4)
+
+
+def test_an_input_that_somebody_writes_into_later_is_an_error():
+    backbone = tiny(out_indices=(0, 4)).train()
+    backbone.set_activation_recompute()
+    features = backbone(X)
+    features["stem"].detach().mul_(2.0)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        features["stage4"].sum().backward()
+
+
+def test_second_derivatives_are_refused():
+    backbone = tiny(out_indices=(4,)).train()
+    backbone.set_activation_recompute()
+    x = X.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(backbone(x)["stage4"].sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
+def test_nothing_changes_without_gradients():
+    backbone = tiny().eval()
+    backbone.set_activation_recompute()
+    with torch.no_grad():
+        assert not hasattr(backbone.stage1[0].norm1(torch.randn(1, 16, 5, 5)), "recipe")
+
+
+def test_compiling_and_tracing_go_on_working():
+    backbone = tiny(out_indices=(1, 4)).train()
+    expected = step(backbone)
+    backbone.set_activation_recompute()
+    compiled = torch.compile(backbone, backend="aot_eager", fullgraph=True)
+    features = compiled(X)
+    for name, feature in features.items():
+        torch.testing.assert_close(feature, expected[name], rtol=1e-4, atol=1e-4)
+    sum(f.sum() for f in features.values()).backward()
+    traced = torch.fx.symbolic_trace(backbone)
+    torch.testing.assert_close(traced(X)["stage4"], features["stage4"], rtol=1e-4, atol=1e-4)
+    torch.export.export(backbone.eval(), (X,))
+
+
+def test_classifiers_have_it_too():
+    model = BitForImageClassification(BitConfig(**TINY, num_labels=3)).train()
+    gradients = []
+    for enable in (False, True):
+        model.set_activation_recompute(enable)
+        model.zero_grad()
+        model(X, labels=torch.tensor([0, 2])).loss.backward()
+        gradients.append([p.grad.clone() for p in model.parameters()])
+    assert all(map(torch.equal, *gradients))
