@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from bit_backbone.backbone import BitBackbone
     from bit_backbone.config import BitConfig
     from bit_backbone.heads import BitForImageClassification, BitModel
+    from bit_backbone.inference import optimize_for_inference
     from bit_backbone.preprocessing import BitImageProcessor
 
 __version__ = "0.1.0.dev0"
@@ -22,6 +23,7 @@ __all__ = [
     "BitImageProcessor",
     "BitModel",
     "__version__",
+    "optimize_for_inference",
 ]
 
 _HOME = {
@@ -30,6 +32,7 @@ _HOME = {
     "BitForImageClassification": "bit_backbone.heads",
     "BitImageProcessor": "bit_backbone.preprocessing",
     "BitModel": "bit_backbone.heads",
+    "optimize_for_inference": "bit_backbone.inference",
 }
 
 __getattr__, __dir__ = lazy_exports(__name__, _HOME)

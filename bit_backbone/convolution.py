@@ -128,7 +128,7 @@ class StdConv2d(nn.Conv2d):
         # Kept tensors outlive an inference_mode block, so they must not be inference tensors.
         with torch.inference_mode(False), torch.no_grad():
             standardized = standardize(weight, self.eps)
-            if _is_real(standardized):
+            if is_real(standardized):
                 self._kept = (weight.detach(), weight._version, standardized)
         return standardized
 
@@ -173,7 +173,7 @@ def _is_same_memory(alias: Tensor, weight: Tensor) -> bool:
     )
 
 
-def _is_real(tensor: Tensor) -> bool:
+def is_real(tensor: Tensor) -> bool:
     """Whether a tensor means something outside the transform or tracer that made it."""
     return type(tensor) is Tensor and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 

@@ -1,0 +1,161 @@
+"""The convolution of a model optimized for inference."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bit_backbone.convolution import StdConv2d, is_real, standardize
+from bit_backbone.padding import pad_same
+
+__all__ = ["NO_TRAINING", "FoldedConv2d"]
+
+torch.fx.wrap("pad_same")
+
+NO_TRAINING = (
+    "a model optimized for inference cannot be trained: train the model that it was made from, "
+    "then call optimize_for_inference again"
+)
+
+
+class FoldedConv2d(nn.Conv2d):
+    """A convolution whose weight holds standardized filters: what a StdConv2d becomes.
+
+    On CPUs, in channels-last, it runs oneDNN's convolution with two things that ``F.conv2d`` has
+    not: it can add to an existing tensor in place, and filters that were laid out beforehand. The
+    layout depends on the shape of the input, and the wrong one is slower than none. So filters are
+    laid out when a shape comes twice in a row, for one shape at a time; inputs of ever new shapes
+    leave it at oneDNN's own layout per call.
+
+    Loading a state dict standardizes what it holds, so that the weights of the original and those
+    of its optimized copy both give this layer's (standardizing twice changes nothing).
+
+    Attributes:
+        pads_same: Whether the input is padded as TensorFlow's SAME first.
+        eps: Epsilon of the standardization of loaded weights.
+        channels_last: Whether weight and maps are laid out channels-last.
+    """
+
+    __jit_ignored_attributes__ = ("_seen", "_packed")
+
+    pads_same: bool
+    eps: float
+    channels_last: bool
+    # Shape and type of the latest input and the version of the weight it met; the filters laid out
+    # for them.
+    _seen: tuple[Any, ...] | None
+    _packed: Tensor | None
+
+    @classmethod
+    def fold(cls, conv: StdConv2d, channels_last: bool) -> None:
+        """Turns a StdConv2d into a FoldedConv2d: its class changes, so hooks and references stay.
+
+        Args:
+            conv: What to change.
+            channels_last: Whether to lay it and the maps out channels-last.
+        """
+        weight = standardize(conv.weight.detach(), conv.eps)
+        conv.weight = nn.Parameter(weight, requires_grad=False)
+        del conv._kept
+        folded: Any = conv
+        folded.__class__ = cls
+        folded.channels_last = channels_last
+        folded._seen = folded._packed = None
+
+    def forward(self, x: Tensor, total: Tensor | None = None) -> Tensor:
+        """Convolves [N, in, H, W], and adds the result to ``total``, in place, if there is one.
+
+        Raises:
+            ValueError: Autograd would have to record it.
+        """
+        if self.pads_same:
+            x = pad_same(x, self.kernel_size[0], self.stride[0], self.dilation[0], 0.0)
+        if torch.jit.is_scripting() or torch.compiler.is_compiling():
+            # Compilers turn the sum into an in-place one themselves, where they may.
+            y = F.conv2d(x, self.weight, None, self.stride, self.padding, self.dilation)
+            return y if total is None else total + y
+        return self._run(x, total)
+
+    @torch.jit.unused
+    def _run(self, x: Tensor, total: Tensor | None) -> Tensor:
+        if torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad):
+            raise ValueError(NO_TRAINING)
+        if self.channels_last and _can_run_onednn(x, self.weight):
+            x = x.contiguous(memory_format=torch.channels_last)
+            if total is None or total.is_contiguous(memory_format=torch.channels_last):
+                return self._run_onednn(x, total)
+        y = F.conv2d(x, self.weight, None, self.stride, self.padding, self.dilation)
+        return y if total is None else total.add_(y)
+
+    def _run_onednn(self, x: Tensor, total: Tensor | None) -> Tensor:
+        # The operators that inductor fuses convolutions into.
+        weight = self._packed_for(x)
+        geometry = (None, self.padding, self.stride, self.dilation, 1)
+        if total is not None:
+            return torch.ops.mkldnn._convolution_pointwise_.binary(
+                total, x, weight, *geometry, "add", 1.0, None, [], None
+            )
+        return torch.ops.mkldnn._convolution_pointwise(x, weight, *geometry, "none", [], "")
+
+    def _packed_for(self, x: Tensor) -> Tensor:
+        """Returns the filters as laid out for the shape of ``x``, if it came before, or as is."""
+        weight = self.weight
+        version = 0 if weight.is_inference() else weight._version
+        key = (x.shape, x.dtype, weight.data_ptr(), version)
+        if key != self._seen:
+            self._seen, self._packed = key, None
+            return weight
+        if self._packed is None:
+            self._packed = torch.ops.mkldnn._reorder_convolution_weight(
+                weight, self.padding, self.stride, self.dilation, 1, list(x.shape)
+            )
+        return self._packed
+
+    def train(self, mode: bool = True) -> FoldedConv2d:
+        """Refuses to train.
+
+        Raises:
+            ValueError: ``mode`` is True.
+        """
+        if mode:
+            raise ValueError(NO_TRAINING)
+        return super().train(False)
+
+    def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
+        self._seen = self._packed = None
+        return super()._apply(fn, recurse)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):  # type: ignore[no-untyped-def]
+        self._seen = self._packed = None
+        name = f"{prefix}weight"
+        if name in state_dict and state_dict[name].shape == self.weight.shape:
+            weight = standardize(state_dict[name].detach(), self.eps)
+            if self.channels_last:
+                weight = weight.contiguous(memory_format=torch.channels_last)
+            state_dict = {**state_dict, name: weight}
+        return super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_seen": None, "_packed": None}
+
+
+def _can_run_onednn(x: Tensor, weight: Tensor) -> bool:
+    return (
+        x.device.type == "cpu"
+        and x.dtype == weight.dtype
+        and (x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and _has_bfloat16()))
+        and x.ndim == 4
+        and x.numel() > 0
+        and is_real(x)
+        and bool(torch.backends.mkldnn.enabled)
+        and torch.backends.mkldnn.is_available()
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.jit.is_tracing()
+    )
+
+
+def _has_bfloat16() -> bool:
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -1,0 +1,161 @@
+"""Models made fast for inference: filters folded, sums in place, memory kept, compiled if asked."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+
+from bit_backbone.convolution import StdConv2d
+from bit_backbone.inference.convolution import NO_TRAINING, FoldedConv2d
+from bit_backbone.inference.norm import ChunkedGroupNormAct
+from bit_backbone.inference.pages import keep_pages as keep_pages_of_process
+from bit_backbone.inference.units import InPlaceBottleneckUnit, InPlacePreActUnit
+from bit_backbone.layers import GroupNormAct
+from bit_backbone.network import BitNetwork, BottleneckUnit, PreActUnit, Projection, Stage, Stem
+
+__all__ = ["optimize_for_inference"]
+
+Model = TypeVar("Model", bound=nn.Module)
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_FAST_UNITS: dict[type, type] = {
+    PreActUnit: InPlacePreActUnit,
+    BottleneckUnit: InPlaceBottleneckUnit,
+}
+
+
+def optimize_for_inference(
+    model: Model,
+    channels_last: bool = True,
+    compile: bool = False,
+    dtype: torch.dtype | None = None,
+    keep_pages: bool = True,
+) -> Model:
+    """Returns a copy of a model, of the same type, with its BiT parts made fast for inference.
+
+    Takes a BitBackbone, a BitModel, a BitForImageClassification, or any model that holds one or
+    parts of one: a detector of torchvision or detectron2, a segmenter. In float32 its outputs are
+    the original's within 1e-5 of their largest value.
+
+    * Filters are standardized once and for all. The state dict keeps its names and holds them;
+      any state dict of the original's architecture can be loaded, and is standardized on the way.
+    * Residual sums are made in place, on CPUs within the convolution before them, whose filters
+      are also laid out once for a shape of image that comes again. Hooks still see every module
+      called, but later units overwrite what they saw of a unit or a projection.
+    * The copy is in eval mode and its parameters are frozen; ``train()`` and a forward that would
+      need gradients raise ValueError. The original stays as it is and can be trained further.
+
+    Args:
+        model: What to optimize; not changed.
+        channels_last: Whether convolution weights, those of the host's own layers too, and so all
+            feature maps are laid out channels-last (NHWC), which is faster nearly everywhere.
+            Shapes stay [N, C, H, W]; strides differ.
+        compile: Whether torch.compile compiles each BiT network at its first forward, with
+            inductor and, under ``torch.no_grad()`` or ``torch.inference_mode()``, with the weights
+            frozen into the code. The first image and the first of another size take a minute.
+        dtype: What the BiT networks compute in, torch.float32, torch.bfloat16 or torch.float16.
+            They convert what they are given and return float32, so that the layers around them go
+            on as before. None leaves everything as it is.
+        keep_pages: Whether the process keeps the memory that it frees, where a model on the CPU
+            is optimized and the C library can: see ``bit_backbone.pages.keep_pages``.
+
+    Raises:
+        ValueError: There is no BiT layer in ``model``, or ``dtype`` is not one of these.
+    """
+    if dtype is not None and dtype not in _DTYPES:
+        raise ValueError(f"dtype must be None, {', '.join(map(str, _DTYPES))}, got {dtype!r}")
+    with torch.inference_mode(False):  # parameters made within it would stay bound to it
+        optimized = copy.deepcopy(model).eval().requires_grad_(False)
+        _replace_layers(optimized, channels_last)
+    networks = [module for module in optimized.modules() if isinstance(module, BitNetwork)]
+    if dtype is not None:
+        for network in networks:
+            _compute_in(network, dtype)
+    if channels_last:
+        optimized.to(memory_format=torch.channels_last)
+    if compile:
+        for network in networks:
+            network.compile(options={"freezing": True})
+    if keep_pages and any(p.device.type == "cpu" for p in optimized.parameters()):
+        keep_pages_of_process()
+    optimized.train = _TrainingRefused(optimized)  # type: ignore[method-assign, assignment]
+    return optimized
+
+
+def _replace_layers(model: nn.Module, channels_last: bool) -> None:
+    """Turns BiT's layers into their fast forms; leaves a user's subclasses of them alone."""
+    # The class of a module changes and not the module, so that hooks and references stay.
+    for module in list(model.modules()):
+        if type(module) is StdConv2d:
+            FoldedConv2d.fold(module, channels_last)
+        elif isinstance(module, FoldedConv2d):
+            module.channels_last = channels_last
+        elif type(module) is GroupNormAct:
+            ChunkedGroupNormAct.adopt(module)
+    if not any(isinstance(module, FoldedConv2d) for module in model.modules()):
+        raise ValueError(
+            "optimize_for_inference takes a BiT model, or a model that holds one, got a "
+            f"{type(model).__name__} without a convolution of BiT's"
+        )
+    for module in model.modules():
+        if isinstance(module, Stage):
+            module.grad_checkpointing = False
+        elif type(module) in _FAST_UNITS and isinstance(module.conv3, FoldedConv2d):
+            module.__class__ = _FAST_UNITS[type(module)]
+        for norm in _norms_behind_convolutions(module):
+            if isinstance(norm, ChunkedGroupNormAct):
+                norm.in_place = True
+
+
+def _norms_behind_convolutions(module: nn.Module) -> tuple[Any, ...]:
+    """Returns the children whose input is the output of a convolution, which nothing else needs."""
+    if isinstance(module, BottleneckUnit):
+        return (module.norm1, module.norm2, module.norm3)
+    if isinstance(module, PreActUnit):
+        return (module.norm2, module.norm3)
+    return (module.norm,) if isinstance(module, (Stem, Projection)) else ()
+
+
+def _compute_in(network: BitNetwork, dtype: torch.dtype) -> None:
+    network.to(dtype)
+    hooks = (*network._forward_pre_hooks.values(), *network._forward_hooks.values())
+    for hook in hooks:
+        if isinstance(hook, _CastInputs):
+            hook.dtype = dtype
+    if not any(isinstance(hook, _CastInputs) for hook in hooks):
+        network.register_forward_pre_hook(_CastInputs(dtype), with_kwargs=True)
+        network.register_forward_hook(_cast_outputs)
+
+
+class _CastInputs:
+    """Forward pre-hook that converts floating-point tensors to a type."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+
+    def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        return _cast((args, kwargs), self.dtype)
+
+
+def _cast_outputs(module: nn.Module, args: Any, outputs: Any) -> Any:
+    return _cast(outputs, torch.float32)
+
+
+def _cast(tree: Any, dtype: torch.dtype) -> Any:
+    return tree_map_only(Tensor, lambda t: t.to(dtype) if t.is_floating_point() else t, tree)
+
+
+class _TrainingRefused:
+    """Takes the place of a model's ``train``: its error comes before any module has changed."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    def __call__(self, mode: bool = True) -> nn.Module:
+        if mode:
+            raise ValueError(NO_TRAINING)
+        return type(self.model).train(self.model, False)

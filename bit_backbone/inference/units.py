@@ -1,0 +1,41 @@
+"""Residual units that add in place, for models optimized for inference."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from bit_backbone.network import BottleneckUnit, PreActUnit
+from bit_backbone.padding import centre_crop_like
+
+__all__ = ["InPlaceBottleneckUnit", "InPlacePreActUnit"]
+
+torch.fx.wrap("centre_crop_like")
+
+
+class InPlacePreActUnit(PreActUnit):
+    """PreActUnit whose last convolution, a FoldedConv2d, adds to the shortcut in place.
+
+    The shortcut is the unit's input, except in a stage's first unit, which leaves its input alone.
+    """
+
+    def forward(self, x: Tensor, activated: Tensor | None = None) -> Tensor:
+        """Maps raw residual sums to raw residual sums; ``activated``: norm1(x), if at hand."""
+        activated = self.norm1(x) if activated is None else activated
+        shortcut = x if self.downsample is None else self.downsample(activated)
+        branch = self.norm2(self.conv1(activated))
+        activated = None  # frees it while the branch is made
+        branch = self.norm3(self.conv2(branch))
+        if self.crops:
+            return self.conv3(branch) + centre_crop_like(shortcut, branch)
+        return self.conv3(branch, shortcut)
+
+
+class InPlaceBottleneckUnit(BottleneckUnit):
+    """BottleneckUnit that adds the shortcut to the branch in place."""
+
+    def add(self, branch: Tensor, shortcut: Tensor) -> Tensor:
+        """Adds the shortcut to the branch."""
+        if self.crops:
+            shortcut = centre_crop_like(shortcut, branch)
+        return branch.add_(shortcut)
