@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -41,13 +41,13 @@ class FoldedConv2d(nn.Conv2d):
 
     __jit_ignored_attributes__ = ("_seen", "_packed")
 
-    pads_same: bool
-    eps: float
-    channels_last: bool
-    # Shape and type of the latest input and the version of the weight it met; the filters laid out
-    # for them.
-    _seen: tuple[Any, ...] | None
-    _packed: Tensor | None
+    if TYPE_CHECKING:  # TorchScript evaluates the annotations that it finds in a class
+        pads_same: bool
+        eps: float
+        channels_last: bool
+        # Shape and type of the latest input, and which weight it met; the filters laid out for it.
+        _seen: tuple[Any, ...] | None
+        _packed: Tensor | None
 
     @classmethod
     def fold(cls, conv: StdConv2d, channels_last: bool) -> None:
@@ -73,7 +73,11 @@ class FoldedConv2d(nn.Conv2d):
         """
         if self.pads_same:
             x = pad_same(x, self.kernel_size[0], self.stride[0], self.dilation[0], 0.0)
-        if torch.jit.is_scripting() or torch.compiler.is_compiling():
+        if (
+            torch.jit.is_scripting()
+            or torch.compiler.is_compiling()
+            or not isinstance(x, Tensor)  # but a proxy of torch.fx
+        ):
             # Compilers turn the sum into an in-place one themselves, where they may.
             y = F.conv2d(x, self.weight, None, self.stride, self.padding, self.dilation)
             return y if total is None else total + y
