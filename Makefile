@@ -6,7 +6,7 @@ bin := $(VENV)/bin
 installed := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all fuzz check format clean
+.PHONY: help demo test test-all fuzz check format bench clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -33,6 +33,9 @@ check: $(installed)  ## check format, lint and types
 format: $(installed)  ## format and fix what can be fixed
 	$(bin)/ruff format .
 	$(bin)/ruff check --fix .
+
+bench: $(installed)  ## measure time and memory beside peers; BENCH="--workloads all" and other options
+	$(bin)/python tools/benchmark.py $(BENCH)
 
 clean:  ## remove the environment and everything built
 	rm -rf $(VENV) build dist demo fuzz-findings *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""The parts of tools/benchmark.py: workloads, contenders, one process each, and the report."""

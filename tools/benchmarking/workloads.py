@@ -1,0 +1,75 @@
+"""What is measured: a network, images, and what is done with them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+# The first of each tuple is what the others are compared with where it is a floor.
+PLAIN = ("floor", "floor-kept", "ours", "optimized-unkept", "optimized", "timm", "transformers")
+COMPILED = ("compiled", "timm-compiled", "transformers-compiled")
+LARGE = ("floor-kept", "optimized", "timm", "transformers")  # what fits in memory side by side
+TRAINING = ("floor", "ours", "timm", "transformers")
+PYRAMIDS = (
+    "ours-fpn",
+    "optimized-fpn",
+    "torchvision-r50-fpn",
+    "detectron2-r50-fpn",
+    "detectron2-r50-fpn-gn",
+)
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One thing to do, for every contender.
+
+    Attributes:
+        name: What --workloads calls it.
+        size: Height and width of the images, in pixels.
+        batch: Images at once.
+        variant: The BiT network.
+        out_indices: Which stages are returned.
+        mode: "inference", "training" (forward, backward, SGD step) or "construct".
+        contenders: Who takes part unless --contenders says otherwise.
+    """
+
+    name: str
+    size: tuple[int, int] = (800, 1333)
+    batch: int = 1
+    variant: str = "R50x1"
+    out_indices: tuple[int, ...] = (1, 2, 3, 4)
+    mode: str = "inference"
+    contenders: tuple[str, ...] = PLAIN
+
+    def describe(self) -> str:
+        """Returns a heading."""
+        if self.mode == "construct":
+            return f"{self.variant}, constructed, ready for loading"
+        stages = ", ".join(f"stage{index}" for index in self.out_indices)
+        height, width = self.size
+        images = "image" if self.batch == 1 else "images"
+        return f"{self.variant}, {self.mode}, {self.batch} {images} of {height} x {width}, {stages}"
+
+
+WORKLOADS = {
+    workload.name: workload
+    for workload in (
+        Workload("800"),
+        Workload("800-batch8", batch=8, contenders=LARGE),
+        Workload("800-stage12", out_indices=(1, 2)),
+        Workload("224", size=(224, 224)),
+        Workload("224-batch8", size=(224, 224), batch=8),
+        Workload("800-compiled", contenders=("floor-kept", "optimized", *COMPILED)),
+        Workload("224-compiled", (224, 224), contenders=("floor-kept", "optimized", *COMPILED)),
+        Workload("train", size=(384, 512), batch=2, mode="training", contenders=TRAINING),
+        Workload("fpn", contenders=PYRAMIDS),
+        Workload("R101x3-224", size=(224, 224), variant="R101x3", contenders=LARGE),
+        Workload("R101x3-800", variant="R101x3", contenders=LARGE),
+        Workload(
+            "construct",
+            variant="R152x4",
+            mode="construct",
+            contenders=("ours", "timm", "transformers"),
+        ),
+    )
+}
+DEFAULT_WORKLOADS = ("800", "224", "800-stage12", "train")
