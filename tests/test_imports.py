@@ -13,6 +13,7 @@ CORE = (
     "checkpoints",
     "backbone",
     "heads",
+    "inference",
     "preprocessing",
     "profiling",
 )
