@@ -15,6 +15,7 @@ from .workloads import Workload
 
 PACKAGES = ("torch", "torchvision", "timm", "transformers", "detectron2")
 KEEPS_PAGES = ("optimized", "optimized-fpn", "compiled", "optimized-graph")
+PEERS = ("timm", "transformers", "timm-compiled", "transformers-compiled")
 MEGABYTE = 1e6
 
 
@@ -58,8 +59,7 @@ def table(work: Workload, results: Sequence[Result]) -> str:
     """Returns one workload as Markdown."""
     timed = {r.contender: r for r in results if r.problem is None}
     floors = {name: timed[name].median for name in ("floor", "floor-kept") if name in timed}
-    peers = [name for name in ("timm", "transformers") if name in timed]
-    peers += [f"{name}-compiled" for name in peers if f"{name}-compiled" in timed]
+    peers = [name for name in PEERS if name in timed]
     heads = ["contender", "ms", "/ own floor", *(f"{p} / it" for p in peers), "peak MB"]
     lines = [f"### {work.describe()}", "", _row(heads), _row(["---", *["---:"] * (len(heads) - 1)])]
     for result in results:
