@@ -106,6 +106,11 @@ def _add_engine_options(parser: argparse.ArgumentParser) -> None:
         help="processes that read images ahead; 0: none; default: one core less than there are, "
         f"between 1 and {MOST_WORKERS}",
     )
+    group.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile the network, which takes about a minute for each size of image",
+    )
     group.add_argument("--device", help="default: the GPU, or the CPU where there is none")
     group = parser.add_argument_group("engine")
     group.add_argument(
@@ -146,7 +151,7 @@ def run(args: argparse.Namespace) -> int:
         notes.print(f"{args.variant} with random weights (seed {args.seed})")
     summary = extract(
         listing, args.output, backbone, processor=_processor(args.short_side), output=output,
-        batch_size=args.batch_size, engine=engine, progress=True,
+        batch_size=args.batch_size, compile=args.compile, engine=engine, progress=True,
     )  # fmt: skip
     told = f"{args.output}: {summary.written} of {len(listing)} images, {summary.failed} failed"
     print(f"{told} (failures.jsonl)" if summary.failed else told)

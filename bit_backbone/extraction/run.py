@@ -17,6 +17,7 @@ from bit_backbone.extraction.features import Failure, FeatureExtractor, Features
 from bit_backbone.extraction.progress import ExtractionBar
 from bit_backbone.extraction.settings import OutputSettings, describe
 from bit_backbone.extraction.sources import Files, ImageRef, Listing, find_images
+from bit_backbone.inference import optimize_for_inference
 from bit_backbone.preprocessing import BitImageProcessor
 
 __all__ = ["Extraction", "LocalEngine", "extract", "native_size"]
@@ -33,6 +34,7 @@ class Extraction:
         output: What is written.
         destination: Where.
         batch_size: Most images of a forward; only images of exactly one size share one.
+        compile: Whether torch.compile compiles the network, for each size of image anew.
     """
 
     listing: Listing
@@ -41,6 +43,7 @@ class Extraction:
     output: OutputSettings
     destination: Destination
     batch_size: int = 32
+    compile: bool = False
 
     @property
     def shards(self) -> range:
@@ -58,9 +61,10 @@ class Extraction:
         return dataclasses.replace(self, listing=Files(self.listing.root, []))
 
     def extractor(self) -> FeatureExtractor:
-        """Returns the network with all that belongs to it."""
+        """Returns the network, made fast for inference, with all that belongs to it."""
+        backbone = optimize_for_inference(self.backbone, compile=self.compile)
         return FeatureExtractor(
-            self.backbone, self.processor, self.output.pool, self.output.dtype, self.batch_size
+            backbone, self.processor, self.output.pool, self.output.dtype, self.batch_size
         )
 
     def decoder(self) -> Decoder:
@@ -124,6 +128,7 @@ def extract(
     processor: BitImageProcessor | None = None,
     output: OutputSettings | None = None,
     batch_size: int = 32,
+    compile: bool = False,
     engine: Engine | None = None,
     progress: bool = False,
 ) -> Summary:
@@ -134,10 +139,13 @@ def extract(
     Args:
         source: What ``find_images`` takes, or what it returned.
         destination: A folder, new or of the same extraction.
-        backbone: The network; put into eval mode. Its device computes.
+        backbone: The network; put into eval mode. A copy by ``optimize_for_inference`` computes,
+            on its device.
         processor: Of images; None resizes the shorter side to 224 and crops nothing.
         output: What to write; None for maps, .npy and fp32.
         batch_size: Most images of a forward.
+        compile: Whether torch.compile compiles the network, which pays where few sizes of image
+            come often: each size takes about a minute.
         engine: Who does it; None for ``LocalEngine()``.
         progress: Whether to show a bar on stderr.
 
@@ -156,7 +164,7 @@ def extract(
     output = output or OutputSettings()
     channels = dict(zip(backbone.out_features, backbone.channels, strict=True))
     folder = Destination(Path(destination), output, channels)
-    job = Extraction(listing, backbone.eval(), processor, output, folder, batch_size)
+    job = Extraction(listing, backbone.eval(), processor, output, folder, batch_size, compile)
     with folder.opened(describe(listing, backbone, processor, output)):
         finished = folder.finished()
         pending = [shard for shard in job.shards if shard not in finished]
