@@ -100,7 +100,7 @@ class _Files(Dataset[tuple[Path, Tensor | str]]):
         path = self.paths[index]
         try:
             return path, self.processor(path, return_tensors="pt")["pixel_values"][0]
-        except (OSError, ValueError, SyntaxError) as error:  # Pillow raises each of them
+        except (OSError, ValueError) as error:
             return path, str(error)
 
 

@@ -119,6 +119,27 @@ def test_files_are_read_as_rgb(tmp_path):
             transforms.load_rgb(tmp_path / name)
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("cut.png", "cannot read the image .*cut.png: image file is truncated"),
+        ("text.png", "cannot identify image file .*text.png"),
+        ("whole.png", "whole.png is damaged or too large: Image size .* exceeds limit"),
+        ("missing.png", "No such file or directory: .*missing.png"),
+    ],
+)
+def test_a_file_that_is_no_image_is_named_once(name, message, tmp_path, monkeypatch):
+    photograph("logo").save(tmp_path / "whole.png")
+    whole = (tmp_path / "whole.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[:2000])
+    (tmp_path / "text.png").write_text("no image")
+    if name == "whole.png":
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with pytest.raises(ValueError, match=message) as raised:
+        transforms.load_rgb(tmp_path / name)
+    assert str(raised.value).count(name) == 1
+
+
 def test_typical_size(tmp_path):
     paths = []
     for i, size in enumerate([(10, 20), (30, 40), (50, 60)]):

@@ -66,8 +66,12 @@ def load_rgb(path: str | os.PathLike[str]) -> Image.Image:
     """
     try:
         image = read(path, convert_rgb=True, input_data_format=None, white=255.0)
-    except (OSError, ValueError, SyntaxError) as error:  # Pillow raises each of them
-        raise ValueError(f"cannot read the image {path}: {error}") from error
+    except (OSError, ValueError) as error:
+        # some of Pillow's messages name the file, and some do not
+        named = str(path) in str(error)
+        raise ValueError(
+            str(error) if named else f"cannot read the image {path}: {error}"
+        ) from error
     if not isinstance(image, Image.Image):
         raise ValueError(f"images have 8 bits per channel, got floating point in {path}")
     return image
