@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import track
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bit_backbone import BitForImageClassification
@@ -90,12 +90,23 @@ def pretrain(path: Path, seed: int) -> None:
     """Teach the backbone to tell digits apart, one in each image, and save its weights."""
     torch.manual_seed(seed)
     images, labels = draw_digits(seed)
-    model = BitForImageClassification(TINY.replace(feature_norm="none", num_labels=10)).train()
-    optimizer = torch.optim.AdamW(model.parameters(), PRETRAINING["rate"], weight_decay=0.02)
-    steps = PRETRAINING["steps"]
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, PRETRAINING["rate"], steps, pct_start=0.1
-    )
+    model = BitForImageClassification(TINY.replace(feature_norm="none", num_labels=10))
+    right = learn(model, images, labels, PRETRAINING["steps"])
+    print(f"pre-training: {right:.0%} of distorted digits right at the end")
+    with atomic_path(path) as temporary:
+        torch.save(model.state_dict(), temporary)
+
+
+def learn(model: nn.Module, images: Tensor, labels: Tensor, steps: int) -> float:
+    """Train a classifier on distorted images, uint8 [N, 3, H, W].
+
+    Returns:
+        The part of the last 50 batches that it had right.
+    """
+    model.train()
+    rate = PRETRAINING["rate"]
+    optimizer = torch.optim.AdamW(model.parameters(), rate, weight_decay=0.02)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps, pct_start=0.1)
     right = []
     for _ in track(range(steps), "pre-training", console=Console(stderr=True)):
         chosen = torch.randint(len(images), (PRETRAINING["batch_size"],))
@@ -105,17 +116,15 @@ def pretrain(path: Path, seed: int) -> None:
         optimizer.step()
         schedule.step()
         right.append((logits.argmax(1) == labels[chosen]).float().mean().item())
-    print(f"pre-training: {np.mean(right[-50:]):.0%} of distorted digits right at the end")
-    with atomic_path(path) as temporary:
-        torch.save(model.state_dict(), temporary)
+    return float(np.mean(right[-50:]))
 
 
-def draw_digits(seed: int) -> tuple[Tensor, Tensor]:
+def draw_digits(seed: int, count: int = DIGITS) -> tuple[Tensor, Tensor]:
     """Draw single digits of the training split: uint8 [N, 3, 64, 64], and which they are [N]."""
     scenes = DigitScenes(
-        "train", DIGITS, image_size=(64, 64), num_objects=(1, 1), digit_height=(24, 32), seed=seed
+        "train", count, image_size=(64, 64), num_objects=(1, 1), digit_height=(24, 32), seed=seed
     )
-    drawn = [scenes[i] for i in track(range(DIGITS), "digits", console=Console(stderr=True))]
+    drawn = [scenes[i] for i in track(range(count), "digits", console=Console(stderr=True))]
     images = torch.from_numpy(np.stack([scene.image for scene in drawn])).permute(0, 3, 1, 2)
     return images, torch.tensor([scene.labels[0] for scene in drawn])
 

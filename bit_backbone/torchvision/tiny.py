@@ -2,8 +2,10 @@
 
 # No "from __future__ import annotations": get_model_weights reads the builders' annotations.
 
+from collections.abc import Callable
 from typing import Any
 
+from torch import nn
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.rpn import AnchorGenerator
@@ -44,6 +46,8 @@ def fasterrcnn_bit_tiny_fpn(
     num_classes: int | None = None,
     weights_backbone: WeightsSource | None = None,
     trainable_backbone_layers: int | None = None,
+    feature_norm: str | None = None,
+    norm_layer: Callable[..., nn.Module] | None = defaults.FPN_NORM_LAYER,
     **kwargs: Any,
 ) -> FasterRCNN:
     """Builds Faster R-CNN (arXiv 1506.01497) on ``TINY`` for images of about 160 to 320 pixels.
@@ -58,6 +62,8 @@ def fasterrcnn_bit_tiny_fpn(
         weights_backbone: The path of a checkpoint of ``TINY``.
         trainable_backbone_layers: How many of stage4, stage3, stage2, stage1 and the stem train;
             None: 3. Without ``weights_backbone`` all do.
+        feature_norm: See ``bit_fpn_backbone``; None: that of ``TINY``.
+        norm_layer: The pyramid's, see ``bit_fpn_backbone``.
         **kwargs: Arguments of torchvision's ``FasterRCNN``.
 
     Raises:
@@ -65,12 +71,17 @@ def fasterrcnn_bit_tiny_fpn(
         CheckpointError: ``weights_backbone`` cannot be found, read or matched (a ValueError).
     """
     FasterRCNN_BiT_FPN_Weights.verify(weights)
-    config = dense_config(TINY)
+    config = dense_config(TINY, feature_norm)
     layers = validate_trainable_layers(
         config, trainable_backbone_layers, weights_backbone is not None
     )
     backbone = bit_fpn_backbone(
-        config, weights=weights_backbone, trainable_layers=layers, out_channels=CHANNELS
+        config,
+        weights=weights_backbone,
+        trainable_layers=layers,
+        norm_layer=norm_layer,
+        out_channels=CHANNELS,
+        progress=progress,
     )
     settings = _settings(91 if num_classes is None else num_classes)
     return FasterRCNN(backbone, **settings | kwargs)
