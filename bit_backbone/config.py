@@ -15,7 +15,7 @@ from typing import Any
 from bit_backbone import _config_checks as checks
 from bit_backbone.variants import VARIANTS, variant_of
 
-__all__ = ["VARIANTS", "BitConfig", "StageSpec", "variant_of"]
+__all__ = ["DENSE_FEATURE_NORM", "VARIANTS", "BitConfig", "StageSpec", "variant_of"]
 
 MODEL_TYPE = "bit"
 STEM_STRIDE = 4
@@ -24,6 +24,12 @@ BOTTLENECK_RATIO = 4
 TRANSFORMERS_EPS = 1e-8
 TRANSFORMERS_NUM_LABELS = 2
 DEFAULT_NUM_LABELS = 1000
+
+DENSE_FEATURE_NORM = "preact"
+"""The ``feature_norm`` of pre-activation nets under detectors and segmenters, in every host, where
+the caller does not choose. Raw residual sums are unbounded, and a feature pyramid without norms of
+its own learns far slower from them; a fresh GroupNorm serves no better. docs/dense_norms.md has the
+measurements."""
 
 # Of arguments that say the same thing, the ones that follow when the first is overridden.
 _FOLLOWERS = {

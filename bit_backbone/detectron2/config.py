@@ -7,7 +7,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
-from bit_backbone.config import BitConfig
+from bit_backbone.config import DENSE_FEATURE_NORM, BitConfig
 
 __all__ = ["add_bit_config", "bit_config", "bit_node"]
 
@@ -64,6 +64,8 @@ def bit_config(cfg: CfgNode, num_channels: int, out_features: Sequence[str]) -> 
     node = bit_node(cfg)
     overrides: dict[str, Any] = {name.lower(): _given(node[name]) for name in _ARGUMENTS}
     overrides = {name: value for name, value in overrides.items() if value is not None}
+    if overrides["layer_type"] == "preactivation":
+        overrides.setdefault("feature_norm", DENSE_FEATURE_NORM)
     return BitConfig.from_variant(
         node.VARIANT, num_channels=num_channels, out_features=tuple(out_features), **overrides
     )
@@ -107,8 +109,9 @@ def _defaults() -> CfgNode:
     # Pad the pooling of the stem as SAME, whatever GLOBAL_PADDING is.
     node.EMBEDDING_DYNAMIC_PADDING = False
     # "none": raw residual sums. "preact": through the pretrained norm of the unit that follows.
-    # "groupnorm": a fresh GroupNorm for each output.
-    node.FEATURE_NORM = "none"
+    # "groupnorm": a fresh GroupNorm for each output. None or "": bit_backbone.config's
+    # DENSE_FEATURE_NORM; "none" under LAYER_TYPE "bottleneck", whose outputs are activated already.
+    node.FEATURE_NORM = None
     # Stochastic depth of the last unit, in [0, 1); linear from 0 at the first.
     node.DROP_PATH_RATE = 0.0
     # Added to the variance of each filter; 1e-10 is what the published weights were trained with.

@@ -4,7 +4,9 @@ from collections.abc import Callable
 
 from torch import nn
 
-FEATURE_NORM = "none"
+from bit_backbone.config import DENSE_FEATURE_NORM
+
+FEATURE_NORM = DENSE_FEATURE_NORM
 """The ``feature_norm`` of dense-prediction backbones asked for by the name of a variant."""
 
 FPN_NORM_LAYER: Callable[..., nn.Module] | None = None

@@ -9,6 +9,7 @@ from detectron2 import model_zoo
 from detectron2.config import LazyCall as L
 
 from bit_backbone import BitConfig
+from bit_backbone.config import DENSE_FEATURE_NORM
 from bit_backbone.detectron2 import Detectron2BitBackbone
 
 STAGES = ["stage1", "stage2", "stage3", "stage4"]
@@ -19,7 +20,7 @@ def bit_bottom_up(variant, out_features, **options):
     return L(Detectron2BitBackbone)(
         config=variant,
         out_features=out_features,
-        feature_norm="preact",
+        feature_norm=DENSE_FEATURE_NORM,
         **{"freeze_at": 2, **options},
     )
 

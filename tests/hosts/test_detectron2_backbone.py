@@ -20,8 +20,9 @@ from detectron2.solver.build import get_default_optimizer_params
 from tiny_detectron2 import RGB, TINY, tiny_cfg
 
 from bit_backbone import BitBackbone, BitConfig
+from bit_backbone.config import DENSE_FEATURE_NORM
 from bit_backbone.detectron2 import Detectron2BitBackbone, add_bit_config, builders
-from bit_backbone.detectron2.config import bit_node
+from bit_backbone.detectron2.config import bit_config, bit_node
 
 BUILDERS = list(builders.__all__)
 STAGES = ["stage1", "stage2", "stage3", "stage4"]
@@ -72,6 +73,22 @@ def test_the_node_is_complete_and_adding_it_twice_keeps_values() -> None:
         "GRAD_CHECKPOINTING",
         "ACTIVATION_RECOMPUTE",
     }
+
+
+@pytest.mark.parametrize(
+    ("given", "layer_type", "expected"),
+    [
+        (None, "preactivation", DENSE_FEATURE_NORM),
+        ("", "preactivation", DENSE_FEATURE_NORM),
+        ("none", "preactivation", "none"),
+        ("groupnorm", "preactivation", "groupnorm"),
+        (None, "bottleneck", "none"),
+        ("groupnorm", "bottleneck", "groupnorm"),
+    ],
+)
+def test_feature_norm_of_dense_tasks(given: str | None, layer_type: str, expected: str) -> None:
+    cfg = tiny_cfg(BIT__FEATURE_NORM=given, BIT__LAYER_TYPE=layer_type)
+    assert bit_config(cfg, 3, ["stage2"]).feature_norm == expected
 
 
 def test_every_key_reaches_the_network() -> None:

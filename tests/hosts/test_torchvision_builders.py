@@ -11,6 +11,7 @@ from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastL
 
 from bit_backbone import BitConfig, BitForImageClassification
 from bit_backbone.checkpoints import CheckpointError
+from bit_backbone.config import DENSE_FEATURE_NORM
 from bit_backbone.torchvision import (
     bit_fpn_backbone,
     bit_r50x1,
@@ -22,6 +23,7 @@ from bit_backbone.torchvision import (
     maskrcnn_bit_fpn,
     retinanet_bit_fpn,
 )
+from bit_backbone.torchvision.body import dense_config
 
 TINY = BitConfig(
     embedding_size=16, hidden_sizes=(32, 64, 128, 256), depths=(1, 1, 1, 1), num_groups=8
@@ -367,6 +369,11 @@ class TestFPNBackbone:
         )
         assert any(isinstance(module, nn.GroupNorm) for module in backbone.fpn.modules())
         assert_detector_trains(model)
+
+    def test_feature_norm_of_a_variant_is_that_of_dense_tasks(self):
+        assert dense_config("R50x1").feature_norm == DENSE_FEATURE_NORM == "preact"
+        assert dense_config("R50x1", "none").feature_norm == "none"
+        assert dense_config(TINY).feature_norm == "none"
 
     def test_feature_norm_of_a_config_is_kept(self):
         assert bit_fpn_backbone(TINY.replace(feature_norm="preact")).body.norm is not None
