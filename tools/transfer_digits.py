@@ -53,7 +53,7 @@ RECIPE = {
     "batch_size": 16,
     "draws": 5,
     "rates": [0.01, 0.03, 0.1],
-    "lengths": [1, 2],
+    "lengths": [1],
 }
 RULE = {"rate": 0.003, "length": 1}
 CHOOSING = 1000  # the draw of examples that rate and length are chosen with, and is not reported

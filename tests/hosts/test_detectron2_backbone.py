@@ -52,7 +52,8 @@ def test_builders_work_without_the_node() -> None:
     cfg.MODEL.BACKBONE.FREEZE_AT = 0
     with torch.device("meta"):
         backbone = builders.build_bit_fpn_backbone(cfg, RGB)
-    assert backbone.bottom_up.config == BitConfig(out_features=STAGES)
+    expected = BitConfig(out_features=STAGES, feature_norm=DENSE_FEATURE_NORM)
+    assert backbone.bottom_up.config == expected
 
 
 def test_the_node_is_complete_and_adding_it_twice_keeps_values() -> None:
