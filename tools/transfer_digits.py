@@ -55,6 +55,7 @@ RECIPE = {
     "rates": [0.01, 0.03, 0.1],
     "lengths": [1],
 }
+EXTENT = ("draws", "rates", "lengths")  # say which runs there are, and change none
 RULE = {"rate": 0.003, "length": 1}
 CHOOSING = 1000  # the draw of examples that rate and length are chosen with, and is not reported
 KINDS = {"transfer": "BiT-HyperRule, pre-trained", "scratch": "from scratch, tuned"}
@@ -122,7 +123,9 @@ class Experiment:
     """
 
     def __init__(self, output: Path, recipe: dict[str, Any]) -> None:
-        self.recipe, self.results = recipe, Results(output / "results.jsonl", recipe)
+        self.recipe = recipe
+        same = {name: value for name, value in recipe.items() if name not in EXTENT}
+        self.results = Results(output / "results.jsonl", same)
         train, self.test = draw("train", recipe["images"]), draw("test", recipe["images"] // 6)
         self.test = downstream(self.test)
         pool = downstream(train)

@@ -129,7 +129,7 @@ def test_fresh_norms_stay_fresh_and_are_told(network, tmp_path, caplog) -> None:
 
 
 def test_one_channel_gets_the_sum_of_the_colours(network, tmp_path) -> None:
-    cfg = tiny_cfg(BACKBONE__NAME="build_bit_fpn_backbone")
+    cfg = tiny_cfg(BACKBONE__NAME="build_bit_fpn_backbone", BIT__FEATURE_NORM="none")
     cfg.INPUT.FORMAT, cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = "L", [127.5], [127.5]
     model = nn.Module()
     model.backbone = build_backbone(cfg)
