@@ -35,6 +35,7 @@ from bit_backbone.detection.learner import Learner
 from bit_backbone.detection.transforms import train_transforms
 from bit_backbone.layers import GroupNormAct
 from bit_backbone.torchvision.tiny import TINY, fasterrcnn_bit_tiny_fpn
+from bit_backbone.training.processes import process_group
 from bit_backbone.training.stream import SeededDataset
 
 IMAGE_SIZE = (96, 96)
@@ -220,15 +221,16 @@ def run(
         seed=seed,
     )
     torch.manual_seed(seed)
-    learner = Learner(build(arm, weights), settings, torch.device("cpu"))
     train_set = data["train"]
     plan = AspectRatioBatches(
         train_set.aspect_ratios(), settings.batch_size, seed, range(settings.steps)
     )
     loader = DataLoader(SeededDataset(train_set, seed), batch_sampler=plan, collate_fn=collate)
     steps = track(loader, "training", settings.steps, console=Console(stderr=True))
-    for step, (images, targets) in enumerate(steps):
-        learner.train_step(images, targets, step)
+    with process_group("cpu") as group:
+        learner = Learner(build(arm, weights), settings, group)
+        for step, (images, targets) in enumerate(steps):
+            learner.train_step(images, targets, step)
     return evaluate(learner.model, data["test"])
 
 
