@@ -6,7 +6,7 @@ bin := $(VENV)/bin
 installed := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all fuzz check format bench clean
+.PHONY: help demo test test-all fuzz check docs dist format bench clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -29,6 +29,15 @@ check: $(installed)  ## check format, lint and types
 	$(bin)/ruff format --check .
 	$(bin)/ruff check .
 	$(bin)/mypy
+
+docs: $(installed)  ## build the site, in build/site; a broken link or reference is an error
+	NO_MKDOCS_2_WARNING=1 $(bin)/mkdocs build --strict --quiet
+
+dist: $(installed)  ## build the sdist and the wheel, in dist/, and check both
+	rm -rf dist
+	$(bin)/python -m build
+	$(bin)/twine check --strict dist/*
+	$(bin)/check-wheel-contents dist/*.whl
 
 format: $(installed)  ## format and fix what can be fixed
 	$(bin)/ruff format .

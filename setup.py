@@ -12,6 +12,7 @@ ROOT = Path(__file__).parent
 DEMO = ["pycocotools>=2.0.8", "scikit-image>=0.24", "scikit-learn>=1.5"]
 FINETUNE = ["tensorboard>=2.17"]
 EXTRACT = ["pyarrow>=17", "webdataset>=0.2.100"]
+DOCS = ["mkdocs-material>=9.6", "mkdocstrings-python>=1.16"]
 TEST = [
     *DEMO,
     *FINETUNE,
@@ -32,10 +33,10 @@ EXTRAS = {
     "demo": DEMO,
     "finetune": FINETUNE,
     "extract": EXTRACT,
-    "docs": ["mkdocs-material>=9.6", "mkdocstrings-python>=1.16"],
+    "docs": DOCS,
     "ray": [*EXTRACT, "ray[data]>=2.40"],
     "test": TEST,
-    "dev": [*TEST, "mypy>=1.13", "ruff>=0.15"],
+    "dev": [*TEST, *DOCS, "check-wheel-contents>=0.6", "mypy>=1.13", "ruff>=0.15", "twine>=6.1"],
 }
 
 
