@@ -44,8 +44,9 @@ def main() -> None:
     default_setup(cfg, argparse.Namespace(config_file=""))
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=False)
-    results = trainer.train()
-    print(f"AP50 {results['bbox']['AP50']:.1f} after {args.iterations} iterations")
+    trainer.train()
+    ap50, _ = trainer.storage.latest()["bbox/AP50"]
+    print(f"AP50 {ap50:.1f} after {args.iterations} iterations")
 
 
 def register(split: str, count: int, folder: Path) -> str:

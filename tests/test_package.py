@@ -18,8 +18,11 @@ import bit_backbone
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "bit_backbone"
 # What a build reads, and the folders that must stay out of the wheel.
-SOURCES = ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE")
-FOLDERS = ("bit_backbone", "configs", "tests", "tools")
+SOURCES = (
+    *("setup.py", "pyproject.toml", "MANIFEST.in", "Makefile", "mkdocs.yml", "LICENSE"),
+    *("README.md", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "SECURITY.md"),
+)
+FOLDERS = ("bit_backbone", "configs", "docs", "examples", "tests", "tools")
 PROBE = "configs/probe/tiny.yaml"  # a config of the test's own, whatever configs/ holds
 # A room that imports its host can only be imported beside it.
 HOSTS = {"bit_backbone.detectron2": "detectron2"}
@@ -88,11 +91,12 @@ def test_the_wheel_holds_nothing_else(wheel: Path) -> None:
     assert tops == {"bit_backbone", f"bit_backbone-{bit_backbone.__version__}.dist-info"}
 
 
-def test_the_sdist_holds_the_tests_and_the_configs(built: Path) -> None:
+def test_the_sdist_holds_all_that_a_checkout_does(built: Path) -> None:
     (path,) = built.glob("*.tar.gz")
     with tarfile.open(path) as sdist:
         held = {name.partition("/")[2] for name in sdist.getnames()}
-    assert {"tests/test_package.py", "tools/demo.py", "LICENSE", PROBE} <= held
+    folders = (relative_files(ROOT / name, "*.*") for name in FOLDERS)
+    assert {*SOURCES, PROBE}.union(*folders) <= held
 
 
 def test_every_subpackage_imports_from_the_installed_wheel(installed: Path, tmp_path: Path) -> None:
