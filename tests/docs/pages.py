@@ -51,7 +51,12 @@ def blocks(page: str) -> tuple[Block, ...]:
 
 
 def commands(page: str) -> list[str]:
-    """The command lines of a page's ``console`` blocks, continued lines joined."""
-    shown = "".join(block.code for block in blocks(page) if block.language == "console")
-    joined = re.sub(r"\\\n\s*", "", shown)
-    return re.findall(r"^\$ (.+)$", joined, re.MULTILINE)
+    """The command lines of a page, continued lines joined; of ``console`` those behind a prompt."""
+    lines = []
+    for block in blocks(page):
+        joined = re.sub(r"\\\n\s*", "", block.code)
+        if block.language == "console":
+            lines += re.findall(r"^\$ (.+)$", joined, re.MULTILINE)
+        elif block.language in ("sh", "bash"):
+            lines += [line for line in joined.splitlines() if line and not line.startswith("#")]
+    return lines

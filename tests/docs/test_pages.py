@@ -8,9 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from pages import ROOT, blocks, page_names
+import yaml
+from pages import DOCS, ROOT, blocks, page_names
 from standins import fill_caches, fill_workspace
 
+# Python is run; text is compared where it stands behind Python, or is a message of Troubleshooting;
+# commands are parsed by test_commands.py; YAML is read here, and detectron2's by its own tests.
+CHECKED = ("python", "text", "console", "sh", "bash", "yaml")
 RUNNER = Path(__file__).with_name("run_page.py")
 PAGES = [page for page in page_names() if any(b.language == "python" for b in blocks(page))]
 
@@ -18,6 +22,17 @@ PAGES = [page for page in page_names() if any(b.language == "python" for b in bl
 @pytest.fixture(scope="module")
 def caches(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return fill_caches(tmp_path_factory.mktemp("home"))
+
+
+@pytest.mark.parametrize("page", page_names())
+def test_nothing_on_a_page_escapes_the_tests(page: str) -> None:
+    for block in blocks(page):
+        assert block.language in CHECKED, f"{page}, line {block.line}"
+        if block.language == "yaml":
+            assert isinstance(yaml.safe_load(block.code), dict)
+    # a fence that the cutter does not see would not be run either
+    text = (DOCS / page).read_text(encoding="utf-8")
+    assert text.count("```") == 2 * len(blocks(page))
 
 
 def needs_detectron2(page: str) -> bool:
