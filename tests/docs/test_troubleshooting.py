@@ -89,7 +89,7 @@ def target_exists(path: Path) -> None:
 
 def missing_extra(path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "pycocotools", None)
+        patch.setitem(sys.modules, "pycocotools.mask", None)
         require("pycocotools.mask", "demo", "reading polygons")
 
 
