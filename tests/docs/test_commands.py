@@ -49,7 +49,9 @@ def torchrun(arguments: list[str]) -> None:
     from torch.distributed.run import get_args_parser
 
     parsed = get_args_parser().parse_args(arguments)
-    assert parsed.module
+    if not parsed.module:
+        python([parsed.training_script, *parsed.training_script_args])
+        return
     assert parsed.training_script == "bit_backbone"
     bit_backbone(parsed.training_script_args)
 
