@@ -364,3 +364,14 @@ def test_pages_of_other_c_libraries_are_left_alone(monkeypatch):
 
     monkeypatch.setattr(pages.platform, "libc_ver", lambda: ("musl", "1.2"))
     assert pages.keep_pages.__wrapped__() is False
+
+
+def test_a_deep_network_is_as_exact_as_the_original():
+    backbone = BitBackbone("R50x1", out_indices=[1, 2, 3, 4]).eval()
+    images = torch.rand(1, 3, 128, 100) * 2 - 1
+    with torch.no_grad():
+        exact = copy.deepcopy(backbone).double()(images.double())
+        found, plain = optimized(backbone)(images), backbone(images)
+    for name, level in exact.items():
+        errors = [(maps[name] - level).abs().max() for maps in (found, plain)]
+        assert errors[0] < 2 * errors[1], name

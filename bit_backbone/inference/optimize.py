@@ -38,8 +38,9 @@ def optimize_for_inference(
     """Returns a copy of a model, of the same type, with its BiT parts made fast for inference.
 
     Takes a BitBackbone, a BitModel, a BitForImageClassification, or any model that holds one or
-    parts of one: a detector of torchvision or detectron2, a segmenter. In float32 its outputs are
-    the original's within 1e-5 of their largest value.
+    parts of one: a detector of torchvision or detectron2, a segmenter. In float32 its outputs are as
+    close to the exact ones (float64's) as the original's: of R50x1 with random weights both are
+    within 4e-5 of the largest value in stage4, and within 5e-6 in stage1.
 
     * Filters are standardized once and for all. The state dict keeps its names and holds them;
       any state dict of the original's architecture can be loaded, and is standardized on the way.
