@@ -14,6 +14,7 @@ CORE = (
     "backbone",
     "heads",
     "inference",
+    "pages",
     "preprocessing",
     "profiling",
 )

@@ -331,7 +331,7 @@ def test_every_tap_survives_the_sums_in_place():
 
 _KEEP = """
 import torch, resource
-from bit_backbone.inference.pages import keep_pages
+from bit_backbone import keep_pages
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(10):
@@ -339,8 +339,9 @@ def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 before = faults()
 assert keep_pages() is True
-torch.ones(64 << 20, dtype=torch.uint8)
-assert faults() < before / 4, (before, faults())
+faults()  # the heap grows to the size that is needed
+after = faults()
+assert after < before / 4, (before, after)
 """
 
 
@@ -360,7 +361,7 @@ def test_keep_pages_asks_the_allocator(monkeypatch, keep, calls):
 
 
 def test_pages_of_other_c_libraries_are_left_alone(monkeypatch):
-    from bit_backbone.inference import pages
+    from bit_backbone import pages
 
     monkeypatch.setattr(pages.platform, "libc_ver", lambda: ("musl", "1.2"))
     assert pages.keep_pages.__wrapped__() is False

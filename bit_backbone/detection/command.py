@@ -44,6 +44,7 @@ def _train(args: argparse.Namespace) -> int:
     from bit_backbone.detection.runs import load_detector
     from bit_backbone.detection.tasks import check_tools
     from bit_backbone.detection.training import train
+    from bit_backbone.pages import keep_pages
     from bit_backbone.training.processes import is_first_process
 
     check_name(args.model)
@@ -52,6 +53,8 @@ def _train(args: argparse.Namespace) -> int:
     spec, settings = spec_of(args, train_set), settings_of(args, len(train_set))
     if is_first_process():
         _announce(args, len(train_set), len(test_set), settings)
+    if _device(args).type == "cpu":
+        keep_pages()  # a step's maps are freed and asked for again all the time
     result = train(spec, train_set, args.output, settings, eval_set=test_set, device=args.device)
     if is_first_process() and result.signal:
         print(f"stopped at step {result.step} and saved; the same command goes on from there")

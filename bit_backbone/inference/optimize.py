@@ -12,10 +12,10 @@ from torch.utils._pytree import tree_map_only
 from bit_backbone.convolution import StdConv2d
 from bit_backbone.inference.convolution import NO_TRAINING, FoldedConv2d
 from bit_backbone.inference.norm import ChunkedGroupNormAct
-from bit_backbone.inference.pages import keep_pages as keep_pages_of_process
 from bit_backbone.inference.units import InPlaceBottleneckUnit, InPlacePreActUnit
 from bit_backbone.layers import GroupNormAct
 from bit_backbone.network import BitNetwork, BottleneckUnit, PreActUnit, Projection, Stage, Stem
+from bit_backbone.pages import keep_pages as keep_pages_of_process
 
 __all__ = ["optimize_for_inference"]
 
@@ -38,8 +38,8 @@ def optimize_for_inference(
     """Returns a copy of a model, of the same type, with its BiT parts made fast for inference.
 
     Takes a BitBackbone, a BitModel, a BitForImageClassification, or any model that holds one or
-    parts of one: a detector of torchvision or detectron2, a segmenter. In float32 its outputs are as
-    close to the exact ones (float64's) as the original's: of R50x1 with random weights both are
+    parts of one: a detector of torchvision or detectron2, a segmenter. In float32 its outputs are
+    as close to the exact ones (float64's) as the original's: of R50x1 with random weights both are
     within 4e-5 of the largest value in stage4, and within 5e-6 in stage1.
 
     * Filters are standardized once and for all. The state dict keeps its names and holds them;

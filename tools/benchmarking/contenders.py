@@ -10,7 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bit_backbone import BitBackbone, BitConfig, BitForImageClassification, optimize_for_inference
+from bit_backbone import (
+    BitBackbone,
+    BitConfig,
+    BitForImageClassification,
+    keep_pages,
+    optimize_for_inference,
+)
 from bit_backbone.checkpoints.hollow import hollow
 
 from .floor import bandwidth, floor
@@ -95,12 +101,22 @@ def _cuda_graph(network: nn.Module, images: Tensor) -> Callable[[], None]:
     return graph.replay
 
 
-def _ours(work: Workload, setting: Setting) -> nn.Module:
+def _ours(work: Workload, setting: Setting) -> BitBackbone:
     return BitBackbone(work.variant, out_indices=work.out_indices)
 
 
 def _eager(work: Workload, setting: Setting) -> nn.Module:
     return setting.place(_ours(work, setting))
+
+
+def _kept(recompute: bool) -> Callable[[Workload, Setting], nn.Module]:
+    def build_kept(work: Workload, setting: Setting) -> nn.Module:
+        keep_pages()
+        network = _ours(work, setting)
+        network.set_activation_recompute(recompute)
+        return setting.place(network)
+
+    return build_kept
 
 
 def _optimized(**options: Any) -> Callable[[Workload, Setting], nn.Module]:
@@ -219,6 +235,8 @@ _CONSTRUCTORS = {
 }
 CONTENDERS: dict[str, Callable[[Workload, Setting], nn.Module]] = {
     "ours": _eager,
+    "ours-kept": _kept(recompute=False),
+    "recompute-kept": _kept(recompute=True),
     "optimized": _optimized(),
     "optimized-unkept": _optimized(keep_pages=False),
     "optimized-graph": _optimized(),

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bit_backbone import BitBackbone
-from bit_backbone.inference.pages import keep_pages
+from bit_backbone import BitBackbone, keep_pages
 
 from .steps import Step
 
@@ -23,7 +22,7 @@ def floor(network: BitBackbone, images: Tensor, mode: str, kept: bool) -> Step:
         network: Whose convolutions.
         images: Whose sizes.
         mode: "inference", or "training" for the backward pass too.
-        kept: Whether freed pages are kept, see ``bit_backbone.inference.pages``.
+        kept: Whether freed pages are kept, see ``bit_backbone.keep_pages``.
     """
     if kept:
         keep_pages()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 PLAIN = ("floor", "floor-kept", "ours", "optimized-unkept", "optimized", "timm", "transformers")
 COMPILED = ("compiled", "timm-compiled", "transformers-compiled")
 LARGE = ("floor-kept", "optimized", "timm", "transformers")  # what fits in memory side by side
-TRAINING = ("floor", "ours", "timm", "transformers")
+TRAINING = ("floor", "ours", "ours-kept", "recompute-kept", "timm", "transformers")
 PYRAMIDS = (
     "ours-fpn",
     "optimized-fpn",
