@@ -157,6 +157,19 @@ class Signalling(Examples):
         return super().__getitem__(index)
 
 
+def test_a_sharded_run_killed_before_its_last_file_gets_it(tmp_path):
+    store = f"file://{tmp_path / 'rendezvous'}"
+    torch.distributed.init_process_group("gloo", store, rank=0, world_size=1)
+    try:
+        run(tmp_path, fsdp=True, steps=2)
+        expected = final(tmp_path)
+        (tmp_path / "last.pt").unlink()
+        assert run(tmp_path, fsdp=True, steps=2).step == 2
+    finally:
+        torch.distributed.destroy_process_group()
+    torch.testing.assert_close(final(tmp_path).model, expected.model, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_first(tmp_path, number):
     handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]

@@ -115,16 +115,16 @@ class _Run:
             self.learner.scaler.load_state_dict(saved.extra)
 
     def _save(self) -> None:
-        learner = self.learner
-        facts = Facts(self.step, self.recipe, learner.scaler.state_dict())
-        self.store.save(facts, learner.model, learner.optimizer)
-        if self.step == self.schedule.total:
-            self.store.finish(facts, learner.model)
+        self.store.save(self._facts(), self.learner.model, self.learner.optimizer)
+
+    def _facts(self) -> Facts:
+        return Facts(self.step, self.recipe, self.learner.scaler.state_dict())
 
     def until_done(self, interruption: Interruption, progress: Progress) -> FineTuneResult:
         """Trains to the end of the schedule, or until a signal comes."""
         total = self.schedule.total
         if self.step == total:  # a run that was finished before
+            self.store.finish(self._facts(), self.learner.model)  # a kill may have come before
             return FineTuneResult(total, self._evaluate(None, progress), 0)
         log = RunLog(self.folder, self.step) if self.group.is_first else None
         bar = progress.training("fine-tuning", total, self.step)
@@ -142,6 +142,8 @@ class _Run:
                     self._save()
                 if number:
                     break
+            if self.step == total:
+                self.store.finish(self._facts(), self.learner.model)
             return FineTuneResult(self.step, metrics, number)
         finally:
             if log is not None:
