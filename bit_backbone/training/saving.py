@@ -20,7 +20,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_state_dict,
 )
 
-from bit_backbone._files import atomic_path, leftovers, read_json
+from bit_backbone._files import atomic_path, leftovers, read_json, sync
 from bit_backbone.training.processes import ProcessGroup
 from bit_backbone.training.runlog import LOG_NAME
 from bit_backbone.training.state import STATE_NAME, RunState
@@ -133,6 +133,7 @@ class RunStore:
         if self.group.is_first:
             with atomic_path(folder / FACTS) as temporary:
                 temporary.write_text(json.dumps(vars(facts)))
+            sync(self.folder)  # the new folder's name is on the disk before the old one goes
             self._tidy()
 
     def finish(self, facts: Facts, model: nn.Module) -> None:
