@@ -127,13 +127,13 @@ class Destination:
                     path.unlink()
 
     def finished(self) -> set[int]:
-        """Returns the numbers of the shards that are done."""
-        return {int(path.stem) for path in (self.folder / _PROGRESS).glob("[0-9]*.json")}
+        """Returns the numbers of the shards that are done, and that nobody has taken away since."""
+        numbers = {int(path.stem) for path in (self.folder / _PROGRESS).glob("[0-9]*.json")}
+        return {number for number in numbers if self._is_there(number)}
 
-    def counts(self, shard: int) -> Summary:
-        """Returns how many images of a finished shard were written and failed."""
-        record = self._record(shard)
-        return Summary(len(record["written"]), len(record["failures"]))
+    def _is_there(self, number: int) -> bool:
+        exists = (self.folder / shard_name(number, self._output)).exists()
+        return exists or not self._record(number)["written"]  # a shard of failures has no file
 
     def write_shard(self, number: int, results: Iterable[Features | Failure]) -> Summary:
         """Writes one shard whole, then the record that makes it count.

@@ -241,6 +241,17 @@ def test_a_finished_extraction_is_left_as_it_is(photos, tmp_path, backbone):
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("vectors/*")} == before
 
 
+@pytest.mark.parametrize("output", [pooled(shard_size=3), OutputSettings(shard_size=3)])
+def test_a_shard_that_was_taken_away_is_written_again(output, photos, tmp_path, backbone):
+    arguments = {"processor": PROCESSOR, "output": output}
+    first = extract(photos, tmp_path, backbone, **arguments)
+    pattern = "vectors/*" if output.pool else "shard-*.tar"
+    before = {path: path.read_bytes() for path in tmp_path.glob(pattern)}
+    list(before)[1].unlink()
+    assert extract(photos, tmp_path, backbone, **arguments) == first
+    assert {path for path in tmp_path.glob(pattern)} == set(before)
+
+
 def other_weights(arguments):
     return arguments | {"backbone": tiny(out_indices=[1, 3])}
 
