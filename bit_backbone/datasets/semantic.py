@@ -47,7 +47,8 @@ class SemanticFolder(torch.utils.data.Dataset[tuple[Tensor, dict[str, Any]]]):
     Raises:
         AnnotationError: The annotations are wrong.
         MissingExtraError: Masks are polygons and pycocotools is missing.
-        ValueError: There are more than 254 categories, or there is no folder of maps.
+        ValueError: There are more than 254 categories, there is no folder of maps, or a category
+            has an id that means something else in maps.
     """
 
     keypoint_names = ()
@@ -80,10 +81,20 @@ class SemanticFolder(torch.utils.data.Dataset[tuple[Tensor, dict[str, Any]]]):
                 f"should have fewer categories than {IGNORED}, got {len(self.categories)}"
             )
         self.maps = None if maps is None else Path(root) / maps
-        if self.maps is not None and not self.maps.is_dir():
+        if self.maps is not None:
+            self._check_maps(self.maps)
+
+    def _check_maps(self, maps: Path) -> None:
+        if not maps.is_dir():
             raise ValueError(
-                f"{self.maps} should be a folder of maps of category ids; without one the labels "
-                "are made from the instances' masks"
+                f"{maps} should be a folder of maps of category ids; without one the labels are "
+                "made from the instances' masks"
+            )
+        taken = sorted({0, IGNORED} & set(self.category_ids))
+        if taken:
+            raise ValueError(
+                f"semantic maps hold 0 for the background and {IGNORED} for what to ignore: the "
+                f"categories of {self.file} should have other ids, got {taken}"
             )
 
     def __len__(self) -> int:

@@ -96,6 +96,22 @@ def test_a_wrong_map_is_named(damage, error, message: str, coco_folder: Path) ->
         SemanticFolder(coco_folder, maps="semantic")[0]
 
 
+@pytest.mark.parametrize("taken", [0, IGNORED])
+def test_a_category_with_the_id_of_background_or_ignored_is_refused(
+    taken: int, coco_folder: Path
+) -> None:
+    own = write_maps(coco_folder).category_ids[0]
+    file = coco_folder / "instances.json"
+    document = json.loads(file.read_text())
+    for record in (*document["categories"], *document["annotations"]):
+        name = "id" if record in document["categories"] else "category_id"
+        record[name] = taken if record[name] == own else record[name]
+    file.write_text(json.dumps(document))
+    with pytest.raises(ValueError, match=rf"should have other ids, got \[{taken}\]"):
+        SemanticFolder(coco_folder, maps="semantic")
+    SemanticFolder(coco_folder)  # masks say what they are of by labels
+
+
 def test_a_missing_folder_of_maps_is_refused(coco_folder: Path) -> None:
     with pytest.raises(ValueError, match="semantic should be a folder of maps of category ids"):
         SemanticFolder(coco_folder, maps="semantic")
