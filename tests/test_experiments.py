@@ -104,3 +104,12 @@ def test_spread(tool):
     assert spread([]) == "-"
     assert spread([0.5]) == "50.0"
     assert spread([0.25, 0.75]) == "50.0 ± 35.4"
+
+
+def test_results_that_an_interruption_cut_off_are_passed_over(tool, tmp_path):
+    results = tool("experiments").Results(tmp_path / "results.jsonl", {"steps": 1})
+    results.add(arm="bn", seed=0)
+    whole = results.path.read_text().rstrip("\n")
+    results.path.write_text(whole + "\n" + whole[:-1])  # which ends in a brace too
+    results.add(arm="bn", seed=1)
+    assert [run["seed"] for run in results.find(arm="bn")] == [0, 1]

@@ -28,8 +28,7 @@ class Results:
     def read(self) -> list[dict[str, Any]]:
         """Return the runs of this recipe."""
         text = self.path.read_text() if self.path.exists() else ""
-        # an interruption may have cut a line off
-        runs = [json.loads(line) for line in text.splitlines() if line.endswith("}")]
+        runs = [run for run in map(_parsed, text.splitlines()) if run is not None]
         return [run for run in runs if run["recipe"] == self.recipe]
 
     def find(self, **facts: Any) -> list[dict[str, Any]]:
@@ -45,6 +44,14 @@ class Results:
             file.write(f"\n{line}\n")
             file.flush()
             os.fsync(file.fileno())
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
+    """Return the run of a line; None for one that an interruption has cut off, or an empty one."""
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
 
 
 def spread(fractions: Sequence[float]) -> str:
