@@ -134,7 +134,9 @@ def extract(
 ) -> Summary:
     """Writes the features of every image of a source.
 
-    Killed at any moment, the same call goes on behind the last finished shard.
+    Killed at any moment, the same call goes on behind the last finished shard. On the CPU this
+    process keeps from then on the memory that it frees: ``bit_backbone.pages.keep_pages``
+    says why.
 
     Args:
         source: What ``find_images`` takes, or what it returned.

@@ -249,7 +249,7 @@ def test_a_shard_that_was_taken_away_is_written_again(output, photos, tmp_path, 
     before = {path: path.read_bytes() for path in tmp_path.glob(pattern)}
     list(before)[1].unlink()
     assert extract(photos, tmp_path, backbone, **arguments) == first
-    assert {path for path in tmp_path.glob(pattern)} == set(before)
+    assert set(tmp_path.glob(pattern)) == set(before)
 
 
 def other_weights(arguments):
