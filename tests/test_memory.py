@@ -151,6 +151,17 @@ def test_info_prints_the_estimate(extra: list[str], told: str, capsys) -> None:
     assert "at the peak" in printed
 
 
+def test_info_estimates_the_detector_that_the_builder_of_that_name_builds(capsys) -> None:
+    assert main(["info", "R50x1", "--train", "--detector", "--image-size", "128"]) == 0
+    built = training_memory(
+        lambda: fasterrcnn_bit_fpn(variant="R50x1"),
+        (1, 3, 128, 128),
+        TrainingOptions(),
+        detector_step,
+    )
+    assert f"{built.peak / 2**30:8.2f} GiB  at the peak" in capsys.readouterr().out
+
+
 def test_training_options_need_train(capsys) -> None:
     assert main(["info", "R50x1", "--amp"]) == 2
     assert "--amp goes with --train" in capsys.readouterr().err

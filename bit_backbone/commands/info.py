@@ -11,7 +11,7 @@ from bit_backbone.commands.options import (
     network_overrides,
     positive,
 )
-from bit_backbone.config import VARIANTS
+from bit_backbone.config import DENSE_FEATURE_NORM, VARIANTS
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 OPTIMIZERS = ("sgd", "adamw")
@@ -54,7 +54,10 @@ def run(args: argparse.Namespace) -> None:
     """
     from bit_backbone.config import BitConfig
 
-    config = BitConfig.from_variant(args.variant, **network_overrides(args))
+    overrides = network_overrides(args)
+    if args.detector:  # as the builders do, which have a default of their own
+        overrides.setdefault("feature_norm", DENSE_FEATURE_NORM)
+    config = BitConfig.from_variant(args.variant, **overrides)
     if args.train:
         _print_training(args, config)
         return
