@@ -22,8 +22,13 @@ def benchmark(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("workload", "contenders", "rounds"),
     [
-        ("800-stage12", ["floor", "floor-kept", "optimized", "optimized-unkept"], 2),
-        ("train", ["floor", "ours", "recompute-kept"], 1),
+        pytest.param(
+            "800-stage12",
+            ["floor", "floor-kept", "optimized", "optimized-unkept"],
+            2,
+            marks=pytest.mark.slow,
+        ),
+        pytest.param("train", ["floor", "ours", "recompute-kept"], 1, marks=pytest.mark.slow),
         ("construct", ["ours"], 1),
     ],
 )

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from finetune_run import make_model
+from finetune_run import SETTINGS, Examples, make_model
 from rectangles import VARIANT, write_coco
 
 from bit_backbone.detection import load_detector
+from bit_backbone.finetune import FineTuneSettings
+from bit_backbone.finetune import finetune as run_finetuning
 from bit_backbone.training.runlog import read_log
 from bit_backbone.training.state import RunState
 
@@ -75,7 +77,7 @@ def one_process(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("processes", [2, 4])
+@pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_sharded_classifier_learns_as_one_process_does(
     processes: int, one_process: Path, tmp_path: Path
 ) -> None:
@@ -84,13 +86,15 @@ def test_a_sharded_classifier_learns_as_one_process_does(
     make_model().load_state_dict(RunState.load(tmp_path).model)  # whole tensors, plain names
 
 
+@pytest.mark.slow
 def test_parts_of_a_batch_add_up_when_sharded(one_process: Path, tmp_path: Path) -> None:
     finish(finetune(tmp_path, 2, fsdp=True, batch_split=2))
     assert_same_run(tmp_path, one_process)
 
 
-def test_a_killed_sharded_run_goes_on_over_other_processes(
-    one_process: Path, tmp_path: Path
+@pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_a_killed_sharded_run_goes_on_over_as_many_processes_or_more(
+    processes: int, one_process: Path, tmp_path: Path
 ) -> None:
     killed = finetune(tmp_path, 2, pause=0.1, fsdp=True)
     wait_for(killed, lambda: list(tmp_path.glob("step-*.dcp/run.json")))
@@ -99,9 +103,9 @@ def test_a_killed_sharded_run_goes_on_over_other_processes(
     half = tmp_path / "step-0000099.dcp"  # a save that the kill cut off has no run.json
     half.mkdir()
     (half / "__0_0.distcp").write_text("half")
-    told = finish(finetune(tmp_path), 1)
-    assert f"{tmp_path} holds a run with FSDP; go on with it" in told
-    finish(finetune(tmp_path, 4, fsdp=True))
+    with pytest.raises(ValueError, match="holds a run with FSDP; go on with it"):
+        run_finetuning(make_model(), Examples(), tmp_path, FineTuneSettings(**SETTINGS))
+    finish(finetune(tmp_path, processes, fsdp=True))
     assert_same_run(tmp_path, one_process)
     assert [path.name for path in tmp_path.glob("*.dcp")] == ["step-0000012.dcp"]
 
@@ -160,7 +164,12 @@ def one_detector(coco: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
 
 @pytest.mark.parametrize(
     ("processes", "extra"),
-    [(2, ()), (4, ()), (2, ("--fsdp",)), (4, ("--fsdp", "--grad-checkpointing"))],
+    [
+        (2, ()),
+        (2, ("--fsdp",)),
+        pytest.param(4, (), marks=pytest.mark.slow),
+        pytest.param(4, ("--fsdp", "--grad-checkpointing"), marks=pytest.mark.slow),
+    ],
 )
 def test_a_detector_learns_over_processes_as_in_one(
     processes: int, extra: tuple, coco: Path, one_detector: tuple, tmp_path: Path
@@ -175,6 +184,7 @@ def test_a_detector_learns_over_processes_as_in_one(
     load_detector(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_test_over_processes_counts_every_image_once(coco: Path, one_detector: tuple) -> None:
     run, told = one_detector
     again = finish(detector(coco, run, 2, "--test-only"))
@@ -182,12 +192,14 @@ def test_a_test_over_processes_counts_every_image_once(coco: Path, one_detector:
     assert rows[0] == rows[1] != []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("extra", [(), ("--fsdp", "--amp")])
 def test_segmenters_train_over_processes(extra: tuple, coco: Path, tmp_path: Path) -> None:
     finish(detector(coco, tmp_path / "run", 2, *extra, model="fcn_bit"))
     assert 0 <= read_log(tmp_path / "run" / "log.jsonl")[-1]["eval_mIoU"] <= 1
 
 
+@pytest.mark.slow
 def test_a_batch_that_processes_cannot_share_is_refused(coco: Path, tmp_path: Path) -> None:
     told = finish(detector(coco, tmp_path / "run", 2, "--batch-size", "3"), 1)
     assert "a multiple of their number, 2; got 3" in told
