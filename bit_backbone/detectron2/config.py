@@ -64,7 +64,7 @@ def bit_config(cfg: CfgNode, num_channels: int, out_features: Sequence[str]) -> 
     node = bit_node(cfg)
     overrides: dict[str, Any] = {name.lower(): _given(node[name]) for name in _ARGUMENTS}
     overrides = {name: value for name, value in overrides.items() if value is not None}
-    if overrides["layer_type"] == "preactivation":
+    if overrides.get("layer_type") != "bottleneck":
         overrides.setdefault("feature_norm", DENSE_FEATURE_NORM)
     return BitConfig.from_variant(
         node.VARIANT, num_channels=num_channels, out_features=tuple(out_features), **overrides

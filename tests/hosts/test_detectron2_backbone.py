@@ -81,6 +81,7 @@ def test_the_node_is_complete_and_adding_it_twice_keeps_values() -> None:
     [
         (None, "preactivation", DENSE_FEATURE_NORM),
         ("", "preactivation", DENSE_FEATURE_NORM),
+        (None, "", DENSE_FEATURE_NORM),
         ("none", "preactivation", "none"),
         ("groupnorm", "preactivation", "groupnorm"),
         (None, "bottleneck", "none"),
