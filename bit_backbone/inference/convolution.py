@@ -39,15 +39,14 @@ class FoldedConv2d(nn.Conv2d):
         channels_last: Whether weight and maps are laid out channels-last.
     """
 
-    __jit_ignored_attributes__ = ("_seen", "_packed")
+    __jit_ignored_attributes__ = ("_seen",)
 
     if TYPE_CHECKING:  # TorchScript evaluates the annotations that it finds in a class
         pads_same: bool
         eps: float
         channels_last: bool
-        # Shape and type of the latest input, and which weight it met; the filters laid out for it.
-        _seen: tuple[Any, ...] | None
-        _packed: Tensor | None
+        # Shape and type of the latest input with the weight it met; the filters laid out for it.
+        _seen: tuple[tuple[Any, ...] | None, Tensor | None]
 
     @classmethod
     def fold(cls, conv: StdConv2d, channels_last: bool) -> None:
@@ -63,7 +62,7 @@ class FoldedConv2d(nn.Conv2d):
         folded: Any = conv
         folded.__class__ = cls
         folded.channels_last = channels_last
-        folded._seen = folded._packed = None
+        folded._seen = (None, None)
 
     def forward(self, x: Tensor, total: Tensor | None = None) -> Tensor:
         """Convolves [N, in, H, W], and adds the result to ``total``, in place, if there is one.
@@ -109,14 +108,16 @@ class FoldedConv2d(nn.Conv2d):
         weight = self.weight
         version = 0 if weight.is_inference() else weight._version
         key = (x.shape, x.dtype, weight.data_ptr(), version)
-        if key != self._seen:
-            self._seen, self._packed = key, None
+        seen, packed = self._seen  # at once: other threads may run this layer, too
+        if key != seen:
+            self._seen = key, None
             return weight
-        if self._packed is None:
-            self._packed = torch.ops.mkldnn._reorder_convolution_weight(
+        if packed is None:
+            packed = torch.ops.mkldnn._reorder_convolution_weight(
                 weight, self.padding, self.stride, self.dilation, 1, list(x.shape)
             )
-        return self._packed
+            self._seen = key, packed
+        return packed
 
     def train(self, mode: bool = True) -> FoldedConv2d:
         """Refuses to train.
@@ -129,11 +130,11 @@ class FoldedConv2d(nn.Conv2d):
         return super().train(False)
 
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
-        self._seen = self._packed = None
+        self._seen = (None, None)
         return super()._apply(fn, recurse)
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):  # type: ignore[no-untyped-def]
-        self._seen = self._packed = None
+        self._seen = (None, None)
         name = f"{prefix}weight"
         if name in state_dict and state_dict[name].shape == self.weight.shape:
             weight = standardize(state_dict[name].detach(), self.eps)
@@ -143,7 +144,7 @@ class FoldedConv2d(nn.Conv2d):
         return super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_seen": None, "_packed": None}
+        return self.__dict__ | {"_seen": (None, None)}
 
 
 def _can_run_onednn(x: Tensor, weight: Tensor) -> bool:

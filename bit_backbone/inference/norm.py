@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bit_backbone.convolution import is_real
+from bit_backbone.inference.convolution import NO_TRAINING
 from bit_backbone.layers import GroupNormAct
 
 __all__ = ["ChunkedGroupNormAct"]
@@ -32,20 +33,28 @@ class ChunkedGroupNormAct(GroupNormAct):
 
     Attributes:
         in_place: Whether the input may be overwritten.
+        behind: The convolutions that make the input. Hooks on them may keep it: then it is not.
     """
+
+    __jit_ignored_attributes__ = ("behind",)
 
     if TYPE_CHECKING:  # TorchScript evaluates the annotations that it finds in a class
         in_place: bool
+        behind: tuple[nn.Module, ...]  # in a tuple they are no children
 
     @classmethod
     def adopt(cls, norm: GroupNormAct) -> None:
         """Turns a GroupNormAct into a ChunkedGroupNormAct that leaves its input alone."""
         chunked: Any = norm
         chunked.__class__ = cls
-        chunked.in_place = False
+        chunked.in_place, chunked.behind = False, ()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalises and activates [N, C, H, W]."""
+        """Normalises and activates [N, C, H, W].
+
+        Raises:
+            ValueError: Autograd would have to record it.
+        """
         if torch.jit.is_scripting():  # which has no super().forward
             x = torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
             return self.act(x)
@@ -58,9 +67,12 @@ class ChunkedGroupNormAct(GroupNormAct):
         arguments = (self.weight, self.bias, self.num_groups, self.eps)
         if torch.compiler.is_compiling():
             return self.act(_compiled_group_norm(x, *arguments))
+        if torch.is_grad_enabled() and (self.weight.requires_grad or self.bias.requires_grad):
+            raise ValueError(NO_TRAINING)
         if not _is_worth_chunks(x):
             return super().forward(x)
-        return self.act(_group_norm_by_chunks(x, *arguments, out=x if self.in_place else None))
+        overwrites = self.in_place and not any(conv._forward_hooks for conv in self.behind)
+        return self.act(_group_norm_by_chunks(x, *arguments, out=x if overwrites else None))
 
 
 def _is_taken(x: Tensor) -> bool:

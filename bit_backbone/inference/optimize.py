@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import torch
@@ -14,7 +15,15 @@ from bit_backbone.inference.convolution import NO_TRAINING, FoldedConv2d
 from bit_backbone.inference.norm import ChunkedGroupNormAct
 from bit_backbone.inference.units import InPlaceBottleneckUnit, InPlacePreActUnit
 from bit_backbone.layers import GroupNormAct
-from bit_backbone.network import BitNetwork, BottleneckUnit, PreActUnit, Projection, Stage, Stem
+from bit_backbone.network import (
+    BitNetwork,
+    BottleneckUnit,
+    PreActUnit,
+    Projection,
+    Stage,
+    Stem,
+    Unit,
+)
 from bit_backbone.pages import keep_pages as keep_pages_of_process
 
 __all__ = ["optimize_for_inference"]
@@ -46,7 +55,7 @@ def optimize_for_inference(
       any state dict of the original's architecture can be loaded, and is standardized on the way.
     * Residual sums are made in place, on CPUs within the convolution before them, whose filters
       are also laid out once for a shape of image that comes again. Hooks still see every module
-      called, but later units overwrite what they saw of a unit or a projection.
+      called, but later units overwrite what they saw of a unit or a projection: copy it.
     * The copy is in eval mode and its parameters are frozen; ``train()`` and a forward that would
       need gradients raise ValueError. The original stays as it is and can be trained further.
 
@@ -57,7 +66,8 @@ def optimize_for_inference(
             Shapes stay [N, C, H, W]; strides differ.
         compile: Whether torch.compile compiles each BiT network at its first forward, with
             inductor and, under ``torch.no_grad()`` or ``torch.inference_mode()``, with the weights
-            frozen into the code. The first image and the first of another size take a minute.
+            frozen into the code: load weights before; ``load_state_dict`` raises ValueError
+            afterwards. The first image and the first of another size take a minute.
         dtype: What the BiT networks compute in, torch.float32, torch.bfloat16 or torch.float16.
             They convert what they are given and return float32, so that the layers around them go
             on as before. None leaves everything as it is.
@@ -81,6 +91,7 @@ def optimize_for_inference(
     if compile:
         for network in networks:
             network.compile(options={"freezing": True})
+            network.register_load_state_dict_pre_hook(_refuse_new_weights)
     if keep_pages and any(p.device.type == "cpu" for p in optimized.parameters()):
         keep_pages_of_process()
     optimized.train = _TrainingRefused(optimized)  # type: ignore[method-assign, assignment]
@@ -102,23 +113,46 @@ def _replace_layers(model: nn.Module, channels_last: bool) -> None:
             "optimize_for_inference takes a BiT model, or a model that holds one, got a "
             f"{type(model).__name__} without a convolution of BiT's"
         )
+    overwritable = _units_behind_units(model)
     for module in model.modules():
         if isinstance(module, Stage):
             module.grad_checkpointing = False
-        elif type(module) in _FAST_UNITS and isinstance(module.conv3, FoldedConv2d):
+        elif type(module) in _FAST_UNITS and _may_sum_in_place(module, overwritable):
             module.__class__ = _FAST_UNITS[type(module)]
-        for norm in _norms_behind_convolutions(module):
-            if isinstance(norm, ChunkedGroupNormAct):
+        for conv, norm in _norms_behind_convolutions(module):
+            if isinstance(norm, ChunkedGroupNormAct) and isinstance(conv, nn.Conv2d):
                 norm.in_place = True
+                norm.behind += (conv,)
 
 
-def _norms_behind_convolutions(module: nn.Module) -> tuple[Any, ...]:
-    """Returns the children whose input is the output of a convolution, which nothing else needs."""
+def _units_behind_units(model: nn.Module) -> set[nn.Module]:
+    """Returns the units that are only ever given another unit's output, which nothing else needs."""
+    stages = [list(module) for module in model.modules() if isinstance(module, Stage)]
+    pairs = [pair for stage in stages for pair in pairwise([None, *stage])]
+    others = {unit for before, unit in pairs if not isinstance(before, Unit)}
+    return {unit for _, unit in pairs} - others
+
+
+def _may_sum_in_place(unit: Any, overwritable: set[nn.Module]) -> bool:
+    """Whether a unit's shortcut is its own to overwrite, also where a user has changed the unit."""
+    if not isinstance(unit.conv3, FoldedConv2d):
+        return False
+    return isinstance(unit.downsample, Projection) or (
+        unit.downsample is None and unit in overwritable
+    )
+
+
+def _norms_behind_convolutions(module: nn.Module) -> list[tuple[nn.Module, nn.Module]]:
+    """Returns pairs of children: a convolution, and the norm that alone needs its output."""
+    if isinstance(module, (Stem, Projection)):
+        return [(module.conv, module.norm)]
+    if not isinstance(module, Unit):
+        return []
+    convs: list[Any] = [module.conv1, module.conv2, module.conv3]
+    norms: list[Any] = [module.norm1, module.norm2, module.norm3]
     if isinstance(module, BottleneckUnit):
-        return (module.norm1, module.norm2, module.norm3)
-    if isinstance(module, PreActUnit):
-        return (module.norm2, module.norm3)
-    return (module.norm,) if isinstance(module, (Stem, Projection)) else ()
+        return list(zip(convs, norms, strict=True))
+    return list(zip(convs[:2], norms[1:], strict=True))
 
 
 def _compute_in(network: BitNetwork, dtype: torch.dtype) -> None:
@@ -130,6 +164,13 @@ def _compute_in(network: BitNetwork, dtype: torch.dtype) -> None:
     if not any(isinstance(hook, _CastInputs) for hook in hooks):
         network.register_forward_pre_hook(_CastInputs(dtype), with_kwargs=True)
         network.register_forward_hook(_cast_outputs)
+
+
+def _refuse_new_weights(*_: Any) -> None:
+    raise ValueError(
+        "the weights of a model optimized with compile=True are part of its code: load weights "
+        "into the model that it was made from, then call optimize_for_inference again"
+    )
 
 
 class _CastInputs:

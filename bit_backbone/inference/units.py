@@ -28,6 +28,9 @@ class InPlacePreActUnit(PreActUnit):
         branch = self.norm3(self.conv2(branch))
         if self.crops:
             return self.conv3(branch) + centre_crop_like(shortcut, branch)
+        if not torch.jit.is_scripting():  # noqa: SIM102 (alone, so that TorchScript skips it)
+            if self.conv3._forward_hooks:  # which want to see or replace what it returns alone
+                return self.conv3(branch) + shortcut
         return self.conv3(branch, shortcut)
 
 
