@@ -115,11 +115,10 @@ def is_faster_in_triton(x: Tensor, weight: Tensor) -> bool:
         return False
     if _policy == "triton":
         return can_run_in_triton(x, weight)
-    if not x.is_cuda or torch.compiler.is_compiling():
+    if not x.is_cuda or torch.compiler.is_compiling() or not can_run_in_triton(x, weight):
         return False
     captured = torch.cuda.is_current_stream_capturing()
-    enough = x.numel() >= (SMALLEST_CAPTURED if captured else SMALLEST_EAGER)
-    return enough and can_run_in_triton(x, weight)
+    return x.numel() >= (SMALLEST_CAPTURED if captured else SMALLEST_EAGER)
 
 
 def can_run_in_triton(x: Tensor, weight: Tensor) -> bool:

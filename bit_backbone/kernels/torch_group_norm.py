@@ -37,7 +37,8 @@ def backward(
         scale = (rstd.unsqueeze(-1) * weight.view(sizes[3], -1)).flatten(1)
         shift = bias - (mean.unsqueeze(-1) * scale.view(*mean.shape, -1)).flatten(1)
         z = torch.mul(x, scale[..., None, None]).add_(shift[..., None, None])
-        gradient = gradient_before(gradient, z, act)
+        # Under autocast on a CPU the map is narrower than the parameters.
+        gradient = gradient_before(gradient, z.to(x.dtype), act)
     return torch.ops.aten.native_group_norm_backward(
         gradient, x, mean, rstd, weight, *sizes, [True, True, True]
     )

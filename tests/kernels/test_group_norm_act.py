@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bit_backbone.kernels import (
     activation_name,
@@ -211,3 +212,9 @@ def test_modules_that_only_they_can_compute_have_no_name():
     hooked = nn.ReLU()
     hooked.register_forward_hook(lambda *_: None)
     assert [activation_name(m) for m in (Mine(), hooked, nn.LeakyReLU())] == [None] * 3
+
+
+def test_fake_cuda_maps_ask_no_driver():
+    with FakeTensorMode():
+        x, weight = torch.empty(1, 64, 512, 512, device="cuda"), torch.empty(64, device="cuda")
+        assert not is_faster_in_triton(x, weight)
