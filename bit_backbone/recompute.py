@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional as F
 
 from bit_backbone.kernels import torch_group_norm
@@ -63,10 +64,9 @@ class _Maker:
             self.made = self.kernels.again(*ingredients, self.eps, self.act)
         return self.made
 
-    def take(self) -> Tensor | None:
-        """Returns the output, if a convolution has asked for it, and forgets it."""
-        made, self.made = self.made, None
-        return made
+    def forget(self) -> None:
+        """Forgets the output, which nobody needs any more."""
+        self.made = None
 
 
 class Recipe(NamedTuple):
@@ -83,7 +83,7 @@ def can_recompute(x: Tensor, weight: Tensor) -> bool:
         torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
         and isinstance(x, Tensor)  # torch.fx passes proxies
-        and are_plain(x, weight)
+        and (isinstance(x, FakeTensor) or are_plain(x, weight))
         and (x.requires_grad or weight.requires_grad)
     )
 
@@ -111,7 +111,7 @@ def norm_act(norm: nn.GroupNorm, x: Tensor, act: str) -> Tensor:
 
 def recipe_of(x: Tensor, weight: Tensor) -> Recipe | None:
     """Returns how to make a convolution's input, if it has to be there in backward and can be."""
-    if torch.compiler.is_compiling() or type(x) is not Tensor:
+    if torch.compiler.is_compiling() or type(x) not in (Tensor, FakeTensor):
         return None
     recipe = getattr(x, "recipe", None)
     if recipe is None or not (weight.requires_grad and torch.is_grad_enabled()):
@@ -159,11 +159,13 @@ class _NormAct(torch.autograd.Function):
         maker, act = ctx.maker, ctx.maker.act
         ingredients = ctx.saved_tensors
         gradient = gradient.contiguous(memory_format=dense_format(ingredients[0]))
-        made = maker.take()
-        if act == "relu" and made is not None and maker.kernels is torch_group_norm:
+        if act == "relu" and maker.kernels is torch_group_norm:
+            # The map says where it is 0, to the last bit, also where no convolution asked for it.
+            made = maker.make(ingredients)
             # Into the map's own memory: nobody needs the map any more.
             gradient = gradient_before(gradient, made, act, out=made)
             act = "none"
+        maker.forget()
         return *maker.kernels.backward(gradient, *ingredients, act), None, None
 
 

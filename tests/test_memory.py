@@ -49,6 +49,17 @@ def test_the_estimate_is_what_a_step_takes(options: dict) -> None:
     assert estimate.peak == pytest.approx(measured_backbone(CONFIG, SHAPE, options), rel=0.03)
 
 
+def test_the_estimate_sees_activations_that_are_recomputed() -> None:
+    def build(enable: bool) -> BitBackbone:
+        model = backbone()
+        model.set_activation_recompute(enable)
+        return model
+
+    options = TrainingOptions(gpu=False)
+    kept, made = (training_memory(lambda e=e: build(e), SHAPE, options) for e in (False, True))
+    assert made.activations < 0.75 * kept.activations
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", ["R50x1", "R101x1"])
 @pytest.mark.parametrize(("size", "batch"), [((224, 224), 4), ((320, 256), 2)])

@@ -104,6 +104,28 @@ def test_autocast_keeps_its_gradients():
     assert_same_bits(step(backbone, autocast=True), expected)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "autocast", "act"),
+    [
+        (torch.float32, True, "relu"),
+        (torch.float32, True, "gelu"),
+        (torch.float32, True, "selu"),
+        (torch.bfloat16, False, "relu"),
+    ],
+)
+def test_frozen_convolutions_in_half_precision_keep_the_gradients_of_norms(dtype, autocast, act):
+    backbone = tiny(out_indices=(1, 4), hidden_act=act).train().to(dtype)
+    freeze_all(backbone, nn.Conv2d)
+    expected = step(backbone, X.to(dtype), autocast)
+    backbone.set_activation_recompute()
+    found = step(backbone, X.to(dtype), autocast)
+    if act == "relu":
+        assert_same_bits(found, expected)
+    for name, gradient in found.items():
+        error = (gradient - expected[name]).float().norm() / expected[name].float().norm()
+        assert error < 0.05, name
+
+
 def test_half_of_the_activations_are_not_stored():
     backbone = tiny(depths=(3, 3, 3, 3), out_indices=ALL).train()
     x = torch.randn(2, 3, 256, 256)
