@@ -126,7 +126,7 @@ def _replace_layers(model: nn.Module, channels_last: bool) -> None:
 
 
 def _units_behind_units(model: nn.Module) -> set[nn.Module]:
-    """Returns the units that are only ever given another unit's output, which nothing else needs."""
+    """Returns the units that only ever get another unit's output, which nothing else needs."""
     stages = [list(module) for module in model.modules() if isinstance(module, Stage)]
     pairs = [pair for stage in stages for pair in pairwise([None, *stage])]
     others = {unit for before, unit in pairs if not isinstance(before, Unit)}
