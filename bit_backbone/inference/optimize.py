@@ -130,7 +130,7 @@ def _units_behind_units(model: nn.Module) -> set[nn.Module]:
     stages = [list(module) for module in model.modules() if isinstance(module, Stage)]
     pairs = [pair for stage in stages for pair in pairwise([None, *stage])]
     others = {unit for before, unit in pairs if not isinstance(before, Unit)}
-    return {unit for _, unit in pairs} - others
+    return {unit for stage in stages for unit in stage} - others
 
 
 def _may_sum_in_place(unit: Any, overwritable: set[nn.Module]) -> bool:
