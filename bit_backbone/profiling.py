@@ -71,7 +71,7 @@ def profile(
     with torch.no_grad():
         shapes = {name: tuple(f.shape) for name, f in backbone(images).items()}
         macs.remove()
-        with LiveBytes(images) as live:
+        with LiveBytes(images, *backbone.parameters()) as live:
             backbone(images)
     return Profile(
         parameters=_fvcore().parameter_count(backbone)[""],

@@ -58,7 +58,7 @@ def test_memory_equals_that_of_real_tensors():
     backbone, images = BitBackbone(config), torch.zeros(2, 3, 96, 64)
     with torch.no_grad():
         backbone(images)  # from now on the standardized weights are there
-        with LiveBytes(images) as live:
+        with LiveBytes(images, *backbone.parameters()) as live:
             backbone(images)
     assert counted.inference_bytes == live.peak
 
