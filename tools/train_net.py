@@ -14,61 +14,23 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode, get_cfg
-from detectron2.data import (
-    DatasetMapper,
-    MetadataCatalog,
-    build_detection_train_loader,
-    transforms,
-)
+from detectron2.data import DatasetMapper, build_detection_train_loader, transforms
 from detectron2.engine import DefaultTrainer, default_argument_parser, default_setup, hooks, launch
-from detectron2.evaluation import (
-    CityscapesInstanceEvaluator,
-    CityscapesSemSegEvaluator,
-    COCOEvaluator,
-    COCOPanopticEvaluator,
-    DatasetEvaluator,
-    DatasetEvaluators,
-    LVISEvaluator,
-    PascalVOCDetectionEvaluator,
-    SemSegEvaluator,
-    verify_results,
-)
+from detectron2.evaluation import DatasetEvaluator, verify_results
 from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.projects.deeplab import add_deeplab_config
 from detectron2.projects.deeplab import build_lr_scheduler as build_deeplab_lr_scheduler
 from detectron2.utils import comm
 
 import bit_backbone.detectron2
+from bit_backbone.detectron2.evaluation import build_evaluator, require_evaluators
 
 Results = dict[str, Any]
-
-
-def coco(name: str, folder: str) -> DatasetEvaluator:
-    """Boxes, masks and keypoints, whichever the model predicts."""
-    return COCOEvaluator(name, output_dir=folder)
-
-
-def semantic(name: str, folder: str) -> DatasetEvaluator:
-    """Mean IoU."""
-    return SemSegEvaluator(name, output_dir=folder)
-
-
-# What a data set's metadata calls its evaluator, and what that is.
-EVALUATORS: dict[str, tuple[Callable[[str, str], DatasetEvaluator], ...]] = {
-    "coco": (coco,),
-    "sem_seg": (semantic,),
-    "coco_panoptic_seg": (semantic, coco, COCOPanopticEvaluator),
-    "lvis": (lambda name, folder: LVISEvaluator(name, output_dir=folder),),
-    "pascal_voc": (lambda name, folder: PascalVOCDetectionEvaluator(name),),
-    "cityscapes_instance": (lambda name, folder: CityscapesInstanceEvaluator(name),),
-    "cityscapes_sem_seg": (lambda name, folder: CityscapesSemSegEvaluator(name),),
-}
 
 
 class Trainer(DefaultTrainer):
@@ -78,19 +40,9 @@ class Trainer(DefaultTrainer):
     def build_evaluator(
         cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None
     ) -> DatasetEvaluator:
-        """Builds the evaluators that a data set's metadata asks for.
-
-        Raises:
-            ValueError: The metadata names an evaluator that is none of EVALUATORS.
-        """
-        kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
-        if kind not in EVALUATORS:
-            raise ValueError(
-                f"evaluator_type of {dataset_name} must be one of {', '.join(EVALUATORS)}, got "
-                f"{kind!r}; set it with MetadataCatalog.get({dataset_name!r})"
-            )
+        """Builds the evaluators that a data set's metadata asks for, see build_evaluator."""
         folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
-        return DatasetEvaluators([build(dataset_name, folder) for build in EVALUATORS[kind]])
+        return build_evaluator(cfg, dataset_name, folder)
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Any:
@@ -166,9 +118,52 @@ def evaluate(cfg: CfgNode, resume: bool) -> Results:
     return results
 
 
+def check_device(cfg: CfgNode, training: bool) -> None:
+    """Checks that the machine has what MODEL.DEVICE and SOLVER.AMP.ENABLED ask for.
+
+    Raises:
+        ValueError: It has not; the message tells the options that train without.
+    """
+    device = torch.device(cfg.MODEL.DEVICE)
+    without = "MODEL.DEVICE cpu SOLVER.AMP.ENABLED False"
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            f"MODEL.DEVICE must be a device of this machine, got {cfg.MODEL.DEVICE}, and PyTorch "
+            f"finds no CUDA here; to go on without, add the options: {without}"
+        )
+    if training and cfg.SOLVER.AMP.ENABLED and device.type != "cuda":
+        raise ValueError(
+            f"SOLVER.AMP.ENABLED needs CUDA in detectron2, and MODEL.DEVICE is {cfg.MODEL.DEVICE}; "
+            f"add the options: {without}"
+        )
+
+
+def check_processes(args: argparse.Namespace) -> None:
+    """Checks --num-gpus before any process starts.
+
+    Raises:
+        ValueError: There are fewer GPUs, and the processes cannot do without.
+    """
+    found = torch.cuda.device_count()
+    if args.num_gpus <= max(found, 1) or (found == 0 and args.eval_only):
+        return
+    raise ValueError(
+        f"--num-gpus must be at most the number of GPUs here, {found}, got {args.num_gpus}; "
+        "detectron2's trainer of YAML files cannot divide the work over CPUs, "
+        "tools/lazyconfig_train_net.py can (train.device=cpu)"
+    )
+
+
 def main(args: argparse.Namespace) -> Results | None:
-    """Trains or evaluates, in each process."""
+    """Trains or evaluates, in each process.
+
+    Raises:
+        ValueError: The machine lacks a device, or a data set cannot be evaluated.
+        MissingExtraError: An evaluator's package is missing.
+    """
     cfg = read_config(args)
+    check_device(cfg, training=not args.eval_only)
+    require_evaluators(cfg.DATASETS.TEST)
     if args.eval_only:
         return evaluate(cfg, args.resume)
     trainer = Trainer(cfg)
@@ -178,6 +173,7 @@ def main(args: argparse.Namespace) -> Results | None:
 
 if __name__ == "__main__":
     args = default_argument_parser().parse_args()
+    check_processes(args)
     launch(
         main,
         args.num_gpus,

@@ -15,6 +15,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
 from bit_backbone.datasets import DigitScenes, build_scenes
+from bit_backbone.datasets.glyphs import KEYPOINTS
 
 __all__ = ["register_digit_scenes"]
 
@@ -34,6 +35,8 @@ def register_digit_scenes() -> None:
             json_file=str(folder / "instances.json"),
             image_root=str(folder / "images"),
             evaluator_type="coco",
+            keypoint_names=tuple(KEYPOINTS),
+            keypoint_flip_map=(("right", "left"),),
         )
 
 

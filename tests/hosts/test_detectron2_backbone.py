@@ -168,20 +168,15 @@ ALL_SELECTIONS = [
 ]
 
 
-@pytest.mark.parametrize(("width_factor", "padding"), [(1, None), (2, "same"), (3, None)])
+@pytest.mark.parametrize("width_factor", [1, 2, 3])
+@pytest.mark.parametrize("padding", [None, "same"])
 @pytest.mark.parametrize("output_stride", [4, 8, 16, 32])
-def test_output_shape_is_what_comes_out(output_stride, width_factor, padding) -> None:
+def test_output_shape_is_what_comes_out(output_stride, padding, width_factor) -> None:
     """Every selection of outputs; the strides divide the image, so sizes are exact."""
     with torch.device("meta"):
         images = torch.empty(1, 3, 64, 96)
         for names in ALL_SELECTIONS:
-            backbone = Detectron2BitBackbone(
-                **TINY,
-                out_features=names,
-                output_stride=output_stride,
-                global_padding=padding,
-                width_factor=width_factor,
-            )
+            backbone = selection(names, output_stride, padding, width_factor)
             told = {
                 name: (1, s.channels, 64 // s.stride, 96 // s.stride)
                 for name, s in backbone.output_shape().items()
@@ -189,10 +184,54 @@ def test_output_shape_is_what_comes_out(output_stride, width_factor, padding) ->
             features = backbone(images)
             assert told == {name: tuple(f.shape) for name, f in features.items()}
             assert list(features) == list(told) == list(names)
-            assert backbone.size_divisibility == max(
-                s.stride for s in backbone.output_shape().values()
-            )
-            assert backbone.padding_constraints == {"size_divisibility": backbone.size_divisibility}
+            check_divisibility(backbone)
+
+
+@pytest.mark.parametrize("width_factor", [1, 2, 3])
+@pytest.mark.parametrize("output_stride", [4, 8, 16, 32])
+def test_output_shape_is_what_comes_out_without_padding(output_stride, width_factor) -> None:
+    """Maps lose a border, so strides show where the image grows by the largest of them."""
+    with torch.device("meta"):
+        small, large = torch.empty(1, 3, 320, 352), torch.empty(1, 3, 352, 320)
+        for names in ALL_SELECTIONS:
+            backbone = selection(names, output_stride, "valid", width_factor)
+            before, after = backbone(small), backbone(large)
+            assert list(before) == list(backbone.output_shape()) == list(names)
+            for name, shape in backbone.output_shape().items():
+                assert before[name].shape[1] == shape.channels
+                assert after[name].shape[2] - before[name].shape[2] == 32 // shape.stride
+                assert before[name].shape[3] - after[name].shape[3] == 32 // shape.stride
+            check_divisibility(backbone)
+
+
+def selection(names, output_stride, padding, width_factor) -> Detectron2BitBackbone:
+    return Detectron2BitBackbone(
+        **TINY,
+        out_features=names,
+        output_stride=output_stride,
+        global_padding=padding,
+        width_factor=width_factor,
+    )
+
+
+def check_divisibility(backbone: Detectron2BitBackbone) -> None:
+    largest = max(shape.stride for shape in backbone.output_shape().values())
+    assert backbone.size_divisibility == largest
+    assert backbone.padding_constraints == {"size_divisibility": largest}
+
+
+@pytest.mark.parametrize("feature_norm", [None, "none", "preact", "groupnorm"])
+@pytest.mark.parametrize("padding", [None, "same", "valid"])
+def test_output_shape_under_every_norm(feature_norm: str | None, padding: str | None) -> None:
+    cfg = tiny_cfg(BIT__FEATURE_NORM=feature_norm, BIT__GLOBAL_PADDING=padding)
+    for names in ALL_SELECTIONS:
+        cfg.MODEL.BIT.OUT_FEATURES = list(names)
+        with torch.device("meta"):
+            backbone = builders.build_bit_backbone(cfg, RGB)
+            features = backbone(torch.empty(1, 3, 320, 352))
+        channels = {name: shape.channels for name, shape in backbone.output_shape().items()}
+        assert channels == {name: f.shape[1] for name, f in features.items()}
+        assert list(features) == list(names)
 
 
 def test_it_is_bit_backbone_with_other_output_names() -> None:
@@ -285,3 +324,77 @@ def test_detectron2_can_import_it_by_environment_variable(monkeypatch) -> None:
         "assert 'build_bit_fpn_backbone' in BACKBONE_REGISTRY"
     )
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
+
+
+# What a plug-in such as vovnet-detectron2 does when it is imported, under names of its own.
+PLUGIN = """
+from detectron2.config import CfgNode, get_cfg
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, FPN, META_ARCH_REGISTRY, Backbone
+from torch import nn
+
+def add_vovnet_config(cfg):
+    cfg.MODEL.VOVNET = CfgNode({"CONV_BODY": "V-39-eSE", "OUT_FEATURES": ["stage2", "stage3"]})
+
+class VoVNet(Backbone):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, 8, 1)
+        self._out_features = ["stage3"]
+        self._out_feature_strides, self._out_feature_channels = {"stage3": 8}, {"stage3": 8}
+
+    def forward(self, x):
+        return {"stage3": self.stem(x)}
+
+@BACKBONE_REGISTRY.register()
+def build_vovnet_backbone(cfg, input_shape):
+    assert cfg.MODEL.VOVNET.CONV_BODY == "V-39-eSE"
+    return VoVNet()
+
+@BACKBONE_REGISTRY.register()
+def build_vovnet_fpn_backbone(cfg, input_shape):
+    return FPN(VoVNet(), ["stage3"], 16)
+
+@META_ARCH_REGISTRY.register()
+class VoVNetDetector(nn.Module):
+    pass
+"""
+OURS = "import bit_backbone.detectron2 as ours"
+BESIDE = """
+import torch
+from detectron2.modeling import build_backbone
+
+cfg = get_cfg()
+for add in ADDERS:
+    add(cfg)
+assert cfg.MODEL.VOVNET.CONV_BODY == "V-39-eSE" and cfg.MODEL.BIT.VARIANT == "R50x1"
+cfg.merge_from_list(["MODEL.BIT.DEPTHS", [1, 1, 1, 1], "MODEL.VOVNET.OUT_FEATURES", ["stage3"]])
+cfg.MODEL.BACKBONE.FREEZE_AT = 0
+for name, kind in {"build_vovnet_backbone": "VoVNet", "build_vovnet_fpn_backbone": "FPN",
+                   "build_bit_backbone": "Detectron2BitBackbone",
+                   "build_bit_fpn_backbone": "FPN"}.items():
+    cfg.MODEL.BACKBONE.NAME = name
+    backbone = build_backbone(cfg)
+    assert type(backbone).__name__ == kind, name
+    told = {n: s.channels for n, s in backbone.output_shape().items()}
+    with torch.no_grad():
+        features = backbone(torch.rand(1, 3, 64, 64))
+    assert told == {n: f.shape[1] for n, f in features.items() if n in told}, name
+"""
+
+
+@pytest.mark.parametrize(
+    ("ours_first", "adders"),
+    [
+        (True, "[ours.add_bit_config, add_vovnet_config]"),
+        (False, "[add_vovnet_config, ours.add_bit_config]"),
+    ],
+)
+def test_it_lives_beside_another_plug_in(ours_first: bool, adders: str) -> None:
+    """Either import and either node first: both build what they build alone."""
+    code = [OURS, PLUGIN] if ours_first else [PLUGIN, OURS]
+    script = "\n".join([*code, BESIDE.replace("ADDERS", adders)])
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -172,14 +172,41 @@ def segments(work: Path) -> Iterator[str]:
     MetadataCatalog.remove("tiny_segments")
 
 
+@pytest.fixture
+def digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Two scenes as ``register_digit_scenes`` registers them."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    monkeypatch.setattr(datasets, "SIZES", {"train": 2, "test": 2})
+    forget_digit_scenes()
+    datasets.register_digit_scenes()
+    yield "digit_scenes_train"
+    forget_digit_scenes()
+    monkeypatch.undo()
+    datasets.register_digit_scenes()
+
+
+def forget_digit_scenes() -> None:
+    for split in ("train", "test"):
+        DatasetCatalog.remove(f"digit_scenes_{split}")
+        MetadataCatalog.remove(f"digit_scenes_{split}")
+
+
 def deeplab_cfg(name: str, output: Path) -> CfgNode:
     config = "Cityscapes-SemanticSegmentation/deeplabv3plus_BiT_R50x1_OS16.yaml"
     cfg = shrink_heads(shrink(read(config)))
-    cfg.MODEL.WEIGHTS, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = "", 11
-    cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = (name,)
-    cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.CROP.SIZE = (128, 160), [32, 32]
-    cfg.INPUT.MIN_SIZE_TEST = 160  # the scenes' own, a multiple of the crop
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 11
+    cfg.INPUT.CROP.SIZE = [32, 32]
     cfg.MODEL.SEM_SEG_HEAD.COMMON_STRIDE = 4
+    shorten(cfg, name, output)
+    cfg.INPUT.MIN_SIZE_TEST = 160  # the scenes' own, a multiple of the crop
+    return cfg
+
+
+def shorten(cfg: CfgNode, name: str, output: Path) -> CfgNode:
+    """Make a configuration train two iterations on a data set, here, and evaluate on it."""
+    cfg.MODEL.WEIGHTS = ""
+    cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = (name,)
+    cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TEST = (128, 160), 128
     cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.MAX_ITER, cfg.SOLVER.STEPS = 2, 2, (1,)
     cfg.SOLVER.AMP.ENABLED = False
     cfg.DATALOADER.NUM_WORKERS = 0
@@ -201,32 +228,38 @@ def test_deeplab_trains_on_crops_and_is_evaluated(
     assert 0 <= metrics(tmp_path)[-1]["sem_seg/mIoU"] <= 100
 
 
-def test_a_data_set_without_evaluator_is_told(tmp_path: Path) -> None:
+def test_semantic_fpn_trains_and_is_evaluated(
+    segments: str, tmp_path: Path, quiet_logs: None
+) -> None:
     trainer_class = runpy.run_path(str(ROOT / "tools" / "train_net.py"))["Trainer"]
-    with pytest.raises(ValueError, match=r"evaluator_type of nothing must be one of coco, .*None"):
-        trainer_class.build_evaluator(read(QUICK), "nothing")
+    cfg = shrink_heads(shrink(read("COCO-SemanticSegmentation/semantic_fpn_BiT_R50x1_1x.yaml")))
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 11
+    trainer = trainer_class(shorten(cfg, segments, tmp_path))
+    trainer.train()
+    assert 0 <= metrics(tmp_path)[-1]["sem_seg/mIoU"] <= 100
 
 
-def test_digit_scenes_are_made_when_asked_for(tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    monkeypatch.setattr(datasets, "SIZES", {"train": 3, "test": 2})
-    for split in datasets.SIZES:
-        DatasetCatalog.remove(f"digit_scenes_{split}")
-        MetadataCatalog.remove(f"digit_scenes_{split}")
-    try:
-        datasets.register_digit_scenes()
-        datasets.register_digit_scenes()  # again is harmless
-        assert list(tmp_path.iterdir()) == []
-        records = DatasetCatalog.get("digit_scenes_train")
-        assert len(records) == 3
-        assert all(Path(record["file_name"]).is_file() for record in records)
-        assert MetadataCatalog.get("digit_scenes_train").thing_classes == list("0123456789")
-    finally:
-        for split in datasets.SIZES:
-            DatasetCatalog.remove(f"digit_scenes_{split}")
-            MetadataCatalog.remove(f"digit_scenes_{split}")
-        monkeypatch.undo()
-        datasets.register_digit_scenes()
+def test_keypoints_of_digits_are_trained_and_evaluated(
+    digits: str, tmp_path: Path, quiet_logs: None
+) -> None:
+    """Four keypoints, where COCO has seventeen: the evaluator needs their sigmas."""
+    trainer_class = runpy.run_path(str(ROOT / "tools" / "train_net.py"))["Trainer"]
+    cfg = shrink_heads(shrink(read("COCO-Keypoints/keypoint_rcnn_BiT_R50x1_FPN_1x.yaml")))
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 10, 0.0
+    cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS = 4
+    cfg.TEST.KEYPOINT_OKS_SIGMAS = [0.1] * 4
+    trainer = trainer_class(shorten(cfg, digits, tmp_path))
+    trainer.train()
+    assert {"bbox/AP", "keypoints/AP"} <= set(metrics(tmp_path)[-1])
+
+
+def test_digit_scenes_are_made_when_asked_for(digits: str, tmp_path: Path) -> None:
+    datasets.register_digit_scenes()  # again is harmless
+    assert list(tmp_path.iterdir()) == []
+    records = DatasetCatalog.get(digits)
+    assert len(records) == 2
+    assert all(Path(record["file_name"]).is_file() for record in records)
+    assert MetadataCatalog.get(digits).thing_classes == list("0123456789")
 
 
 def test_the_predictor_turns_its_bgr_images() -> None:
