@@ -80,6 +80,9 @@ def fill_workspace(folder: Path) -> None:
     """Writes a reader's own files: photographs, and folders of labelled images."""
     photograph("china").save(folder / "photo.jpg")
     photograph("flower").save(folder / "flower.jpg")
+    (folder / "photos").mkdir()
+    photograph("china").save(folder / "photos" / "china.jpg")
+    photograph("flower").save(folder / "photos" / "flower.jpg")
     random = np.random.default_rng(0)
     for split, count in (("train", 4), ("test", 2)):
         for label, name in enumerate(CLASSES):
