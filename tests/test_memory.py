@@ -46,7 +46,7 @@ def measured_backbone(config: BitConfig, shape: tuple, options: TrainingOptions)
 def test_the_estimate_is_what_a_step_takes(options: dict) -> None:
     options = TrainingOptions(**options, gpu=False)
     estimate = training_memory(backbone, SHAPE, options)
-    assert estimate.peak == pytest.approx(measured_backbone(CONFIG, SHAPE, options), rel=0.03)
+    assert estimate.peak == pytest.approx(measured_backbone(CONFIG, SHAPE, options), rel=0.05)
 
 
 def test_the_estimate_sees_activations_that_are_recomputed() -> None:
