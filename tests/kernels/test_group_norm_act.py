@@ -51,7 +51,7 @@ def test_the_kernels_compile_for_gpus(layout):
     from triton.compiler import ASTSource, compile
     from triton.runtime.jit import JITFunction
 
-    from bit_backbone.kernels import triton_group_norm
+    from bit_backbone.kernels import triton_kernels
 
     ones = {
         "contiguous": ["position_stride"],
@@ -69,7 +69,7 @@ def test_the_kernels_compile_for_gpus(layout):
 
     kernels_of_module = [
         f
-        for f in vars(triton_group_norm).values()
+        for f in vars(triton_kernels).values()
         if isinstance(f, JITFunction) and f.arg_names[0].endswith("_ptr")
     ]
     assert len(kernels_of_module) == 6
