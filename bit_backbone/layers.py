@@ -176,6 +176,11 @@ class DropPath(nn.Module):
         return f"rate={self.rate:g}"
 
 
+def drop_path(rate: float) -> nn.Module:
+    """Returns stochastic depth, or nothing to do at a rate of 0."""
+    return DropPath(rate) if rate > 0 else nn.Identity()
+
+
 def post_norm(config: BitConfig, channels: int, act: bool = True) -> nn.Module:
     """Returns the norm behind a convolution of stem or shortcut: none in pre-activation nets."""
     preactivation = config.layer_type == "preactivation"

@@ -15,7 +15,8 @@ from torch.utils.checkpoint import checkpoint
 from bit_backbone.channels import stem_conv
 from bit_backbone.config import BitConfig, StageSpec
 from bit_backbone.convolution import std_conv
-from bit_backbone.layers import DropPath, StemPool, activation, check_images, group_norm, post_norm
+from bit_backbone.hooks import add_to_branch
+from bit_backbone.layers import StemPool, activation, check_images, drop_path, group_norm, post_norm
 from bit_backbone.padding import centre_crop_like
 from bit_backbone.recompute import RecomputingModule
 
@@ -65,14 +66,16 @@ class Unit(nn.Module):
         stride, dilation = (stage.stride, stage.first_dilation) if first else (1, stage.dilation)
         self.conv2 = std_conv(config, cmid, cmid, 3, stride=stride, dilation=dilation)
         self.conv3 = std_conv(config, cmid, stage.channels, 1)
-        rate = stage.drop_path_rates[index]
-        self.drop_path = DropPath(rate) if rate > 0 else nn.Identity()
+        self.drop_path = drop_path(stage.drop_path_rates[index])
 
     def add(self, branch: Tensor, shortcut: Tensor) -> Tensor:
-        """Adds the shortcut to the branch; not in place, or hooks on the branch would see it."""
+        """Adds the shortcut to the branch, in place unless somebody has seen the branch."""
         if self.crops:
             shortcut = centre_crop_like(shortcut, branch)
-        return self.drop_path(branch) + shortcut
+        branch = self.drop_path(branch)
+        if not torch.jit.is_scripting():
+            return add_to_branch(branch, shortcut, self)
+        return branch + shortcut
 
 
 class PreActUnit(Unit):
@@ -89,8 +92,7 @@ class PreActUnit(Unit):
         activated = self.norm1(x) if activated is None else activated
         # The projection is fed the pre-activation, the identity shortcut is not.
         shortcut = x if self.downsample is None else self.downsample(activated)
-        branch = self.norm2(self.conv1(activated))
-        branch = self.norm3(self.conv2(branch))
+        branch = self.norm3(self.conv2(self.norm2(self.conv1(activated))))
         return self.add(self.conv3(branch), shortcut)
 
 

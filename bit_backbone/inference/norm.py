@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bit_backbone.convolution import is_real
+from bit_backbone.hooks import is_watched
 from bit_backbone.inference.convolution import NO_TRAINING
 from bit_backbone.layers import GroupNormAct
 
@@ -71,7 +72,7 @@ class ChunkedGroupNormAct(GroupNormAct):
             raise ValueError(NO_TRAINING)
         if not _is_worth_chunks(x):
             return super().forward(x)
-        overwrites = self.in_place and not any(conv._forward_hooks for conv in self.behind)
+        overwrites = self.in_place and not is_watched(*self.behind)
         return self.act(_group_norm_by_chunks(x, *arguments, out=x if overwrites else None))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from bit_backbone.hooks import is_watched
 from bit_backbone.network import BottleneckUnit, PreActUnit
 from bit_backbone.padding import centre_crop_like
 
@@ -29,7 +30,7 @@ class InPlacePreActUnit(PreActUnit):
         if self.crops:
             return self.conv3(branch) + centre_crop_like(shortcut, branch)
         if not torch.jit.is_scripting():  # noqa: SIM102 (alone, so that TorchScript skips it)
-            if self.conv3._forward_hooks:  # which want to see or replace what it returns alone
+            if is_watched(self.conv3):  # by hooks, which see or replace what it returns alone
                 return self.conv3(branch) + shortcut
         return self.conv3(branch, shortcut)
 
@@ -41,4 +42,7 @@ class InPlaceBottleneckUnit(BottleneckUnit):
         """Adds the shortcut to the branch."""
         if self.crops:
             shortcut = centre_crop_like(shortcut, branch)
+        if not torch.jit.is_scripting():  # noqa: SIM102 (alone, so that TorchScript skips it)
+            if is_watched(self.norm3):
+                return branch + shortcut
         return branch.add_(shortcut)
