@@ -102,9 +102,11 @@ class StdConv2d(nn.Conv2d):
             x = pad_same(x, self.kernel_size[0], self.stride[0], self.dilation[0], 0.0)
         weight = self.standardized_weight()
         if not torch.jit.is_scripting():
-            recipe = recipe_of(x, weight)
+            recipe, step = recipe_of(x, weight), _step_beforehand(self, x)
             if recipe is not None:
-                return convolve(self, x, weight, recipe)
+                return convolve(self, x, weight, recipe, step)
+            if step > 1:
+                return F.conv2d(x[:, :, ::step, ::step], weight)
         return F.conv2d(x, weight, None, self.stride, self.padding, self.dilation)
 
     def standardized_weight(self) -> Tensor:
@@ -147,6 +149,29 @@ class StdConv2d(nn.Conv2d):
 
     def __getstate__(self) -> dict[str, object]:
         return self.__dict__ | {"_kept": None}
+
+
+def _step_beforehand(conv: nn.Conv2d, x: Tensor) -> int:
+    """Returns the distance of the pixels that a convolution takes of a map before it works on it.
+
+    A 1x1 convolution with a stride needs no others; oneDNN lays out all the same the whole of a
+    contiguous map for itself, and its gradient back, which takes longer than the convolution.
+
+    Args:
+        conv: The convolution.
+        x: [N, in, H, W].
+
+    Returns:
+        The stride, or 1 where taking pixels brings nothing or would be recorded by a tracer.
+    """
+    worthwhile = (
+        conv.kernel_size == (1, 1)
+        and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
+        and isinstance(x, Tensor)  # and not a proxy of torch.fx
+        and x.device.type == "cpu"
+        and x.is_contiguous()
+    )
+    return conv.stride[0] if worthwhile else 1
 
 
 def _may_be_kept(weight: Tensor, training: bool) -> bool:

@@ -1,49 +1,15 @@
-"""The layers between BiT's convolutions: GroupNorm + activation, the stem's pooling, DropPath.
-
-Functions that look at a tensor's size are leaves for torch.fx, so that symbolic tracing
-(torchvision's ``create_feature_extractor``) keeps them dynamic. ``torch.fx.wrap`` reaches only the
-calls of the module that it is used in, so each module wraps what it calls.
-"""
+"""The layers between BiT's convolutions: GroupNorm + activation, DropPath."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from bit_backbone.config import BitConfig
 from bit_backbone.kernels import activation_name, group_norm_act, is_faster_in_triton
-from bit_backbone.padding import pad_same
 from bit_backbone.recompute import can_recompute, norm_act
 
-torch.fx.wrap("pad_same")
-
 GROUP_NORM_EPS = 1e-5
-
-
-@torch.fx.wrap
-def max_pool_in_zero_ring(x: Tensor) -> Tensor:
-    """3x3 max-pooling with stride 2 of ``x`` inside a one-pixel ring of zeros.
-
-    BiT pads with zeros and then pools; ``max_pool2d(padding=1)`` pads with -inf, which is not
-    the same where a border is negative. Written as that pooling plus a lower bound of 0 for the
-    windows that reach the ring: no padded copy is made, and ONNX Runtime (which fuses a zero
-    pad into the pooling as if it were -inf) computes it right.
-
-    Args:
-        x: [N, C, H, W].
-
-    Returns:
-        [N, C, (H + 1) // 2, (W + 1) // 2].
-    """
-    pooled = F.max_pool2d(x, 3, stride=2, padding=1)
-    rows = torch.arange(pooled.shape[-2], device=x.device)
-    columns = torch.arange(pooled.shape[-1], device=x.device)
-    # window i covers 2i - 1 .. 2i + 1; the ring lies at -1 and at the size
-    rows_touch = (rows == 0) | (2 * rows + 1 == x.shape[-2])
-    columns_touch = (columns == 0) | (2 * columns + 1 == x.shape[-1])
-    bound = torch.where(rows_touch[:, None] | columns_touch, 0.0, -float("inf"))
-    return torch.maximum(pooled, bound.to(x.dtype))
 
 
 def check_images(images: Tensor, num_channels: int, smallest: int) -> Tensor:
@@ -127,30 +93,6 @@ class GroupNormAct(nn.GroupNorm):
         if recomputes:
             return norm_act(self, x, act)
         return group_norm_act(x, self.num_groups, self.weight, self.bias, self.eps, act)
-
-
-class StemPool(nn.Module):
-    """The stem's 3x3 max-pooling with stride 2.
-
-    Args:
-        padding: None: a ring of zeros (BiT's). "same": as TensorFlow, with -inf. "valid": none.
-    """
-
-    def __init__(self, padding: str | None) -> None:
-        super().__init__()
-        self.padding = padding
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Pools [N, C, H, W]."""
-        if self.padding is None:
-            return max_pool_in_zero_ring(x)
-        if self.padding == "same":
-            x = pad_same(x, 3, 2, 1, -float("inf"))
-        return F.max_pool2d(x, 3, stride=2)
-
-    def extra_repr(self) -> str:
-        """Shows the padding when printed."""
-        return f"padding={self.padding!r}"
 
 
 class DropPath(nn.Module):

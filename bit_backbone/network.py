@@ -16,8 +16,9 @@ from bit_backbone.channels import stem_conv
 from bit_backbone.config import BitConfig, StageSpec
 from bit_backbone.convolution import std_conv
 from bit_backbone.hooks import add_to_branch
-from bit_backbone.layers import StemPool, activation, check_images, drop_path, group_norm, post_norm
+from bit_backbone.layers import activation, check_images, drop_path, group_norm, post_norm
 from bit_backbone.padding import centre_crop_like
+from bit_backbone.pooling import StemPool
 from bit_backbone.recompute import RecomputingModule
 
 torch.fx.wrap("centre_crop_like")
@@ -109,8 +110,7 @@ class BottleneckUnit(Unit):
     def forward(self, x: Tensor, activated: Tensor | None = None) -> Tensor:
         """Maps activated features to activated features; ``activated`` is ``x`` here."""
         shortcut = x if self.downsample is None else self.downsample(x)
-        branch = self.norm1(self.conv1(x))
-        branch = self.norm2(self.conv2(branch))
+        branch = self.norm2(self.conv2(self.norm1(self.conv1(x))))
         return self.act(self.add(self.norm3(self.conv3(branch)), shortcut))
 
 

@@ -1,4 +1,9 @@
-"""Padding and cropping that stay dynamic under compilers, exporters and tracers."""
+"""Padding and cropping that stay dynamic under compilers, exporters and tracers.
+
+Functions that look at a tensor's size are leaves for torch.fx, so that symbolic tracing
+(torchvision's ``create_feature_extractor``) keeps them dynamic. ``torch.fx.wrap`` reaches only the
+calls of the module that it is used in, so each module wraps what it calls.
+"""
 
 from __future__ import annotations
 

@@ -119,10 +119,18 @@ def recipe_of(x: Tensor, weight: Tensor) -> Recipe | None:
     return recipe if recipe.version == x._version else None
 
 
-def convolve(conv: nn.Conv2d, x: Tensor, weight: Tensor, recipe: Recipe) -> Tensor:
-    """Convolves ``x`` as ``conv`` does, with ``weight``; keeps the recipe instead of ``x``."""
-    geometry = conv.stride, conv.padding, conv.dilation
-    return _ConvOfNorm.apply(x, weight, *recipe.ingredients, recipe.maker, geometry)
+def convolve(conv: nn.Conv2d, x: Tensor, weight: Tensor, recipe: Recipe, step: int) -> Tensor:
+    """Convolves ``x`` as ``conv`` does, with ``weight``; keeps the recipe instead of ``x``.
+
+    Args:
+        conv: The convolution's geometry.
+        x: [N, in, H, W], what the recipe makes.
+        weight: [out, in, height, width].
+        recipe: How to make ``x``.
+        step: Distance of the pixels to take beforehand; with another than 1 the stride is done.
+    """
+    geometry = conv.stride if step == 1 else (1, 1), conv.padding, conv.dilation
+    return _ConvOfNorm.apply(x, weight, *recipe.ingredients, recipe.maker, geometry, step)
 
 
 def _once(backward: Callable[..., Any]) -> Callable[..., Any]:
@@ -174,9 +182,9 @@ class _ConvOfNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, weight: Tensor, *recipe: Any) -> Tensor:
-        *ingredients, ctx.maker, ctx.geometry = recipe
+        *ingredients, ctx.maker, ctx.geometry, ctx.step = recipe
         ctx.save_for_backward(weight, *ingredients)
-        return F.conv2d(y, weight, None, *ctx.geometry)
+        return F.conv2d(y[:, :, :: ctx.step, :: ctx.step], weight, None, *ctx.geometry)
 
     @staticmethod
     @_once
@@ -184,10 +192,21 @@ class _ConvOfNorm(torch.autograd.Function):
         weight, *ingredients = ctx.saved_tensors
         y = ctx.maker.make(tuple(ingredients))
         # Autocast has narrowed both for the convolution.
-        narrow = y.to(gradient.dtype), weight.to(gradient.dtype)
+        taken = y[:, :, :: ctx.step, :: ctx.step]
+        narrow = taken.to(gradient.dtype), weight.to(gradient.dtype)
         of_y, of_weight, _ = torch.ops.aten.convolution_backward(
             *(gradient, *narrow, None, *ctx.geometry, False, [0, 0], 1),
             [*ctx.needs_input_grad[:2], False],
         )
-        of_y = None if of_y is None else of_y.to(y.dtype)
+        if of_y is not None:
+            of_y = _spread(of_y.to(y.dtype), y, ctx.step)
         return of_y, of_weight.to(weight.dtype), *[None] * (len(ctx.needs_input_grad) - 2)
+
+
+def _spread(taken: Tensor, like: Tensor, step: int) -> Tensor:
+    """Returns zeros like ``like`` but for every ``step``-th pixel, which is that of ``taken``."""
+    if step == 1:
+        return taken
+    spread = torch.zeros_like(like)
+    spread[:, :, ::step, ::step] = taken
+    return spread

@@ -74,8 +74,8 @@ def test_feature_extractor_of_torchvision(padding, layer_type, feature_norm):
     for size in SIZES:
         x = images(size)
         found, raw = extractor(x), backbone.raw_taps(x, ["stage2", "stage4"])
-        assert torch.equal(found["middle"], raw["stage2"])
-        assert torch.equal(found["last"], raw["stage4"])
+        # A traced projection keeps its stride, an eager one takes its pixels first.
+        assert largest_difference(found, {"middle": raw["stage2"], "last": raw["stage4"]}) < 1e-5
     with pytest.raises(ValueError, match=r"images must be \[N, 3, H, W\]"):
         extractor(torch.randn(1, 4, 64, 64))
 

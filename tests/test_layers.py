@@ -13,12 +13,11 @@ from bit_backbone.convolution import StdConv2d, standardize
 from bit_backbone.layers import (
     DropPath,
     GroupNormAct,
-    StemPool,
     activation,
     check_images,
-    max_pool_in_zero_ring,
 )
 from bit_backbone.padding import centre_crop_like, pad_same
+from bit_backbone.pooling import StemPool, max_pool_in_zero_ring
 
 
 def by_batch_norm(weight, eps):
@@ -98,6 +97,10 @@ def test_zero_ring_pool_pads_with_zeros_at_every_size(shift):
             found.backward(cotangent)
             expected.backward(cotangent)
             torch.testing.assert_close(x.grad, twin.grad)
+            with torch.no_grad():  # by rows and columns, and channels-last
+                assert torch.equal(max_pool_in_zero_ring(x), expected)
+                last = x.to(memory_format=torch.channels_last)
+                assert torch.equal(max_pool_in_zero_ring(last), expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -106,12 +109,16 @@ def test_zero_ring_pool_keeps_dtype_and_memory_format(dtype):
     found = max_pool_in_zero_ring(x)
     assert found.dtype == dtype
     assert found.is_contiguous(memory_format=torch.channels_last)
+    contiguous = max_pool_in_zero_ring(x.contiguous())
+    assert contiguous.is_contiguous()
+    assert torch.equal(contiguous, found)
 
 
 def test_zero_ring_pool_passes_nan_on():
     x = torch.zeros(1, 1, 4, 4)
     x[..., 0, 0] = float("nan")
     assert max_pool_in_zero_ring(x).isnan().sum() == 1
+    assert max_pool_in_zero_ring(x.requires_grad_()).isnan().sum() == 1
 
 
 def test_stem_pool_of_each_padding():
@@ -228,3 +235,20 @@ def test_images_that_no_network_takes(images, message):
 def test_images_that_networks_take(dtype):
     images = torch.zeros(1, 3, 8, 8, dtype=dtype)
     assert check_images(images, 3, 2) is images
+
+
+@pytest.mark.parametrize("padding", [None, "same", "valid"])
+@pytest.mark.parametrize("size", [(8, 12), (7, 9), (1, 1)])
+def test_a_strided_pointwise_convolution_takes_its_pixels_first(padding, size, monkeypatch):
+    conv = StdConv2d(6, 4, 1, stride=2, padding=padding, eps=1e-10)
+    x = torch.randn(2, 6, *size, requires_grad=True)
+    expected = F.conv2d(x, standardize(conv.weight, conv.eps), stride=2)
+    cotangent = torch.randn_like(expected)
+    gradients = torch.autograd.grad(expected, (x, conv.weight), cotangent)
+    seen = []
+    convolve = F.conv2d
+    monkeypatch.setattr(F, "conv2d", lambda x, *args: seen.append(x.shape) or convolve(x, *args))
+    found = conv(x)
+    assert seen == [(2, 6, *expected.shape[2:])]
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(torch.autograd.grad(found, (x, conv.weight), cotangent), gradients)

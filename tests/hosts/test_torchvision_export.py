@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from networks import largest_difference
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.export import Dim
 from untrained import spread_scores
@@ -144,7 +145,7 @@ class TestExport:
         for batch, size in enumerate([*SIZES, (480, 640)], 1):
             x = torch.randn(batch, 3, *size)
             with torch.no_grad():
-                torch.testing.assert_close(dict(exported(x)), dict(backbone(x)))
+                assert largest_difference(dict(exported(x)), dict(backbone(x))) < 1e-5
 
 
 def onnx_session(path):

@@ -1,0 +1,94 @@
+"""The stem's max-pooling: BiT's own border, and a faster way on CPUs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bit_backbone.convolution import is_real
+from bit_backbone.padding import pad_same
+
+torch.fx.wrap("pad_same")
+
+
+@torch.fx.wrap
+def max_pool_in_zero_ring(x: Tensor) -> Tensor:
+    """3x3 max-pooling with stride 2 of ``x`` inside a one-pixel ring of zeros.
+
+    BiT pads with zeros and then pools; ``max_pool2d(padding=1)`` pads with -inf, which is not
+    the same where a border is negative. Written as that pooling plus a lower bound of 0 for the
+    windows that reach the ring: no padded copy is made, and ONNX Runtime (which fuses a zero
+    pad into the pooling as if it were -inf) computes it right.
+
+    Args:
+        x: [N, C, H, W].
+
+    Returns:
+        [N, C, (H + 1) // 2, (W + 1) // 2].
+    """
+    pooled = _max_pool(x)
+    rows = torch.arange(pooled.shape[-2], device=x.device)
+    columns = torch.arange(pooled.shape[-1], device=x.device)
+    # window i covers 2i - 1 .. 2i + 1; the ring lies at -1 and at the size
+    rows_touch = (rows == 0) | (2 * rows + 1 == x.shape[-2])
+    columns_touch = (columns == 0) | (2 * columns + 1 == x.shape[-1])
+    bound = torch.where(rows_touch[:, None] | columns_touch, 0.0, -float("inf"))
+    return torch.maximum(pooled, bound.to(x.dtype))
+
+
+def _max_pool(x: Tensor) -> Tensor:
+    """3x3 max-pooling with stride 2 and padding 1."""
+    if not torch.jit.is_scripting():  # noqa: SIM102 (alone, so that TorchScript skips it)
+        if _is_faster_by_axes(x):
+            return _max_of_threes(_max_of_threes(x, 2), 3)
+    return F.max_pool2d(x, 3, stride=2, padding=1)
+
+
+def _is_faster_by_axes(x: Tensor) -> bool:
+    """Whether to pool first over rows and then over columns: contiguous on a CPU, for inference.
+
+    PyTorch's kernel for that layout compares one value at a time, and takes five times as long.
+    Autograd would split the gradient of equal values where pooling gives it to the first.
+    """
+    return (
+        not (torch.compiler.is_compiling() or torch.jit.is_tracing())
+        and is_real(x)
+        and x.device.type == "cpu"
+        and x.is_contiguous()
+        and not (torch.is_grad_enabled() and x.requires_grad)
+    )
+
+
+def _max_of_threes(x: Tensor, axis: int) -> Tensor:
+    """Returns the largest of 2i - 1, 2i and 2i + 1 along an axis, as far as they exist."""
+    even, odd = (x.movedim(axis, 0)[first::2] for first in (0, 1))
+    largest = even.movedim(0, axis).clone(memory_format=torch.contiguous_format)
+    out = largest.movedim(axis, 0)
+    torch.maximum(out[: len(odd)], odd, out=out[: len(odd)])
+    torch.maximum(out[1:], odd[: len(even) - 1], out=out[1:])
+    return largest
+
+
+class StemPool(nn.Module):
+    """The stem's 3x3 max-pooling with stride 2.
+
+    Args:
+        padding: None: a ring of zeros (BiT's). "same": as TensorFlow, with -inf. "valid": none.
+    """
+
+    def __init__(self, padding: str | None) -> None:
+        super().__init__()
+        self.padding = padding
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pools [N, C, H, W]."""
+        if self.padding is None:
+            return max_pool_in_zero_ring(x)
+        if self.padding == "same":
+            x = pad_same(x, 3, 2, 1, -float("inf"))
+        return F.max_pool2d(x, 3, stride=2)
+
+    def extra_repr(self) -> str:
+        """Shows the padding when printed."""
+        return f"padding={self.padding!r}"
