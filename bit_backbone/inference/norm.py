@@ -96,19 +96,36 @@ def _is_worth_chunks(x: Tensor) -> bool:
     )
 
 
-# Opaque to compilers: inductor's own GroupNorm takes twice as long.
-@torch.library.custom_op("bit_backbone::group_norm_by_chunks", mutates_args=())
+# Opaque to compilers: inductor's own moments take twice as long. What is made of them it fuses.
+@torch.library.custom_op("bit_backbone::group_norm_affine", mutates_args=())
+def _group_norm_affine(
+    x: Tensor, weight: Tensor, bias: Tensor, num_groups: int, eps: float
+) -> tuple[Tensor, Tensor]:
+    """Returns scale and shift, [N, C], that normalise [N, C, H, W]."""
+    if _is_worth_chunks(x):
+        affine = [_affine(image, weight, bias, num_groups, eps) for image in _rows(x)]
+        scales, shifts = zip(*affine, strict=True)
+        return torch.stack(scales), torch.stack(shifts)
+    images, channels, height, width = x.shape
+    sizes = images, channels, height * width, num_groups
+    _, mean, rstd = torch.native_group_norm(x, None, None, *sizes, eps)
+    mean, rstd = (t.repeat_interleave(channels // num_groups, 1) for t in (mean, rstd))
+    scale = weight * rstd
+    return scale, bias - mean * scale
+
+
+@_group_norm_affine.register_fake
+def _(
+    x: Tensor, weight: Tensor, bias: Tensor, num_groups: int, eps: float
+) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape[:2]), x.new_empty(x.shape[:2])
+
+
 def _compiled_group_norm(
     x: Tensor, weight: Tensor, bias: Tensor, num_groups: int, eps: float
 ) -> Tensor:
-    if not _is_worth_chunks(x):
-        return torch.group_norm(x, num_groups, weight, bias, eps)
-    return _group_norm_by_chunks(x, weight, bias, num_groups, eps, out=None)
-
-
-@_compiled_group_norm.register_fake
-def _(x: Tensor, weight: Tensor, bias: Tensor, num_groups: int, eps: float) -> Tensor:
-    return torch.empty_like(x)
+    scale, shift = _group_norm_affine(x, weight, bias, num_groups, eps)
+    return x * scale[..., None, None] + shift[..., None, None]
 
 
 def _group_norm_by_chunks(
@@ -117,10 +134,18 @@ def _group_norm_by_chunks(
     """Normalises channels-last [N, C, H, W] into ``out``, which may be ``x``."""
     out = torch.empty_like(x) if out is None else out
     for image, normalised in zip(_rows(x), _rows(out), strict=True):
-        mean, variance = _moments(image, num_groups)
-        scale = weight * torch.rsqrt(variance + eps)
-        torch.addcmul(bias - mean * scale, image, scale, out=normalised)
+        scale, shift = _affine(image, weight, bias, num_groups, eps)
+        torch.addcmul(shift, image, scale, out=normalised)
     return out
+
+
+def _affine(
+    image: Tensor, weight: Tensor, bias: Tensor, num_groups: int, eps: float
+) -> tuple[Tensor, Tensor]:
+    """Returns scale and shift, [C], that normalise [pixels, C]."""
+    mean, variance = _moments(image, num_groups)
+    scale = weight * torch.rsqrt(variance + eps)
+    return scale, bias - mean * scale
 
 
 def _rows(x: Tensor) -> Tensor:
