@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from bit_backbone._extras import require
 from bit_backbone.extraction.decoding import Decoded, Decoder
 from bit_backbone.extraction.errors import ExtractionError
-from bit_backbone.extraction.sources import ImageRef
+from bit_backbone.extraction.listing import ImageRef
 
 if TYPE_CHECKING:
     from bit_backbone.extraction.progress import ExtractionBar

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from bit_backbone.extraction.errors import ExtractionError
-from bit_backbone.extraction.sources import ImageRef
+from bit_backbone.extraction.listing import ImageRef
 from bit_backbone.preprocessing import BitImageProcessor
 from bit_backbone.preprocessing.images import decode
 

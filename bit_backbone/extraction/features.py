@@ -13,8 +13,8 @@ from bit_backbone.backbone import BitBackbone
 from bit_backbone.extraction.batching import batches_of_one_size
 from bit_backbone.extraction.decoding import Decoded
 from bit_backbone.extraction.errors import ExtractionError
+from bit_backbone.extraction.listing import ImageRef
 from bit_backbone.extraction.pooling import POOLINGS
-from bit_backbone.extraction.sources import ImageRef
 from bit_backbone.preprocessing import BitImageProcessor
 
 DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16}

@@ -14,9 +14,10 @@ from bit_backbone.backbone import BitBackbone
 from bit_backbone.extraction.decoding import Decoded, Decoder, decoded_images
 from bit_backbone.extraction.destination import Destination, Summary
 from bit_backbone.extraction.features import Failure, FeatureExtractor, Features
+from bit_backbone.extraction.listing import Files, ImageRef, Listing
 from bit_backbone.extraction.progress import ExtractionBar
 from bit_backbone.extraction.settings import OutputSettings, describe
-from bit_backbone.extraction.sources import Files, ImageRef, Listing, find_images
+from bit_backbone.extraction.sources import find_images
 from bit_backbone.inference import optimize_for_inference
 from bit_backbone.preprocessing import BitImageProcessor
 

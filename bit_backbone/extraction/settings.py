@@ -12,8 +12,8 @@ from torch import nn
 
 from bit_backbone.backbone import BitBackbone
 from bit_backbone.extraction.features import DTYPES
+from bit_backbone.extraction.listing import Listing
 from bit_backbone.extraction.pooling import POOLINGS
-from bit_backbone.extraction.sources import Listing
 from bit_backbone.preprocessing import BitImageProcessor
 
 FORMATS = ("npy", "safetensors")

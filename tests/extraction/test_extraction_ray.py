@@ -21,7 +21,7 @@ from bit_backbone.extraction import (
 )
 from bit_backbone.extraction.cluster import read_until
 from bit_backbone.extraction.decoding import Decoded, Decoder
-from bit_backbone.extraction.sources import ImageRef
+from bit_backbone.extraction.listing import ImageRef
 
 
 @pytest.mark.parametrize(

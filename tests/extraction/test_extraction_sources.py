@@ -13,7 +13,7 @@ from webdataset.tariterators import base_plus_ext
 
 from bit_backbone.extraction import find_images
 from bit_backbone.extraction.keys import free_key, key_of, path_of
-from bit_backbone.extraction.sources import Shards
+from bit_backbone.extraction.listing import Shards
 
 PATHS = st.lists(
     st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1),
@@ -79,10 +79,9 @@ def test_a_folder_is_searched_to_the_bottom_and_ordered_by_name(photos, tmp_path
 )
 def test_a_pattern(pattern, expected, photos, monkeypatch):
     listing = find_images(photos / pattern)
-    assert [os.path.abspath(path) for path in paths(listing)] == [
-        str(photos / name) for name in expected
-    ]
+    assert paths(listing) == [str(photos / name) for name in expected]
     monkeypatch.chdir(photos)
+    assert [os.path.normpath(path) for path in paths(find_images(pattern))] == expected
     assert paths(find_images(pattern)) == paths(find_images(f"./{pattern}"))
 
 
@@ -112,8 +111,10 @@ def test_shards_keep_their_keys_and_count_up_repeated_ones(photos, tmp_path):
     assert [ref.key for ref in listing] == ["a/x", "y", "y~2", "y~3"]
     assert listing.ignored == 2
     assert listing[3].path == str(tmp_path / "t-1.tar" / "y.right.jpg")
-    for source in (tmp_path, tmp_path / "*.tar"):
+    (tmp_path / "notes.txt").touch()
+    for source, ignored in ((tmp_path, 3), (tmp_path / "*.tar", 2), (tmp_path / "*", 3)):
         assert find_images(source).fingerprint() == listing.fingerprint()
+        assert find_images(source).ignored == ignored
     for ref in listing:
         with open(ref.file, "rb") as file:
             file.seek(ref.offset)
@@ -170,6 +171,7 @@ def binary(folder):
     [
         (no_images, "needs at least one image .* among 1 files"),
         (both_kinds, "holds 1 images and 1 .tar files; name the one kind with a glob"),
+        (lambda folder: both_kinds(folder) / "*", r"/\* holds 1 images and 1 .tar files"),
         (twice, r"'./a.jpg' is on lines 1 and 3"),
         (binary, "one path per line; line 1 is binary"),
         (lambda folder: folder / "gone", "there is no '.*gone'"),
