@@ -41,6 +41,7 @@ class TrainingOptions:
     Attributes:
         amp: Whether forward passes run under bfloat16 autocast.
         grad_checkpointing: Whether residual units are recomputed in backward.
+        activation_recompute: Whether norms and activations alone are.
         optimizer: "sgd" (with momentum) or "adamw".
         processes: Over how many FSDP2 shards the model; 1 for no FSDP.
         gpu: Estimate what a GPU does, where autocast's group norms and the optimizer take more
@@ -52,6 +53,7 @@ class TrainingOptions:
 
     amp: bool = False
     grad_checkpointing: bool = False
+    activation_recompute: bool = False
     optimizer: str = "sgd"
     processes: int = 1
     gpu: bool = True
@@ -159,6 +161,7 @@ def _prepared(model: nn.Module, options: TrainingOptions, mesh: Any) -> nn.Modul
     for module in model.modules():
         if isinstance(module, BitNetwork):
             module.set_grad_checkpointing(options.grad_checkpointing)
+            module.set_activation_recompute(options.activation_recompute)
     if mesh is None:
         return model
     return shard(model, mesh, torch.bfloat16 if options.amp else None)

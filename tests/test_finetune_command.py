@@ -164,3 +164,14 @@ def test_torchrun_gives_one_classifier(folders):
     assert torch.isfinite(
         BitForImageClassification.from_pretrained(folders / "run" / "model").classifier.weight
     ).all()
+
+
+def test_recomputed_norms_change_no_weight(folders):
+    weights = []
+    for name, extra in (("kept", ()), ("made", ("--activation-recompute",))):
+        arguments = [*extra, "--output", str(folders / name), "--steps", "2"]
+        assert command(folders, *arguments) == 0
+        model = BitForImageClassification.from_pretrained(folders / name / "model")
+        weights.append(model.state_dict())
+    kept, made = weights
+    assert all(torch.equal(kept[name], made[name]) for name in kept)

@@ -31,6 +31,7 @@ def backbone(config: BitConfig = CONFIG) -> BitBackbone:
 def measured_backbone(config: BitConfig, shape: tuple, options: TrainingOptions) -> int:
     model = BitBackbone(config).train()
     model.set_grad_checkpointing(options.grad_checkpointing)
+    model.set_activation_recompute(options.activation_recompute)
     optimizer = OPTIMIZERS[options.optimizer](model.parameters())
     images = torch.zeros(shape)
     step = measured(model, optimizer, lambda: backbone_step(model, images), amp=options.amp)
@@ -40,6 +41,7 @@ def measured_backbone(config: BitConfig, shape: tuple, options: TrainingOptions)
 @pytest.mark.parametrize("options", [
     {},
     {"grad_checkpointing": True},
+    {"activation_recompute": True},
     {"amp": True},
     {"amp": True, "grad_checkpointing": True, "optimizer": "adamw"},
 ])  # fmt: skip
@@ -50,13 +52,10 @@ def test_the_estimate_is_what_a_step_takes(options: dict) -> None:
 
 
 def test_the_estimate_sees_activations_that_are_recomputed() -> None:
-    def build(enable: bool) -> BitBackbone:
-        model = backbone()
-        model.set_activation_recompute(enable)
-        return model
-
-    options = TrainingOptions(gpu=False)
-    kept, made = (training_memory(lambda e=e: build(e), SHAPE, options) for e in (False, True))
+    kept, made = (
+        training_memory(backbone, SHAPE, TrainingOptions(activation_recompute=enable, gpu=False))
+        for enable in (False, True)
+    )
     assert made.activations < 0.75 * kept.activations
 
 
@@ -153,6 +152,7 @@ def test_bad_requests_are_refused(options: dict, shape: tuple, message: str) -> 
         ([], "kept for backward"),
         (["--amp", "--grad-checkpointing", "--optimizer", "adamw"], "bfloat16, checkpointing"),
         (["--detector", "--processes", "4"], "Faster R-CNN, FSDP over 4"),
+        (["--activation-recompute"], "float32, recomputed norms"),
     ],
 )
 def test_info_prints_the_estimate(extra: list[str], told: str, capsys) -> None:

@@ -16,6 +16,14 @@ from bit_backbone.config import DENSE_FEATURE_NORM, VARIANTS
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 OPTIMIZERS = ("sgd", "adamw")
 GIB = 2**30
+_TRAINING_ALONE = (
+    "detector",
+    "amp",
+    "grad_checkpointing",
+    "activation_recompute",
+    "optimizer",
+    "processes",
+)
 
 
 def add_parser(subparsers: Any) -> None:
@@ -42,6 +50,7 @@ def _add_training_options(group: Any) -> None:
     option("--detector", action="store_true", help="of Faster R-CNN with FPN, not the backbone")
     option("--amp", action="store_true", help="bfloat16 autocast")
     option("--grad-checkpointing", action="store_true", help="recompute units in backward")
+    option("--activation-recompute", action="store_true", help="recompute norms in backward")
     option("--optimizer", choices=OPTIMIZERS, help="default sgd, with momentum")
     option("--processes", type=positive, metavar="N", help="shard over so many (FSDP)")
 
@@ -61,7 +70,7 @@ def run(args: argparse.Namespace) -> None:
     if args.train:
         _print_training(args, config)
         return
-    for name in ("detector", "amp", "grad_checkpointing", "optimizer", "processes"):
+    for name in _TRAINING_ALONE:
         if getattr(args, name):
             raise ValueError(f"--{name.replace('_', '-')} goes with --train, which is missing")
     _print_forward(args, config)
@@ -101,13 +110,15 @@ def _print_training(args: argparse.Namespace, config: Any) -> None:
     options = TrainingOptions(
         amp=args.amp,
         grad_checkpointing=args.grad_checkpointing,
+        activation_recompute=args.activation_recompute,
         optimizer=args.optimizer or OPTIMIZERS[0],
         processes=args.processes or 1,
     )
     memory = _training_memory(args, config, options)
     height, width = args.image_size
     how = ["bfloat16" if options.amp else "float32"]
-    how += ["checkpointing"] * options.grad_checkpointing + ["Faster R-CNN"] * args.detector
+    how += ["checkpointing"] * options.grad_checkpointing
+    how += ["recomputed norms"] * options.activation_recompute + ["Faster R-CNN"] * args.detector
     how += [f"FSDP over {options.processes}"] * (options.processes > 1)
     print(f"{args.variant} on {args.batch} x {height} x {width} in each process, {', '.join(how)}")
     print(f"parameters             {memory.parameters / GIB:8.2f} GiB")

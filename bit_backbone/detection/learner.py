@@ -33,6 +33,7 @@ class Learner:
             model.get_submodule("backbone").to(memory_format=torch.channels_last)
         body: Any = model.get_submodule("backbone.body")
         body.set_grad_checkpointing(settings.grad_checkpointing)
+        body.set_activation_recompute(settings.activation_recompute)
         dtype = PRECISIONS[settings.precision]
         self.network = distribute(model, group, fsdp=settings.fsdp, dtype=dtype)
         self.trained = [parameter for parameter in model.parameters() if parameter.requires_grad]

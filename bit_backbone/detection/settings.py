@@ -10,7 +10,14 @@ from typing import Any
 OPTIMIZERS = ("sgd", "adamw")
 PRECISIONS = ("float32", "bfloat16")  # float16 would need loss scaling
 # Settings that change how a run is carried out and not what comes out of it, but for rounding.
-_FREE = ("workers", "eval_every", "save_every", "grad_checkpointing", "fsdp")
+_FREE = (
+    "workers",
+    "eval_every",
+    "save_every",
+    "grad_checkpointing",
+    "activation_recompute",
+    "fsdp",
+)
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,7 @@ class DetectionSettings:
         eval_every: Evaluate after every so many steps, beside the end; None for the end alone.
         save_every: Save after every so many steps, beside the end and interruptions.
         grad_checkpointing: Whether to recompute every residual unit in backward, to save memory.
+        activation_recompute: Whether to recompute norms and activations alone: less of both.
         fsdp: Whether to shard parameters, gradients and the optimizer's state over the processes
             (FSDP2), instead of keeping all of them in each.
 
@@ -61,6 +69,7 @@ class DetectionSettings:
     eval_every: int | None = None
     save_every: int = 100
     grad_checkpointing: bool = False
+    activation_recompute: bool = False
     fsdp: bool = False
 
     def __post_init__(self) -> None:

@@ -74,6 +74,7 @@ def _add_recipe_options(parser: argparse.ArgumentParser) -> None:
     recipe.add_argument("--seed", type=int, default=0, metavar="N")
     recipe.add_argument("--precision", choices=PRECISIONS, default=PRECISIONS[0])
     recipe.add_argument("--grad-checkpointing", action="store_true", help="trade time for memory")
+    recipe.add_argument("--activation-recompute", action="store_true", help="a little of the same")
     recipe.add_argument("--fsdp", action="store_true", help="shard over the processes")
     recipe.add_argument("--eval-every", type=positive, metavar="STEPS")
     recipe.add_argument("--save-every", type=positive, default=100, metavar="STEPS")
@@ -161,6 +162,7 @@ def _model(args: argparse.Namespace, classes: list[str]) -> BitForImageClassific
     torch.manual_seed(args.seed)  # a random head is the same in every process
     model.reset_classifier(len(classes), dict(enumerate(classes)), zero=args.head == "zero")
     model.set_grad_checkpointing(args.grad_checkpointing)
+    model.set_activation_recompute(args.activation_recompute)
     return model
 
 
