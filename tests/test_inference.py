@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from live_filters import filter_bytes, filter_shapes, live_filter_bytes
 from networks import ALL, KINDS, PADDINGS, TINY, largest_difference, randomise, tiny
 from torch import nn
 
@@ -19,6 +20,7 @@ from bit_backbone import (
     optimize_for_inference,
 )
 from bit_backbone.convolution import StdConv2d
+from bit_backbone.inference import optimize_in_place
 from bit_backbone.inference.convolution import FoldedConv2d
 from bit_backbone.inference.norm import CHUNK, LONGEST_SUM, ChunkedGroupNormAct
 from bit_backbone.layers import GroupNormAct
@@ -122,6 +124,30 @@ def test_the_original_stays_trainable_and_as_it_is():
     assert all(torch.equal(before[name], value) for name, value in backbone.state_dict().items())
     sum(f.sum() for f in backbone(torch.randn(1, 3, 64, 64)).values()).backward()
     assert all(p.grad is not None for p in backbone.parameters())
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_in_place_weights_are_there_once(channels_last):
+    backbone = tiny(hidden_sizes=(40, 72, 104, 136), num_groups=8, embedding_size=24).eval()
+    shapes, once = filter_shapes(backbone), filter_bytes(backbone)
+    expected, images = optimized(backbone), torch.randn(1, 3, 63, 71)
+    expected = dict(expected(images))
+    found = optimize_in_place(backbone, channels_last=channels_last, keep_pages=False)
+    assert found is backbone
+    for _ in range(3):  # of which the others would lay filters out
+        assert largest_difference(dict(found(images)), expected) < 1e-5
+        assert live_filter_bytes(shapes) == once
+    with pytest.raises(ValueError, match="cannot be trained"):
+        backbone.train()
+
+
+def test_what_cannot_be_optimized_in_place_is_left_as_it_is():
+    norm = nn.Sequential(GroupNormAct(2, 4))
+    for change in (lambda: optimize_in_place(norm), lambda: optimize_in_place(tiny(), dtype=1)):
+        with pytest.raises(ValueError, match=r"takes a BiT model|dtype must be"):
+            change()
+    assert type(norm[0]) is GroupNormAct
+    assert norm.training
 
 
 def test_optimizing_twice_changes_nothing_more():

@@ -192,4 +192,4 @@ def _engine(args: argparse.Namespace) -> Engine:
         raise ValueError(f"only --engine ray has {', '.join(given)}; got {given} without it")
     cores = len(os.sched_getaffinity(0))
     workers = min(max(cores - 1, 1), MOST_WORKERS) if args.workers is None else args.workers
-    return LocalEngine(workers)
+    return LocalEngine(workers, in_place=True)

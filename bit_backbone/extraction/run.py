@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,7 +19,7 @@ from bit_backbone.extraction.listing import Files, ImageRef, Listing
 from bit_backbone.extraction.progress import ExtractionBar
 from bit_backbone.extraction.settings import OutputSettings, describe
 from bit_backbone.extraction.sources import find_images
-from bit_backbone.inference import optimize_for_inference
+from bit_backbone.inference import optimize_in_place
 from bit_backbone.preprocessing import BitImageProcessor
 
 __all__ = ["Extraction", "LocalEngine", "extract", "native_size"]
@@ -61,9 +62,13 @@ class Extraction:
         """Returns the same extraction to send elsewhere, where shards come with their images."""
         return dataclasses.replace(self, listing=Files(self.listing.root, []))
 
+    def with_own_backbone(self) -> Extraction:
+        """Returns the same extraction with a copy of the network."""
+        return dataclasses.replace(self, backbone=copy.deepcopy(self.backbone))
+
     def extractor(self) -> FeatureExtractor:
-        """Returns the network, made fast for inference, with all that belongs to it."""
-        backbone = optimize_for_inference(self.backbone, compile=self.compile)
+        """Makes the network itself fast for inference, and returns all that belongs to it."""
+        backbone = optimize_in_place(self.backbone, compile=self.compile)
         return FeatureExtractor(
             backbone, self.processor, self.output.pool, self.output.dtype, self.batch_size
         )
@@ -88,15 +93,19 @@ class LocalEngine:
 
     Attributes:
         workers: Processes that read; 0 reads in this one.
+        in_place: Whether the caller's network computes, and not a copy: its weights are in memory
+            once. Afterwards it is what ``optimize_in_place`` made of it, and of no use for training
+            or for going on with this extraction.
         decoding_seconds: Spent on reading, by all workers together; for measurements.
     """
 
     workers: int = 0
+    in_place: bool = False
     decoding_seconds: float = field(default=0.0, init=False)
 
     def __call__(self, job: Extraction, shards: Sequence[int], bar: ExtractionBar) -> None:
         """Writes shards one after another."""
-        extractor = job.extractor()
+        extractor = (job if self.in_place else job.with_own_backbone()).extractor()
         images = decoded_images(job.decoder(), map(job.refs, shards), self.workers)
         for shard in shards:
             decoded = self._timed(islice(images, len(job.refs(shard))))
@@ -142,8 +151,8 @@ def extract(
     Args:
         source: What ``find_images`` takes, or what it returned.
         destination: A folder, new or of the same extraction.
-        backbone: The network; put into eval mode. A copy by ``optimize_for_inference`` computes,
-            on its device.
+        backbone: The network; put into eval mode. A copy, made fast for inference, computes on its
+            device (with ``LocalEngine(in_place=True)`` no copy).
         processor: Of images; None resizes the shorter side to 224 and crops nothing.
         output: What to write; None for maps, .npy and fp32.
         batch_size: Most images of a forward.

@@ -1,5 +1,5 @@
-"""Models made fast for inference: ``optimize_for_inference`` and the layers it puts in place."""
+"""Models made fast for inference: the functions that do it and the layers they put in place."""
 
-from bit_backbone.inference.optimize import optimize_for_inference
+from bit_backbone.inference.optimize import optimize_for_inference, optimize_in_place
 
-__all__ = ["optimize_for_inference"]
+__all__ = ["optimize_for_inference", "optimize_in_place"]

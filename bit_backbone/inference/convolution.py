@@ -37,6 +37,7 @@ class FoldedConv2d(nn.Conv2d):
         pads_same: Whether the input is padded as TensorFlow's SAME first.
         eps: Epsilon of the standardization of loaded weights.
         channels_last: Whether weight and maps are laid out channels-last.
+        lays_out: Whether filters are laid out beforehand, which is a copy of them.
     """
 
     __jit_ignored_attributes__ = ("_seen",)
@@ -45,6 +46,7 @@ class FoldedConv2d(nn.Conv2d):
         pads_same: bool
         eps: float
         channels_last: bool
+        lays_out: bool
         # Shape and type of the latest input with the weight it met; the filters laid out for it.
         _seen: tuple[tuple[Any, ...] | None, Tensor | None]
 
@@ -62,6 +64,7 @@ class FoldedConv2d(nn.Conv2d):
         folded: Any = conv
         folded.__class__ = cls
         folded.channels_last = channels_last
+        folded.lays_out = True
         folded._seen = (None, None)
 
     def forward(self, x: Tensor, total: Tensor | None = None) -> Tensor:
@@ -106,6 +109,8 @@ class FoldedConv2d(nn.Conv2d):
     def _packed_for(self, x: Tensor) -> Tensor:
         """Returns the filters as laid out for the shape of ``x``, if it came before, or as is."""
         weight = self.weight
+        if not self.lays_out:
+            return weight
         version = 0 if weight.is_inference() else weight._version
         key = (x.shape, x.dtype, weight.data_ptr(), version)
         seen, packed = self._seen  # at once: other threads may run this layer, too

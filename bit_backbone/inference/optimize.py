@@ -26,7 +26,7 @@ from bit_backbone.network import (
 )
 from bit_backbone.pages import keep_pages as keep_pages_of_process
 
-__all__ = ["optimize_for_inference"]
+__all__ = ["optimize_for_inference", "optimize_in_place"]
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -77,25 +77,74 @@ def optimize_for_inference(
     Raises:
         ValueError: There is no BiT layer in ``model``, or ``dtype`` is not one of these.
     """
+    _check(model, dtype)
+    with torch.inference_mode(False):  # parameters made within it would stay bound to it
+        optimized = copy.deepcopy(model)
+    return _optimize(optimized, channels_last, compile, dtype, keep_pages)
+
+
+def optimize_in_place(
+    model: Model,
+    channels_last: bool = True,
+    compile: bool = False,
+    dtype: torch.dtype | None = None,
+    keep_pages: bool = True,
+) -> Model:
+    """Does what ``optimize_for_inference`` does to the model itself, and returns it.
+
+    For networks that fill the memory: weights are there once, in place of the original and the
+    copy. Filters are not laid out for shapes that come again either, which would be another copy:
+    on CPUs that is slower where a batch is a few small images. The model cannot be trained any
+    more, and the state dict it had is lost.
+
+    Args:
+        model: What to optimize; changed.
+        channels_last: As in ``optimize_for_inference``.
+        compile: As there.
+        dtype: As there.
+        keep_pages: As there.
+
+    Raises:
+        ValueError: There is no BiT layer in ``model``, or ``dtype`` is not one of these.
+    """
+    _check(model, dtype)
+    optimized = _optimize(model, channels_last, compile, dtype, keep_pages)
+    for module in optimized.modules():
+        if isinstance(module, FoldedConv2d):
+            module.lays_out = False
+    return optimized
+
+
+def _check(model: nn.Module, dtype: torch.dtype | None) -> None:
+    """Refuses what cannot be optimized before anything is changed."""
     if dtype is not None and dtype not in _DTYPES:
         raise ValueError(f"dtype must be None, {', '.join(map(str, _DTYPES))}, got {dtype!r}")
-    with torch.inference_mode(False):  # parameters made within it would stay bound to it
-        optimized = copy.deepcopy(model).eval().requires_grad_(False)
-        _replace_layers(optimized, channels_last)
-    networks = [module for module in optimized.modules() if isinstance(module, BitNetwork)]
+    if not any(type(m) is StdConv2d or isinstance(m, FoldedConv2d) for m in model.modules()):
+        raise ValueError(
+            "optimizing for inference takes a BiT model, or a model that holds one, got a "
+            f"{type(model).__name__} without a convolution of BiT's"
+        )
+
+
+def _optimize(
+    model: Model, channels_last: bool, compile: bool, dtype: torch.dtype | None, keep_pages: bool
+) -> Model:
+    with torch.inference_mode(False):
+        _replace_layers(model.eval().requires_grad_(False), channels_last)
+    networks = [module for module in model.modules() if isinstance(module, BitNetwork)]
     if dtype is not None:
         for network in networks:
             _compute_in(network, dtype)
     if channels_last:
-        optimized.to(memory_format=torch.channels_last)
+        model.to(memory_format=torch.channels_last)
     if compile:
         for network in networks:
             network.compile(options={"freezing": True})
             network.register_load_state_dict_pre_hook(_refuse_new_weights)
-    if keep_pages and any(p.device.type == "cpu" for p in optimized.parameters()):
+    if keep_pages and any(p.device.type == "cpu" for p in model.parameters()):
         keep_pages_of_process()
-    optimized.train = _TrainingRefused(optimized)  # type: ignore[method-assign, assignment]
-    return optimized
+    model.train = _TrainingRefused(model)  # type: ignore[method-assign, assignment]
+    return model
 
 
 def _replace_layers(model: nn.Module, channels_last: bool) -> None:
@@ -108,11 +157,6 @@ def _replace_layers(model: nn.Module, channels_last: bool) -> None:
             module.channels_last = channels_last
         elif type(module) is GroupNormAct:
             ChunkedGroupNormAct.adopt(module)
-    if not any(isinstance(module, FoldedConv2d) for module in model.modules()):
-        raise ValueError(
-            "optimize_for_inference takes a BiT model, or a model that holds one, got a "
-            f"{type(model).__name__} without a convolution of BiT's"
-        )
     overwritable = _units_behind_units(model)
     for module in model.modules():
         if isinstance(module, Stage):

@@ -21,6 +21,7 @@ from extraction_outputs import (
     vectors_in,
     write_many,
 )
+from live_filters import filter_bytes, filter_shapes, live_filter_bytes
 from networks import relative_difference, tiny
 from photographs import photograph
 from safetensors.numpy import load
@@ -28,6 +29,7 @@ from torch.nn import functional
 
 from bit_backbone import BitBackbone
 from bit_backbone.cli import main
+from bit_backbone.convolution import StdConv2d
 from bit_backbone.extraction import (
     ExtractionError,
     LocalEngine,
@@ -36,6 +38,7 @@ from bit_backbone.extraction import (
     extract,
     find_images,
 )
+from bit_backbone.extraction.features import FeatureExtractor
 from bit_backbone.extraction.pooling import POOLINGS
 from bit_backbone.extraction.run import native_size
 
@@ -316,6 +319,40 @@ def test_the_command(photos, tmp_path, capsys, backbone):
     assert_equal_features(maps, alone(loaded, photos / "a/one.jpg"))
     assert main([*arguments, "--dtype", "fp16"]) == 2
     assert "dtype was 'fp32' and is 'fp16'" in capsys.readouterr().err
+
+
+def test_the_command_holds_the_weights_once(photos, tmp_path, monkeypatch):
+    # Other shapes than those of the networks of tests beside this one.
+    options = {"hidden_sizes": (40, 72, 104, 136), "embedding_size": 24, "num_groups": 8}
+    model = tiny(out_indices=[1, 3], **options)
+    model.save_pretrained(tmp_path / "weights")
+    shapes, once = filter_shapes(model), filter_bytes(model)
+    del model
+    seen, compute = [], FeatureExtractor._extract
+
+    def watched(self, batch):
+        results = compute(self, batch)
+        seen.append(live_filter_bytes(shapes))
+        return results
+
+    monkeypatch.setattr(FeatureExtractor, "_extract", watched)
+    arguments = ["extract", str(photos), "--output", str(tmp_path / "out"), "--workers", "0"]
+    arguments += ["--weights", str(tmp_path / "weights"), "--out-indices", "1", "3"]
+    arguments += ["--short-side", "48", "--device", "cpu", "--batch-size", "1"]
+    assert main(arguments) == 0
+    assert len(seen) == len(IMAGES)
+    assert set(seen) == {once}
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_the_network_of_a_caller_is_changed_only_where_asked(in_place, photos, tmp_path, backbone):
+    before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
+    engine = LocalEngine(in_place=in_place)
+    extract(photos, tmp_path, backbone, processor=PROCESSOR, engine=engine)
+    convolutions = {type(m) for m in backbone.modules() if isinstance(m, torch.nn.Conv2d)}
+    assert (convolutions == {StdConv2d}) is not in_place
+    same = [tensor.equal(before[name]) for name, tensor in backbone.state_dict().items()]
+    assert all(same) is not in_place
 
 
 def test_a_network_that_does_not_take_rgb_is_refused(photos, tmp_path):
