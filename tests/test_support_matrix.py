@@ -164,8 +164,8 @@ def test_a_step_sees_nothing_of_this_checkouts_python_path(matrix, monkeypatch, 
     log = tmp_path / "log"
     matrix.step("look", [sys.executable, "-c", "import os; print(os.environ['PATH'])"], log)
     assert log.read_text() == os.environ["PATH"] + "\n"
+    code = "import os; os.environ['PYTHONPATH']"
     with pytest.raises(matrix.RowError, match="look: exit status 1: KeyError: 'PYTHONPATH'"):
-        code = "import os; os.environ['PYTHONPATH']"
         matrix.step("look", [sys.executable, "-c", code], log)
     monkeypatch.setattr(matrix, "STEP_LIMIT", 0.2)
     with pytest.raises(matrix.RowError, match=r"wait: not done after 0\.2 s"):
