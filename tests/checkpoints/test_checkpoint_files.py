@@ -118,6 +118,24 @@ def truncated_pkl(path):
     truncated(path)
 
 
+def newer_npy(path):
+    """An array whose header has a version that NumPy writes for names of fields alone."""
+    content = bytearray(npy(np.zeros(3, np.float32)))
+    content[6] = 3
+    forged_npz(path, {KERNEL: bytes(content)})
+
+
+def shaped_in_the_pickle(path):
+    """numpy pickles arrays as empty ones that are filled; here memory would be taken at once."""
+    reconstruct = np.empty(0).__reduce__()[0]
+
+    class Array:
+        def __reduce__(self):
+            return (reconstruct, (np.ndarray, (2**40,), b"b"))
+
+    path.write_bytes(pickle.dumps({"model": {"stem.conv.weight": Array()}}))
+
+
 def truncated_safetensors(path):
     save_file({"stem.conv.weight": torch.ones(64, 3, 7, 7)}, path)
     truncated(path)
@@ -162,6 +180,11 @@ CASES = {
     "something else": (text("weights"), r"must be \.npz, torch\.save, \.safetensors or \.pkl"),
     "a truncated .npz": (truncated_npz, r"is truncated: its \d+ bytes start a zip archive"),
     "a corrupt .npz": (corrupt_npz, r"the data of '.+' are damaged \(Bad CRC-32"),
+    "an .npz of a newer version": (newer_npy, r"is no readable numpy array \(version \(3, 0\)"),
+    "a shape in a .pkl": (
+        shaped_in_the_pickle,
+        r"is refused: .*it asks for a ndarray of shape \(1099511627776,\)",
+    ),
     "an encrypted .npz": (encrypted_npz, "is no readable numpy array .*encrypted"),
     "an .npz of text": (
         lambda path: forged_npz(path, {KERNEL: b"hello"}),
@@ -318,3 +341,18 @@ def test_a_model_does_not_depend_on_the_file_it_came_from(tmp_path):
     with path.open("r+b") as file:
         file.write(bytes(path.stat().st_size))
     assert_unchanged(model, before)
+
+
+def test_what_is_no_file_is_told(tmp_path):
+    for path in (tmp_path / "none.pth", tmp_path):
+        with pytest.raises(CheckpointError, match=f"no such file: {path}"):
+            open_file(path)
+
+
+def test_a_file_that_is_cut_while_it_is_read_is_told(tmp_path):
+    path = tmp_path / "w.safetensors"
+    save_file({"stem.conv.weight": torch.ones(64, 3, 70, 70)}, path)  # beyond what is buffered
+    mapping = open_file(path)
+    os.truncate(path, 4096)
+    with pytest.raises(CheckpointError, match="was cut short while it was being read, at 'stem"):
+        mapping.read("stem.conv.weight")
