@@ -1,5 +1,6 @@
 """Files that are not what they should be: each refused with its own reason, none half-read."""
 
+import codecs
 import io
 import json
 import os
@@ -118,6 +119,50 @@ def truncated_pkl(path):
     truncated(path)
 
 
+class Forged:
+    """An array of some type over bytes of the attacker's, as numpy would take it from a pickle."""
+
+    def __init__(self, dtype, data, shape=(4,)):
+        self.state = (1, shape, dtype, False, data)
+
+    def __reduce__(self):
+        return (np.empty(0).__reduce__()[0], (np.ndarray, (0,), b"b"), self.state)
+
+
+class ForgedType:
+    def __init__(self, code, *state):
+        self.code, self.state = code, (3, *state)
+
+    def __reduce__(self):
+        return (np.dtype, (self.code, False, True), self.state)
+
+
+HOLDS_OBJECTS = 1  # numpy's NPY_ITEM_REFCOUNT: freeing the array follows its items as pointers
+AS_POINTERS = {
+    "O8": ForgedType("O8", "|", None, None, None, -1, -1, HOLDS_OBJECTS),
+    "V8": ForgedType("V8", "|", None, ("a",), {"a": (np.dtype("O"), 0)}, 8, 1, HOLDS_OBJECTS),
+}
+
+
+class Encoded:
+    def __reduce__(self):
+        return (codecs.encode, ("text", "zip"))
+
+
+class Unfilled:
+    def __reduce__(self):
+        return (np.ndarray, ((2**40,),))
+
+
+def pointers(code, save):
+    content = {"model": {"stem.conv.weight": Forged(AS_POINTERS[code], b"A" * 32)}}
+    return lambda path: save(content, path)
+
+
+def save_pickle(content, path):
+    path.write_bytes(pickle.dumps(content))
+
+
 def newer_npy(path):
     """An array whose header has a version that NumPy writes for names of fields alone."""
     content = bytearray(npy(np.zeros(3, np.float32)))
@@ -181,9 +226,25 @@ CASES = {
     "a truncated .npz": (truncated_npz, r"is truncated: its \d+ bytes start a zip archive"),
     "a corrupt .npz": (corrupt_npz, r"the data of '.+' are damaged \(Bad CRC-32"),
     "an .npz of a newer version": (newer_npy, r"is no readable numpy array \(version \(3, 0\)"),
+    **{
+        f"pointers as {code} in {kind}": (
+            pointers(code, save),
+            rf"asks for .*numpy\.dtype '{code}'",
+        )
+        for code in AS_POINTERS
+        for kind, save in (("a .pkl", save_pickle), ("a .pth", torch.save))
+    },
+    "bytes by another codec": (
+        lambda path: save_pickle({"model": {"a": Encoded()}}, path),
+        "it asks for the codec 'zip'",
+    ),
+    "an array without content": (
+        lambda path: save_pickle({"model": {"a": Unfilled()}}, path),
+        r"it asks for a numpy\.ndarray without content",
+    ),
     "a shape in a .pkl": (
         shaped_in_the_pickle,
-        r"is refused: .*it asks for a ndarray of shape \(1099511627776,\)",
+        r"is refused: .*it asks for an array of shape \(1099511627776,\)",
     ),
     "an encrypted .npz": (encrypted_npz, "is no readable numpy array .*encrypted"),
     "an .npz of text": (
@@ -298,6 +359,31 @@ def test_pickles_of_arrays_are_read(protocol, tmp_path):
     other = classifier()
     load(other, tmp_path / "a.pkl")
     assert_unchanged(other, snapshot(model))
+
+
+@pytest.mark.parametrize("save", [save_pickle, torch.save])
+def test_types_of_numbers_are_read_as_numpy_reads_them(save, tmp_path):
+    """Flags of the file's own are left out; orders of bytes and axes are not."""
+    rng = np.random.default_rng(0)
+    plain = rng.normal(size=(3, 5)).astype(np.float32)
+    content = {
+        "big-endian": plain.astype(">f4"),
+        "by columns": np.asfortranarray(plain),
+        "half": plain.astype(np.float16),
+        "whole": plain.astype(np.int64),
+        "truth": plain > 0,
+        "nothing": plain[:0],
+        "single": np.array(plain[0, 0]),
+    }
+    flagged = Forged(ForgedType("f4", "<", None, None, None, -1, -1, 1), plain.tobytes(), (3, 5))
+    others = {"flagged": flagged, "name": np.array(["a", "bc"]), "count": np.float32(3)}
+    save({"model": content | others}, tmp_path / "a")
+    tensors = open_file(tmp_path / "a")
+    for name, array in (content | {"flagged": plain}).items():
+        if name == "big-endian":
+            array = plain
+        np.testing.assert_array_equal(tensors.read(name).numpy(), array)
+    assert set(tensors.specs) == {*content, "flagged"}
 
 
 def test_numpy_arrays_in_a_pth_are_read(tmp_path):
