@@ -58,6 +58,13 @@ def zeros_bomb(path):
     forged_npz(path, {KERNEL: npy(np.zeros((7, 7, 3, 150_000), np.float32))})
 
 
+def npz_with_header(text):
+    """Whatever text says where an array's header says what the array is."""
+    header = text.encode("latin1") + b"\n"
+    content = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + bytes(64)
+    return lambda path: forged_npz(path, {KERNEL: content})
+
+
 def lying_header(path):
     """A header that says 7x7x3x64, over a stream of megabytes."""
     forged_npz(path, {KERNEL: npy(np.zeros((7, 7, 3, 64), np.float32)) + bytes(10**6)})
@@ -251,6 +258,13 @@ CASES = {
         lambda path: forged_npz(path, {KERNEL: b"hello"}),
         r"is no readable numpy array \(.*magic string",
     ),
+    **{
+        f"an .npz with the header {text[:9]}": (
+            npz_with_header(text),
+            r"is no readable numpy array \(",
+        )
+        for text in ("{'descr':=\x12r", "{" * 5000, "{[]: 1}", "  \x12\n 1", "3")
+    },
     "objects in an .npz": (object_array, "holds pickled Python objects, which can run code"),
     "a zip bomb of zeros": (zeros_bomb, r"looks like a zip bomb: \d+ bytes would inflate to \d+"),
     "a zip bomb behind a header": (lying_header, r"needs 37760 bytes, but the archive declares"),
