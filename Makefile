@@ -6,7 +6,7 @@ bin := $(VENV)/bin
 installed := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all fuzz check docs dist format bench clean
+.PHONY: help demo test test-all coverage fuzz matrix check docs dist format bench clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -21,9 +21,15 @@ test: $(installed)  ## run the fast tests
 test-all: $(installed)  ## run every test
 	$(bin)/python -m pytest -n auto --maxprocesses 4
 
+coverage: $(installed)  ## run the fast tests and list the lines that none of them reached
+	$(bin)/python -m pytest -m "not slow" -n auto --maxprocesses 4 --cov
+
 fuzz: $(installed)  ## feed damaged files and odd networks to everything, for ten minutes or so
 	PYTHONPATH=tests $(bin)/python tests/fuzz/campaign.py
 	HYPOTHESIS_PROFILE=fuzz $(bin)/python -m pytest tests/fuzz/test_any_network.py
+
+matrix: $(installed)  ## test the oldest and newest torch on every Python; MATRIX="--rows plain-newest"
+	$(bin)/python tools/support_matrix.py $(MATRIX)
 
 check: $(installed)  ## check format, lint and types
 	$(bin)/ruff format --check .
@@ -47,7 +53,7 @@ bench: $(installed)  ## measure time and memory beside peers; BENCH="--workloads
 	$(bin)/python tools/benchmark.py $(BENCH)
 
 clean:  ## remove the environment and everything built
-	rm -rf $(VENV) build dist demo fuzz-findings *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist demo .coverage* fuzz-findings *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find bit_backbone tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(installed): setup.py pyproject.toml

@@ -36,7 +36,16 @@ EXTRAS = {
     "docs": DOCS,
     "ray": [*EXTRACT, "ray[data]>=2.40"],
     "test": TEST,
-    "dev": [*TEST, *DOCS, "check-wheel-contents>=0.6", "mypy>=1.13", "ruff>=0.15", "twine>=6.1"],
+    "dev": [
+        *TEST,
+        *DOCS,
+        "check-wheel-contents>=0.6",
+        "coverage[toml]>=7.10",
+        "mypy>=1.13",
+        "pytest-cov>=7.0",
+        "ruff>=0.15",
+        "twine>=6.1",
+    ],
 }
 
 

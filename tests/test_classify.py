@@ -121,13 +121,15 @@ def test_a_file_of_weights_is_classified_by_the_official_preset(images, tmp_path
         ({"num_labels": 0}, [], "a checkpoint with a head, and this one has none"),
         ({}, ["--preset", "best"], "'best' is neither a preset"),
         ({}, ["--labels", "LABELS"], "a head of 7 classes needs 7 names, got 2"),
+        ({}, ["--labels", "BLANK"], "should hold one class name per line, and is empty"),
     ],
 )
 def test_what_is_refused(tmp_path, images, changes, arguments, message, capsys):
     BitForImageClassification(TINY, **changes).save_pretrained(tmp_path / "c")
     BitImageProcessor().save_pretrained(tmp_path / "c")
     (tmp_path / "LABELS").write_text("a\nb\n")
-    arguments = [str(tmp_path / a) if a == "LABELS" else a for a in arguments]
+    (tmp_path / "BLANK").write_text("\n \n")
+    arguments = [str(tmp_path / a) if a.isupper() else a for a in arguments]
     assert main(["classify", str(images[0]), "--checkpoint", str(tmp_path / "c"), *arguments]) == 2
     assert message in capsys.readouterr().err
 

@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 
 from bit_backbone import BitConfig, BitForImageClassification, BitImageProcessor
-from bit_backbone.cli import main
+from bit_backbone.cli import build_parser, main
 from bit_backbone.finetune import LabelledImages
+from bit_backbone.finetune.command import _with_weights_of as with_weights_of
 from bit_backbone.training.state import RunState
 
 TINY = BitConfig(
@@ -130,6 +131,25 @@ def test_what_is_refused(folders, arguments, message, monkeypatch, capsys):
         status = exit_.code
     assert status == 2
     assert message in capsys.readouterr().err
+
+
+def test_classes_without_any_image_are_refused(tmp_path):
+    (tmp_path / "red").mkdir()
+    with pytest.raises(ValueError, match="files ROOT/CLASS/IMAGE, found none under"):
+        LabelledImages(tmp_path, classes=["blue", "red"])
+
+
+def test_the_weights_of_a_sharded_run_are_read_from_its_state(folders):
+    """Its own model has ended with its processes."""
+    assert command(folders, "--steps", "2") == 0
+    args = build_parser().parse_args([
+        "finetune", "--train", "x", "--checkpoint", str(folders / "checkpoint"),
+        "--output", str(folders / "run"),
+    ])  # fmt: skip
+    model = with_weights_of(args, sorted(COLOURS))
+    saved = BitForImageClassification.from_pretrained(folders / "run" / "model").state_dict()
+    assert model.state_dict().keys() == saved.keys()
+    assert all(torch.equal(saved[name], value) for name, value in model.state_dict().items())
 
 
 def test_another_preparation_is_no_resumption(folders, capsys):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from measured_memory import CONFIG, SHAPE, measured
 
 from bit_backbone import BitBackbone, BitConfig
@@ -176,3 +177,14 @@ def test_info_estimates_the_detector_that_the_builder_of_that_name_builds(capsys
 def test_training_options_need_train(capsys) -> None:
     assert main(["info", "R50x1", "--amp"]) == 2
     assert "--amp goes with --train" in capsys.readouterr().err
+
+
+def test_an_estimate_for_fsdp_leaves_a_process_group_that_exists_alone(tmp_path) -> None:
+    store = f"file://{tmp_path}/store"
+    dist.init_process_group("gloo", init_method=store, rank=0, world_size=1)
+    try:
+        with pytest.raises(ValueError, match="makes a process group of its own; one exists"):
+            training_memory(backbone, SHAPE, TrainingOptions(processes=2))
+        assert dist.is_initialized()
+    finally:
+        dist.destroy_process_group()

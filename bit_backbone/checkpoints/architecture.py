@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -121,26 +121,6 @@ class Architecture:
             f"a{kind} network of depths {self.depths}, stem width {self.stem} and stage widths "
             f"{self.widths}"
         )
-
-
-def unit_names(architecture: Architecture) -> Iterator[str]:
-    """Lists the tensors that a complete stem and complete stages of these depths consist of."""
-    norms = architecture.layer_type == "bottleneck"
-    yield STEM_CONV
-    if norms:
-        yield from ("stem.norm.weight", "stem.norm.bias")
-    for stage, depth in enumerate(architecture.depths, 1):
-        for unit in range(depth):
-            prefix = f"stage{stage}.{unit}"
-            for i in (1, 2, 3):
-                yield f"{prefix}.conv{i}.weight"
-                yield f"{prefix}.norm{i}.weight"
-                yield f"{prefix}.norm{i}.bias"
-            if unit == 0:
-                yield f"{prefix}.downsample.conv.weight"
-                if norms:
-                    yield f"{prefix}.downsample.norm.weight"
-                    yield f"{prefix}.downsample.norm.bias"
 
 
 @cache

@@ -6,6 +6,8 @@ import json
 from contextlib import ExitStack
 
 import huggingface_hub.constants
+import huggingface_hub.file_download
+import huggingface_hub.utils
 import numpy as np
 import pytest
 import torch
@@ -27,11 +29,22 @@ def caches(tmp_path, monkeypatch):
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    forget_sessions()
+
+
+def forget_sessions():
+    """Sessions of releases before 1.0 keep whether they are offline."""
+    getattr(huggingface_hub.utils, "reset_sessions", lambda: None)()
+
+
+def go_offline(monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    forget_sessions()
 
 
 @pytest.fixture
 def offline(monkeypatch):
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    go_offline(monkeypatch)
 
 
 def tiny_npz():
@@ -120,6 +133,14 @@ def saved(tmp_path):
     )
 
 
+def point_at(address, monkeypatch):
+    """Takes another server for the Hub; old releases keep its address in a second place."""
+    template = address + "/{repo_id}/resolve/{revision}/{filename}"
+    for module in (huggingface_hub.constants, huggingface_hub.file_download):
+        if hasattr(module, "HUGGINGFACE_CO_URL_TEMPLATE"):
+            monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+
+
 @pytest.fixture
 def serve(monkeypatch):
     """Starts a Hub with these repositories."""
@@ -127,8 +148,7 @@ def serve(monkeypatch):
 
         def start(repositories):
             address, asked = stack.enter_context(hub(repositories))
-            template = address + "/{repo_id}/resolve/{revision}/{filename}"
-            monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+            point_at(address, monkeypatch)
             return asked
 
         yield start
@@ -146,7 +166,7 @@ class TestHub:
         again = classifier()
         load(again, "someone/bit-tiny")
         assert [line for line in asked if line.startswith("GET")] == fetched
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+        go_offline(monkeypatch)
         asked.clear()
         assert_equal_state(BitForImageClassification.from_pretrained("someone/bit-tiny"), model)
         assert asked == []
@@ -209,10 +229,6 @@ class TestHub:
 
     def test_out_of_reach(self, monkeypatch):
         monkeypatch.setattr("time.sleep", lambda seconds: None)  # between its attempts
-        monkeypatch.setattr(
-            huggingface_hub.constants,
-            "HUGGINGFACE_CO_URL_TEMPLATE",
-            "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}",
-        )
+        point_at("http://127.0.0.1:9", monkeypatch)
         with pytest.raises(CheckpointError, match=r"a/b is not on this machine and the Hub is out"):
             fetching.fetch_weights_from_hub("a/b")

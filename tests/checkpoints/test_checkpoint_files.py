@@ -1,5 +1,6 @@
 """Files that are not what they should be: each refused with its own reason, none half-read."""
 
+import codecs
 import io
 import json
 import os
@@ -55,6 +56,13 @@ def truncated_npz(path):
 def zeros_bomb(path):
     """An honest header over far more zeros than any network has weights."""
     forged_npz(path, {KERNEL: npy(np.zeros((7, 7, 3, 150_000), np.float32))})
+
+
+def npz_with_header(text):
+    """Whatever text says where an array's header says what the array is."""
+    header = text.encode("latin1") + b"\n"
+    content = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + bytes(64)
+    return lambda path: forged_npz(path, {KERNEL: content})
 
 
 def lying_header(path):
@@ -118,6 +126,68 @@ def truncated_pkl(path):
     truncated(path)
 
 
+class Forged:
+    """An array of some type over bytes of the attacker's, as numpy would take it from a pickle."""
+
+    def __init__(self, dtype, data, shape=(4,)):
+        self.state = (1, shape, dtype, False, data)
+
+    def __reduce__(self):
+        return (np.empty(0).__reduce__()[0], (np.ndarray, (0,), b"b"), self.state)
+
+
+class ForgedType:
+    def __init__(self, code, *state):
+        self.code, self.state = code, (3, *state)
+
+    def __reduce__(self):
+        return (np.dtype, (self.code, False, True), self.state)
+
+
+HOLDS_OBJECTS = 1  # numpy's NPY_ITEM_REFCOUNT: freeing the array follows its items as pointers
+AS_POINTERS = {
+    "O8": ForgedType("O8", "|", None, None, None, -1, -1, HOLDS_OBJECTS),
+    "V8": ForgedType("V8", "|", None, ("a",), {"a": (np.dtype("O"), 0)}, 8, 1, HOLDS_OBJECTS),
+}
+
+
+class Encoded:
+    def __reduce__(self):
+        return (codecs.encode, ("text", "zip"))
+
+
+class Unfilled:
+    def __reduce__(self):
+        return (np.ndarray, ((2**40,),))
+
+
+def pointers(code, save):
+    content = {"model": {"stem.conv.weight": Forged(AS_POINTERS[code], b"A" * 32)}}
+    return lambda path: save(content, path)
+
+
+def save_pickle(content, path):
+    path.write_bytes(pickle.dumps(content))
+
+
+def newer_npy(path):
+    """An array whose header has a version that NumPy writes for names of fields alone."""
+    content = bytearray(npy(np.zeros(3, np.float32)))
+    content[6] = 3
+    forged_npz(path, {KERNEL: bytes(content)})
+
+
+def shaped_in_the_pickle(path):
+    """numpy pickles arrays as empty ones that are filled; here memory would be taken at once."""
+    reconstruct = np.empty(0).__reduce__()[0]
+
+    class Array:
+        def __reduce__(self):
+            return (reconstruct, (np.ndarray, (2**40,), b"b"))
+
+    path.write_bytes(pickle.dumps({"model": {"stem.conv.weight": Array()}}))
+
+
 def truncated_safetensors(path):
     save_file({"stem.conv.weight": torch.ones(64, 3, 7, 7)}, path)
     truncated(path)
@@ -162,11 +232,39 @@ CASES = {
     "something else": (text("weights"), r"must be \.npz, torch\.save, \.safetensors or \.pkl"),
     "a truncated .npz": (truncated_npz, r"is truncated: its \d+ bytes start a zip archive"),
     "a corrupt .npz": (corrupt_npz, r"the data of '.+' are damaged \(Bad CRC-32"),
+    "an .npz of a newer version": (newer_npy, r"is no readable numpy array \(version \(3, 0\)"),
+    **{
+        f"pointers as {code} in {kind}": (
+            pointers(code, save),
+            rf"asks for .*numpy\.dtype '{code}'",
+        )
+        for code in AS_POINTERS
+        for kind, save in (("a .pkl", save_pickle), ("a .pth", torch.save))
+    },
+    "bytes by another codec": (
+        lambda path: save_pickle({"model": {"a": Encoded()}}, path),
+        "it asks for the codec 'zip'",
+    ),
+    "an array without content": (
+        lambda path: save_pickle({"model": {"a": Unfilled()}}, path),
+        r"it asks for a numpy\.ndarray without content",
+    ),
+    "a shape in a .pkl": (
+        shaped_in_the_pickle,
+        r"is refused: .*it asks for an array of shape \(1099511627776,\)",
+    ),
     "an encrypted .npz": (encrypted_npz, "is no readable numpy array .*encrypted"),
     "an .npz of text": (
         lambda path: forged_npz(path, {KERNEL: b"hello"}),
         r"is no readable numpy array \(.*magic string",
     ),
+    **{
+        f"an .npz with the header {text[:9]}": (
+            npz_with_header(text),
+            r"is no readable numpy array \(",
+        )
+        for text in ("{'descr':=\x12r", "{" * 5000, "{[]: 1}", "  \x12\n 1", "3")
+    },
     "objects in an .npz": (object_array, "holds pickled Python objects, which can run code"),
     "a zip bomb of zeros": (zeros_bomb, r"looks like a zip bomb: \d+ bytes would inflate to \d+"),
     "a zip bomb behind a header": (lying_header, r"needs 37760 bytes, but the archive declares"),
@@ -277,6 +375,31 @@ def test_pickles_of_arrays_are_read(protocol, tmp_path):
     assert_unchanged(other, snapshot(model))
 
 
+@pytest.mark.parametrize("save", [save_pickle, torch.save])
+def test_types_of_numbers_are_read_as_numpy_reads_them(save, tmp_path):
+    """Flags of the file's own are left out; orders of bytes and axes are not."""
+    rng = np.random.default_rng(0)
+    plain = rng.normal(size=(3, 5)).astype(np.float32)
+    content = {
+        "big-endian": plain.astype(">f4"),
+        "by columns": np.asfortranarray(plain),
+        "half": plain.astype(np.float16),
+        "whole": plain.astype(np.int64),
+        "truth": plain > 0,
+        "nothing": plain[:0],
+        "single": np.array(plain[0, 0]),
+    }
+    flagged = Forged(ForgedType("f4", "<", None, None, None, -1, -1, 1), plain.tobytes(), (3, 5))
+    others = {"flagged": flagged, "name": np.array(["a", "bc"]), "count": np.float32(3)}
+    save({"model": content | others}, tmp_path / "a")
+    tensors = open_file(tmp_path / "a")
+    for name, array in (content | {"flagged": plain}).items():
+        if name == "big-endian":
+            array = plain
+        np.testing.assert_array_equal(tensors.read(name).numpy(), array)
+    assert set(tensors.specs) == {*content, "flagged"}
+
+
 def test_numpy_arrays_in_a_pth_are_read(tmp_path):
     model = classifier()
     torch.save({n: t.numpy() for n, t in model.state_dict().items()}, tmp_path / "a.pth")
@@ -318,3 +441,18 @@ def test_a_model_does_not_depend_on_the_file_it_came_from(tmp_path):
     with path.open("r+b") as file:
         file.write(bytes(path.stat().st_size))
     assert_unchanged(model, before)
+
+
+def test_what_is_no_file_is_told(tmp_path):
+    for path in (tmp_path / "none.pth", tmp_path):
+        with pytest.raises(CheckpointError, match=f"no such file: {path}"):
+            open_file(path)
+
+
+def test_a_file_that_is_cut_while_it_is_read_is_told(tmp_path):
+    path = tmp_path / "w.safetensors"
+    save_file({"stem.conv.weight": torch.ones(64, 3, 70, 70)}, path)  # beyond what is buffered
+    mapping = open_file(path)
+    os.truncate(path, 4096)
+    with pytest.raises(CheckpointError, match="was cut short while it was being read, at 'stem"):
+        mapping.read("stem.conv.weight")

@@ -112,6 +112,16 @@ def test_a_category_with_the_id_of_background_or_ignored_is_refused(
     SemanticFolder(coco_folder)  # masks say what they are of by labels
 
 
+def test_more_categories_than_a_label_map_can_tell_are_refused(coco_folder: Path) -> None:
+    file = coco_folder / "instances.json"
+    document = json.loads(file.read_text())
+    first = 1 + max(record["id"] for record in document["categories"])
+    document["categories"] += [{"id": first + i, "name": f"kind {i}"} for i in range(IGNORED)]
+    file.write_text(json.dumps(document))
+    with pytest.raises(ValueError, match=rf"fewer categories than {IGNORED}, got 2\d\d"):
+        SemanticFolder(coco_folder)
+
+
 def test_a_missing_folder_of_maps_is_refused(coco_folder: Path) -> None:
     with pytest.raises(ValueError, match="semantic should be a folder of maps of category ids"):
         SemanticFolder(coco_folder, maps="semantic")

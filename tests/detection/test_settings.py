@@ -1,6 +1,7 @@
 """The recipe, augmentation by name, and batches of one orientation."""
 
 import re
+from unittest.mock import Mock
 
 import pytest
 
@@ -20,6 +21,7 @@ from bit_backbone.detection.transforms import train_transforms
         ({"steps": 9, "momentum": 1.0}, "momentum lies in [0, 1), got 1.0"),
         ({"steps": 9, "clip_norm": -1.0}, "clip_norm is at least 0, got -1.0"),
         ({"steps": 9, "optimizer": "lion"}, "optimizer is one of sgd, adamw, got 'lion'"),
+        ({"steps": 9, "fsdp": True, "channels_last": True}, "which channels_last does not have"),
         ({"steps": 9, "precision": "int8"}, "precision is one of float32, bfloat16, got 'int8'"),
     ],
 )
@@ -80,3 +82,9 @@ def test_a_wrong_augmentation_is_refused(names: list, keypoints: bool, message: 
 def test_no_images_are_refused() -> None:
     with pytest.raises(ValueError, match="at least one image, got none"):
         AspectRatioBatches([], 2, 0, range(1))
+
+
+def test_processes_must_be_able_to_share_a_batch() -> None:
+    group = Mock(world_size=3, rank=0)
+    with pytest.raises(ValueError, match="a multiple of their number, 3; got 4"):
+        AspectRatioBatches([1.0] * 8, 4, 0, range(1), group)

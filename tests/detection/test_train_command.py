@@ -186,6 +186,13 @@ def test_detect_says_what_is_wrong(images: list[str], message: str, tmp_path: Pa
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("score", ["1.5", "-0.1", "nan", "high"])
+def test_a_score_that_is_none_is_a_usage_error(score: str, capsys) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["detect", "a.png", "--checkpoint", "run", f"--min-score={score}"])
+    assert f"a score lies between 0 and 1, got '{score}'" in capsys.readouterr().err
+
+
 def test_test_only_evaluates_in_the_precision_of_training(
     options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

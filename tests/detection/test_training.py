@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 import signal
 import subprocess
 import sys
@@ -190,11 +191,36 @@ def test_an_infinite_loss_ends_the_run_with_its_state_kept(
         ("deeplabv3_bit", {"min_size": 1}, "deeplabv3_bit does not take min_size; it takes .*aux"),
         ("fasterrcnn_bit_tiny_fpn", {"min_sise": 1}, "does not take min_sise; it takes .*min_size"),
         ("fasterrcnn_bit_fpn", {"variant": "R51"}, "R51"),
+        ("lraspp_mobilenet_v3_large", {}, "the BiT detectors are .*; got 'lraspp_mob"),
     ],
 )
 def test_a_wrong_detector_is_refused(name: str, arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         DetectorSpec(name, ("a",), arguments).build()
+
+
+@pytest.mark.parametrize(
+    ("spec", "state", "message"),
+    [
+        ("{", None, r"detector\.json is damaged \(JSONDecodeError.*train again"),
+        ('{"name": 3}', None, r"detector\.json is damaged"),
+        (None, None, "holds no last.pt; train first"),
+        (None, {"stem.conv.weight": torch.ones(1)}, "the run's weights do not fit its model"),
+    ],
+    ids=["no JSON", "other keys", "no state", "weights of another model"],
+)
+def test_a_damaged_run_is_told(spec, state, message: str, tmp_path: Path) -> None:
+    known = json.dumps(SPEC.to_dict())
+    (tmp_path / "detector.json").write_text(known if spec is None else spec)
+    if state is not None:
+        RunState(1, recipe={}, model=state, optimizer={}, extra={}).save(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        load_detector(tmp_path)
+
+
+def test_a_log_cut_off_by_a_kill_is_read_up_to_there(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "lo')
+    assert read_log(tmp_path / "log") == [{"step": 1, "loss": 2.0}]
 
 
 def test_a_run_killed_before_its_evaluation_is_evaluated_and_logged(

@@ -1,9 +1,12 @@
 """The same extraction on a real Ray cluster of several processes, one of which is killed."""
 
 import os
+import pickle
 import signal
+import sys
 import threading
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -19,8 +22,10 @@ from bit_backbone.extraction import (
     extract,
     find_images,
 )
-from bit_backbone.extraction.cluster import read_until
+from bit_backbone.extraction import cluster as cluster_module
+from bit_backbone.extraction.cluster import _on_cpu, _Reader, _ShardWriter, read_until
 from bit_backbone.extraction.decoding import Decoded, Decoder
+from bit_backbone.extraction.destination import Destination
 from bit_backbone.extraction.listing import ImageRef
 
 
@@ -47,6 +52,64 @@ def test_what_is_too_large_to_travel_is_read_at_its_goal(tmp_path):
     limit = 2 * 3 * 48 * 48
     read = list(read_until(Decoder(PROCESSOR, tmp_path), list(listing), limit))
     assert [type(image) for image in read] == [Decoded] * 2 + [ImageRef] * 3
+
+
+@pytest.mark.parametrize(
+    ("resources", "told"),
+    [
+        ({"CPU": 2.4, "GPU": 8.0}, "need 2.5 CPUs in the cluster, got 2.4"),
+        ({"CPU": 8.0}, "need 1 GPUs in the cluster, got 0"),
+        ({"CPU": 2.5, "GPU": 1.0}, None),
+    ],
+)
+def test_actors_that_could_never_start_are_refused(resources, told):
+    engine = RayEngine(actors=2, gpus_per_actor=0.5)
+    if told is None:
+        engine._check_resources(resources)
+        return
+    with pytest.raises(ValueError, match=told + "; ask for fewer actors"):
+        engine._check_resources(resources)
+
+
+def through_rays_steps(job, shards, bar):
+    """An engine: what Ray's actors do, in this process, with everything pickled on its way."""
+    sent = pickle.dumps(_on_cpu(job))
+    writer = _ShardWriter(sent, "cpu")
+    for shard in shards:
+        row = {"shard": shard, "refs": pickle.dumps(job.refs(shard))}
+        done = writer(_Reader(job.decoder())(row))
+        if done["error"]:
+            raise ExtractionError(done["error"])
+        bar.advance(done["done"])
+
+
+def test_the_steps_of_the_cluster_give_the_same_result(source, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", Mock(get=pickle.loads))
+    monkeypatch.setattr(cluster_module, "_SHIPPED_BYTES", 3 * 24 * 24)  # the actor reads the rest
+    backbone = tiny(out_indices=[1, 3]).eval()
+    arguments = {"processor": PROCESSOR, "output": OutputSettings(shard_size=7)}
+    expected = extract(source, tmp_path / "local", backbone, **arguments)
+    out = tmp_path / "steps"
+    assert extract(source, out, backbone, engine=through_rays_steps, **arguments) == expected
+    assert expected == Summary(written=60, failed=2)
+    maps, others = maps_in(tmp_path / "local"), maps_in(out)
+    assert list(maps) == list(others)
+    for key, levels in maps.items():
+        for name, level in levels.items():
+            np.testing.assert_array_equal(level, others[key][name])
+    assert failures_in(out) == failures_in(tmp_path / "local")
+
+
+def test_an_actor_that_cannot_write_sends_its_error_as_a_value(source, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", Mock(get=pickle.loads))
+
+    def full(*_):
+        raise ExtractionError("the disk is full")
+
+    monkeypatch.setattr(Destination, "write_shard", full)
+    backbone = tiny(out_indices=[1]).eval()
+    with pytest.raises(ExtractionError, match=r"^the disk is full$"):
+        extract(source, tmp_path / "o", backbone, processor=PROCESSOR, engine=through_rays_steps)
 
 
 @pytest.fixture(scope="module")

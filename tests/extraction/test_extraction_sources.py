@@ -6,12 +6,13 @@ import tarfile
 from urllib.parse import unquote
 
 import pytest
-from extraction_outputs import IMAGES
+from extraction_outputs import IMAGES, PROCESSOR
 from hypothesis import given
 from hypothesis import strategies as st
 from webdataset.tariterators import base_plus_ext
 
 from bit_backbone.extraction import find_images
+from bit_backbone.extraction.decoding import Decoder
 from bit_backbone.extraction.keys import free_key, key_of, path_of
 from bit_backbone.extraction.listing import Shards
 
@@ -182,3 +183,13 @@ def binary(folder):
 def test_what_is_no_source(make, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         find_images(make(tmp_path))
+
+
+def test_a_shard_that_shrinks_after_it_was_listed_is_an_image_that_fails(photos, tmp_path):
+    jpeg = (photos / "a/one.jpg").read_bytes()
+    listing = Shards([write_shard(tmp_path / "0.tar", ("x.jpg", jpeg))])
+    (ref,) = listing
+    os.truncate(ref.file, ref.offset + len(jpeg) - 10)
+    read = Decoder(PROCESSOR, tmp_path)(ref)
+    assert read.reason == "the shard ends 10 bytes before the image does"
+    assert not read.fatal

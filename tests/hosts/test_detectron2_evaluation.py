@@ -1,6 +1,7 @@
 """Each kind of data set, in its own files made here, read and evaluated as detectron2 does."""
 
 import argparse
+import importlib
 import json
 import re
 import runpy
@@ -23,11 +24,19 @@ from detectron2.data.datasets import (
 )
 from detectron2.data.datasets.cityscapes import load_cityscapes_instances, load_cityscapes_semantic
 from detectron2.data.datasets.lvis import load_lvis_json
+from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import Boxes, Instances
 from tiny_detectron2 import read, shrink, shrink_heads, tiny_cfg
 
 from bit_backbone._extras import MissingExtraError
-from bit_backbone.detectron2.evaluation import build_evaluator, require_evaluators
+from bit_backbone.detectron2.evaluation import (
+    _former_numpy,
+    _OnAnyNumPy,
+    _write_json,
+    alias_cityscapes_scripts,
+    build_evaluator,
+    require_evaluators,
+)
 
 ROOT = Path(__file__).parents[2]
 HEIGHT, WIDTH = 64, 96
@@ -286,6 +295,66 @@ def test_a_missing_package_is_told_before_training(kind, package, source, monkey
     )
     with pytest.raises(MissingExtraError, match=message):
         require_evaluators(["tiny_missing"])
+
+
+def test_names_that_numpy_dropped_are_there_for_an_evaluator_alone(monkeypatch) -> None:
+    monkeypatch.delattr(np, "float", raising=False)
+    monkeypatch.delattr(np, "in1d", raising=False)
+
+    class Upstream(DatasetEvaluator):
+        def evaluate(self):
+            found = np.in1d([[1, 2], [3, 4]], [2, 3], invert=True)
+            assert np.float is float
+            raise RuntimeError(found.tolist())
+
+    class Evaluator(_OnAnyNumPy, Upstream):
+        pass
+
+    with pytest.raises(RuntimeError, match=r"\[True, False, False, True\]"):
+        Evaluator().evaluate()
+    assert not hasattr(np, "float")
+    assert not hasattr(np, "in1d")
+
+
+def test_a_name_that_numpy_still_has_stays(monkeypatch) -> None:
+    own = object()
+    monkeypatch.setattr(np, "in1d", own, raising=False)
+    with _former_numpy():
+        assert np.in1d is own
+    assert np.in1d is own
+
+
+def test_counts_of_numpy_are_written_as_numbers(tmp_path: Path) -> None:
+    value = {"matches": [np.int64(3), np.float32(0.5)], "box": argparse.Namespace(x=np.int32(1))}
+    _write_json(value, str(tmp_path / "matches.json"))
+    told = json.loads((tmp_path / "matches.json").read_text())
+    assert told == {"matches": [3, 0.5], "box": {"x": 1}}
+
+
+def test_cityscapes_scripts_are_found_where_detectron2_looks(tmp_path, monkeypatch) -> None:
+    helpers = tmp_path / "cityscapesscripts" / "helpers"
+    helpers.mkdir(parents=True)
+    (helpers.parent / "__init__.py").touch()
+    (helpers / "__init__.py").touch()
+    (helpers / "labels.py").write_text("labels = ['road']\n")
+    inside_meta = ["deeplearning", "deeplearning.projects"]
+    inside_meta += [f"{inside_meta[1]}.cityscapesApi"]
+    inside_meta += [f"{inside_meta[2]}.cityscapesscripts"]
+    for name in [name for name in sys.modules if name.startswith(("cityscapessc", "deeplearn"))]:
+        monkeypatch.delitem(sys.modules, name)
+    for name in inside_meta:
+        monkeypatch.setitem(sys.modules, name, None)  # so that it is put back afterwards
+        del sys.modules[name]
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.invalidate_caches()
+    alias_cityscapes_scripts()
+    found = importlib.import_module(f"{inside_meta[3]}.helpers.labels")
+    assert found.labels == ["road"]
+    assert found.__file__ == str(helpers / "labels.py")
+    alias_cityscapes_scripts()  # once more, where the other name exists by now
+    assert sys.modules[inside_meta[3]].helpers.labels is found
+    for name in [name for name in sys.modules if name.startswith(("cityscapessc", "deeplearn"))]:
+        del sys.modules[name]
 
 
 def test_a_data_set_without_evaluator_is_told() -> None:

@@ -8,6 +8,7 @@ stream in, so that no second copy of a tensor ever exists.
 from __future__ import annotations
 
 import math
+import tokenize
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -113,6 +114,10 @@ class NpzFile(TensorFile):
             yield name, member
 
 
+# What ast.literal_eval raises beside ValueError, and tokenize, to which numpy gives what is left.
+_NO_LITERAL = (SyntaxError, TypeError, MemoryError, RecursionError, tokenize.TokenError)
+
+
 def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
     version = np.lib.format.read_magic(stream)
     read = {
@@ -121,7 +126,10 @@ def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
     }.get(version)
     if read is None:
         raise ValueError(f"version {version} of the .npy format")
-    return read(stream, max_header_size=MAX_HEADER_BYTES)
+    try:
+        return read(stream, max_header_size=MAX_HEADER_BYTES)
+    except _NO_LITERAL as error:
+        raise ValueError(f"its header is no dictionary that Python reads: {error}") from error
 
 
 def _rows(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import pickle
 import re
 import zipfile
@@ -17,6 +16,7 @@ import torch
 from bit_backbone.checkpoints.errors import CheckpointError
 from bit_backbone.checkpoints.files.archives import check_checksums
 from bit_backbone.checkpoints.files.base import TensorMapping
+from bit_backbone.checkpoints.files.numpy_pickles import GLOBALS, ForbiddenError, PickledArray
 
 # Where training scripts put the model's own tensors, in the order in which they are looked for.
 STATE_DICT_KEYS = ("model", "state_dict", "model_state_dict", "module", "net", "weights")
@@ -31,7 +31,7 @@ def open_torch_file(path: Path) -> TensorMapping:
     if zipfile.is_zipfile(path):
         check_checksums(path)
     try:
-        with torch.serialization.safe_globals(_numpy_globals()):
+        with torch.serialization.safe_globals(_named_globals()):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise _refusal(path, error) from error
@@ -52,7 +52,7 @@ def open_pickle_file(path: Path) -> TensorMapping:
     try:
         with path.open("rb") as file:
             content = _ArrayUnpickler(file, encoding="latin1").load()
-    except _ForbiddenGlobalError as error:
+    except ForbiddenError as error:
         raise _refusal(path, error) from error
     except Exception as error:  # so does pickle
         raise CheckpointError(
@@ -90,43 +90,14 @@ def find_state_dict(content: Any, origin: str) -> dict[str, torch.Tensor]:
 
 def _tensors(content: Mapping[Any, Any]) -> Iterator[tuple[str, torch.Tensor]]:
     for name, value in content.items():
+        value = value.numpy if isinstance(value, PickledArray) else value
         if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
             value = torch.from_numpy(value if value.flags.writeable else value.copy())
         if isinstance(name, str) and isinstance(value, torch.Tensor):
             yield name, value
 
 
-class _ForbiddenGlobalError(pickle.UnpicklingError):
-    """A pickle that asks for more than arrays."""
-
-
-def _empty_array(kind: type, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """What a pickled array starts from; its values follow in the file."""
-    if kind is not np.ndarray or shape != (0,):
-        raise _ForbiddenGlobalError(f"it asks for a {kind.__name__} of shape {shape}")
-    return np.ndarray(shape, dtype)
-
-
-def _array_of(data: Any, dtype: Any, shape: tuple[int, ...], order: Any) -> np.ndarray:
-    """What an array is pickled as from protocol 5 on."""
-    return np.frombuffer(data, dtype).reshape(shape, order=order)
-
-
-# What numpy pickles an array and a scalar with; its module is numpy._core from version 2 on.
-_RECONSTRUCT = np.empty(0).__reduce__()[0]
-_SCALAR = np.float32(0).__reduce__()[0]
-_NUMPY_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray")
-
-_ALLOWED: dict[tuple[str, str], Any] = {
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    ("collections", "OrderedDict"): OrderedDict,
-    ("_codecs", "encode"): codecs.encode,  # bytes, in protocols before 3
-    **{(module, "_reconstruct"): _empty_array for module in _NUMPY_MODULES},
-    **{(module, "scalar"): _SCALAR for module in _NUMPY_MODULES},
-    ("numpy.core.numeric", "_frombuffer"): _array_of,
-    ("numpy._core.numeric", "_frombuffer"): _array_of,
-}
+_ALLOWED = {**GLOBALS, ("collections", "OrderedDict"): OrderedDict}
 
 
 class _ArrayUnpickler(pickle.Unpickler):
@@ -137,15 +108,13 @@ class _ArrayUnpickler(pickle.Unpickler):
         try:
             return _ALLOWED[module, name]
         except KeyError:
-            raise _ForbiddenGlobalError(f"it asks for {module}.{name}") from None
+            raise ForbiddenError(f"it asks for {module}.{name}") from None
 
 
-def _numpy_globals() -> list[Any]:
-    """What torch's safe unpickler needs to know to read numpy arrays in a .pth file."""
-    dtypes = [type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8")]
-    reconstruct = [(_RECONSTRUCT, f"{module}._reconstruct") for module in _NUMPY_MODULES]
-    scalar = [(_SCALAR, f"{module}.scalar") for module in _NUMPY_MODULES]
-    return [*reconstruct, *scalar, np.ndarray, np.dtype, codecs.encode, *dtypes]
+def _named_globals() -> list[Any]:
+    """The same for torch's safe unpickler, which also asks which types may take a state."""
+    named = [(reader, f"{module}.{name}") for (module, name), reader in GLOBALS.items()]
+    return [*named, PickledArray]
 
 
 def _refusal(path: Path, error: Exception) -> CheckpointError:
@@ -158,7 +127,7 @@ def _refusal(path: Path, error: Exception) -> CheckpointError:
 
 def _asked_for(error: Exception) -> str:
     """What the pickle asked for, out of torch's page of advice."""
-    match = re.search(r"GLOBAL (\S+)", str(error))
+    match = re.search(r"(?:GLOBAL|it asks for) (.+?)(?: was not an allowed|$)", str(error), re.M)
     return f"it asks for {match[1]}" if match else _first_line(error)
 
 
