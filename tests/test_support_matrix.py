@@ -170,3 +170,16 @@ def test_a_step_sees_nothing_of_this_checkouts_python_path(matrix, monkeypatch, 
     monkeypatch.setattr(matrix, "STEP_LIMIT", 0.2)
     with pytest.raises(matrix.RowError, match=r"wait: not done after 0\.2 s"):
         matrix.step("wait", [sys.executable, "-c", "import time; time.sleep(60)"], log)
+
+
+def test_the_classifiers_are_the_pythons_that_passed() -> None:
+    table = PAGE.read_text(encoding="utf-8")
+    passed = re.findall(r"^\| [\w.-]+ \| (3\.\d+)\.\d+ \|.*\| passed: ", table, re.MULTILINE)
+    setup = (ROOT / "setup.py").read_text(encoding="utf-8")
+    told = re.findall(r'"Programming Language :: Python :: (3\.\d+)"', setup)
+    assert told == sorted(set(passed), key=lambda version: int(version.partition(".")[2]))
+
+
+def test_the_page_shows_every_row(matrix) -> None:
+    shown = re.findall(r"^\| (py[\w.-]+|plain-\w+|detectron2) \|", PAGE.read_text(), re.MULTILINE)
+    assert shown == list(matrix.rows())
