@@ -166,7 +166,7 @@ def one_detector(coco: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     ("processes", "extra"),
     [
         (2, ()),
-        (2, ("--fsdp", "--activation-recompute")),
+        (2, ("--fsdp",)),
         pytest.param(4, (), marks=pytest.mark.slow),
         pytest.param(4, ("--fsdp", "--grad-checkpointing"), marks=pytest.mark.slow),
     ],
