@@ -1,9 +1,10 @@
-"""Classifying image files in batches; one that cannot be read does not stop the others."""
+"""Classifying image files in batches; a bad or too large one does not stop the others."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from bit_backbone.heads import BitForImageClassification
+from bit_backbone.out_of_memory import TooLargeError, each_that_fits, fitting
 from bit_backbone.preprocessing import BitImageProcessor
 
 
@@ -22,7 +24,7 @@ class Prediction:
         path: Of the image.
         classes: Indices of the classes.
         probabilities: Of each, by softmax over all classes.
-        error: Why the image could not be read; the others are empty then.
+        error: Why there is none; the others are empty then.
     """
 
     path: Path
@@ -62,29 +64,37 @@ def classify(
             "images of one batch need one size: crop them or resize them to a height and width "
             f"(got size {processor.size} without a crop), or pass batch_size 1"
         )
-    loader = DataLoader(
-        _Files(paths, processor), batch_size, num_workers=workers, collate_fn=_collate
-    )
-    for batch, items in loader:
-        rows = iter(_best(model, batch, top_k))
-        for path, error in items:
-            yield Prediction(path, *next(rows)) if error is None else Prediction(path, error=error)
+    loader = DataLoader(_Files(paths, processor), batch_size, num_workers=workers, collate_fn=list)
+    for items in loader:
+        images = [value for _, value in items if isinstance(value, Tensor)]
+        rows = iter(each_that_fits(partial(_best, model, top_k), images, _too_large))
+        for path, value in items:
+            row = next(rows) if isinstance(value, Tensor) else value
+            yield Prediction(path, error=row) if isinstance(row, str) else Prediction(path, *row)
 
 
 def _gives_one_size(processor: BitImageProcessor) -> bool:
     return processor.do_center_crop or (processor.do_resize and "height" in processor.size)
 
 
+Row = tuple[tuple[int, ...], tuple[float, ...]]
+
+
 def _best(
-    model: BitForImageClassification, batch: Tensor | None, top_k: int
-) -> list[tuple[tuple[int, ...], tuple[float, ...]]]:
+    model: BitForImageClassification, top_k: int, images: Sequence[Tensor]
+) -> list[Row | str]:
     """Classes and probabilities of each image."""
-    if batch is None:
+    if not images:
         return []
-    logits = model(batch.to(next(model.parameters()))).logits
-    best = logits.float().softmax(-1).topk(min(top_k, model.num_labels))
-    rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-    return [(tuple(classes), tuple(probabilities)) for classes, probabilities in rows]
+    with fitting(f"a batch of {len(images)} x {list(images[0].shape)}"):
+        logits = model(torch.stack(list(images)).to(next(model.parameters()))).logits
+        best = logits.float().softmax(-1).topk(min(top_k, model.num_labels))
+        rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        return [(tuple(classes), tuple(probabilities)) for classes, probabilities in rows]
+
+
+def _too_large(_: Tensor, error: TooLargeError) -> Row | str:
+    return str(error)
 
 
 class _Files(Dataset[tuple[Path, Tensor | str]]):
@@ -99,14 +109,7 @@ class _Files(Dataset[tuple[Path, Tensor | str]]):
     def __getitem__(self, index: int) -> tuple[Path, Tensor | str]:
         path = self.paths[index]
         try:
-            return path, self.processor(path, return_tensors="pt")["pixel_values"][0]
+            with fitting("the image"):
+                return path, self.processor(path, return_tensors="pt")["pixel_values"][0]
         except (OSError, ValueError) as error:
             return path, str(error)
-
-
-def _collate(
-    items: list[tuple[Path, Tensor | str]],
-) -> tuple[Tensor | None, list[tuple[Path, str | None]]]:
-    tensors = [value for _, value in items if isinstance(value, Tensor)]
-    errors = [(path, value if isinstance(value, str) else None) for path, value in items]
-    return torch.stack(tensors) if tensors else None, errors

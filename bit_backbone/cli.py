@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from bit_backbone import __version__
 from bit_backbone._extras import MissingExtraError
+from bit_backbone.out_of_memory import fitting
 
 # Each module exposes add_parser(subparsers) and imports torch only inside the function it sets as
 # `func`, so that listing the commands stays quick.
@@ -51,12 +52,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0, or what the command returned; 2 after an error in what the user gave
-        (ValueError, OSError or a missing extra, told on stderr), 130 after Ctrl-C, 141 when the
-        reader of the output went away.
+        (ValueError, OSError or a missing extra) or a lack of memory, told on stderr; 130 after
+        Ctrl-C, 141 when the reader of the output went away.
     """
     args = build_parser().parse_args(argv)
     try:
-        status = args.func(args) or 0
+        with fitting("the command"):
+            status = args.func(args) or 0
         sys.stdout.flush()
         return status
     except KeyboardInterrupt:

@@ -24,7 +24,7 @@ def add_parser(subparsers: Any) -> None:
         "classify",
         help="the most probable classes of images",
         description="Prints the most probable classes of each image. An image that cannot be read "
-        "is reported and skipped; the exit status is then 3.",
+        "or does not fit into memory is reported and skipped; the exit status is then 3.",
     )
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
     parser.add_argument(

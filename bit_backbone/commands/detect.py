@@ -19,7 +19,8 @@ def add_parser(subparsers: Any) -> None:
         "detect",
         help="draw what a trained detector or segmenter finds in images",
         description="Prints the objects found in each image and writes NAME_detections.png. An "
-        "image that cannot be read is reported and skipped; the exit status is then 3.",
+        "image that cannot be read or is too large for the memory is reported and skipped; the "
+        "exit status is then 3.",
     )
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
     parser.add_argument(
@@ -56,20 +57,21 @@ def run(args: argparse.Namespace) -> int:
     from bit_backbone._files import atomic_path
     from bit_backbone.detection.drawing import draw_result
     from bit_backbone.detection.runs import load_detector
+    from bit_backbone.out_of_memory import fitting
 
     targets = _targets(args.images, args.output)
     model, spec = load_detector(args.checkpoint, args.device)
     failed = 0
     for path, target in targets.items():
         try:
-            image = _read(path)
+            with fitting("the image"), torch.inference_mode():
+                image = _read(path)
+                (found,) = model([image.to(args.device)])
+                picture = draw_result(image, found, spec.categories, min_score=args.min_score)
         except (OSError, ValueError) as error:
             failed += 1
             print(f"bit-backbone: skipped {path}: {error}", file=sys.stderr)
             continue
-        with torch.inference_mode():
-            (found,) = model([image.to(args.device)])
-        picture = draw_result(image, found, spec.categories, min_score=args.min_score)
         with atomic_path(target) as temporary:
             picture.save(temporary, "PNG")
         print(f"{path}: {_summary(found, spec.categories, args.min_score)} -> {target}")

@@ -32,8 +32,8 @@ def add_parser(subparsers: Any) -> None:
         "features",
         help="feature maps of photographs, with a picture of each",
         description="Prints a table per photograph and writes NAME.safetensors with the maps, and "
-        "pictures. A photograph that cannot be read, or is too small for the network, "
-        "is reported and skipped; the exit status is then 3.",
+        "pictures. A photograph that cannot be read, is too small for the network or too large "
+        "for the memory is reported and skipped; the exit status is then 3.",
     )
     parser.add_argument("photos", nargs="+", type=Path, metavar="PHOTO")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="made if missing")
@@ -66,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
     """Extracts and draws every photograph; returns the exit status."""
     from rich.console import Console
 
+    from bit_backbone.out_of_memory import fitting
     from bit_backbone.profiling import StageTimer
 
     _check_names(args.photos)
@@ -81,15 +82,17 @@ def run(args: argparse.Namespace) -> int:
     failed = 0
     for photo in args.photos:
         try:
-            image, pixels = _read(photo, args.short_side)
-            features = _extract(backbone, pixels)
+            with fitting("the photograph"):
+                image, pixels = _read(photo, args.short_side)
+                features = _extract(backbone, pixels)
+                pictures = dict(_draw(image, features, args.pictures))
         except (OSError, ValueError) as error:
             failed += 1
             print(f"bit-backbone: skipped {photo}: {error}", file=sys.stderr)
             continue
         console.print(_table(photo, backbone, features, timer))
         _write_maps(args.output / photo.stem, features)
-        for ending, picture in _draw(image, features, args.pictures):
+        for ending, picture in pictures.items():
             _write_picture(args.output / f"{photo.stem}_{ending}.png", picture)
     console.print(f"{len(args.photos) - failed} of {len(args.photos)} photographs, {failed} failed")
     return SOME_FAILED if failed else 0

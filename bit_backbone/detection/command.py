@@ -15,6 +15,7 @@ from bit_backbone.detection.options import (
     settings_of,
     spec_of,
 )
+from bit_backbone.out_of_memory import fitting
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = build_parser().parse_args(argv)
     try:
-        return _test_only(args) if args.test_only else _train(args)
+        with fitting("the command"):
+            return _test_only(args) if args.test_only else _train(args)
     except (ValueError, OSError, MissingExtraError) as error:
         print(f"train_torchvision.py: error: {error}", file=sys.stderr)
         return USAGE_ERROR

@@ -16,6 +16,7 @@ from PIL import Image
 
 from bit_backbone.extraction.errors import ExtractionError
 from bit_backbone.extraction.listing import ImageRef
+from bit_backbone.out_of_memory import TooLargeError, fitting
 from bit_backbone.preprocessing import BitImageProcessor
 from bit_backbone.preprocessing.images import decode
 
@@ -62,6 +63,7 @@ class Decoder:
     def __init__(self, processor: BitImageProcessor, root: Path) -> None:
         self._processor = processor.replace(do_rescale=False, do_normalize=False)
         self._root = root
+        self._fitted = 0  # pixels of the largest image that has fitted into memory
 
     def __call__(self, ref: ImageRef) -> Decoded:
         """Reads one image."""
@@ -69,10 +71,14 @@ class Decoder:
         if ref.problem is not None:
             return Decoded(ref, reason=ref.problem)
         try:
-            image = _open(ref)
-            pixels = self._processor(image, return_tensors="np")["pixel_values"][0]
-        except (OSError, ValueError, MemoryError) as error:
+            with fitting("the decoded image"):
+                image = decode(_source(ref), ref.path)
+                pixels = self._processor(image, return_tensors="np")["pixel_values"][0]
+        except TooLargeError as error:
+            return too_large(ref, _pixels_in_header(ref), self._fitted, error)
+        except (OSError, ValueError) as error:
             return self._failure(ref, error)
+        self._fitted = max(self._fitted, image.height * image.width)
         seconds = time.perf_counter() - start
         return Decoded(ref, pixels, (image.height, image.width), seconds=seconds)
 
@@ -80,20 +86,46 @@ class Decoder:
         reason = str(error) or type(error).__name__
         if isinstance(error, FileNotFoundError) and not self._root.exists():
             return Decoded(ref, reason=f"the source is gone: no {self._root}", fatal=True)
-        fatal = isinstance(error, MemoryError) or getattr(error, "errno", None) in _MACHINE
-        return Decoded(ref, reason=reason, fatal=fatal)
+        return Decoded(ref, reason=reason, fatal=getattr(error, "errno", None) in _MACHINE)
 
 
-def _open(ref: ImageRef) -> Image.Image:
+def too_large(ref: ImageRef, pixels: int, fitted: int, error: TooLargeError) -> Decoded:
+    """Returns the failure of an image that does not fit into memory.
+
+    It is fatal where the image is no larger than one that has fitted: then memory is short for any
+    image, and a failure is for good, since its shard counts as finished.
+
+    Args:
+        ref: Which one.
+        pixels: Of the image.
+        fitted: Pixels of the largest image that has fitted in this process.
+        error: What it does not fit into.
+    """
+    if pixels > fitted:
+        return Decoded(ref, reason=str(error))
+    reason = f"{error}. Images as large have fitted: repeat the command when there is more memory"
+    return Decoded(ref, reason=reason, fatal=True)
+
+
+def _pixels_in_header(ref: ImageRef) -> int:
+    try:
+        with Image.open(_source(ref)) as image:
+            return image.width * image.height
+    except MemoryError:
+        return 0  # not even the file fits, which is not the image's size
+
+
+def _source(ref: ImageRef) -> str | io.BytesIO:
+    """Returns what Pillow opens: the file, or the image's bytes in a shard."""
     if ref.size is None:
         _check_file(ref.file)
-        return decode(ref.file, ref.path)
+        return ref.file
     with open(ref.file, "rb") as file:
         file.seek(ref.offset)
         data = file.read(ref.size)
     if len(data) < ref.size:
         raise ValueError(f"the shard ends {ref.size - len(data)} bytes before the image does")
-    return decode(io.BytesIO(data), ref.path)
+    return io.BytesIO(data)
 
 
 def _check_file(path: str) -> None:

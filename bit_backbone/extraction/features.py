@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,10 +11,10 @@ from torch import Tensor
 
 from bit_backbone.backbone import BitBackbone
 from bit_backbone.extraction.batching import batches_of_one_size
-from bit_backbone.extraction.decoding import Decoded
-from bit_backbone.extraction.errors import ExtractionError
+from bit_backbone.extraction.decoding import Decoded, too_large
 from bit_backbone.extraction.listing import ImageRef
 from bit_backbone.extraction.pooling import POOLINGS
+from bit_backbone.out_of_memory import TooLargeError, each_that_fits, fitting
 from bit_backbone.preprocessing import BitImageProcessor
 
 DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16}
@@ -78,33 +78,44 @@ class FeatureExtractor:
         self._batch_size = batch_size
         self._place = next(backbone.parameters())
         self._levels = _levels(processor).to(self._place.device)
+        self._fitted = 0  # pixels of the largest image that has fitted into memory
 
     def __call__(self, images: Iterable[Decoded]) -> Iterator[Features | Failure]:
-        """Returns the features or the failure of each image, not in order."""
+        """Returns the features or the failure of each image, not in order.
+
+        Raises:
+            ExtractionError: An image does not fit into memory, though one as large has before.
+        """
         failures: list[Failure] = []
         for batch in batches_of_one_size(_readable(images, failures), self._batch_size):
             yield from failures
             failures.clear()
-            yield from self._extract(batch)
+            yield from each_that_fits(self._extract, batch, self._too_large)
         yield from failures
 
+    def _extract(self, batch: Sequence[Decoded]) -> list[Features | Failure]:
+        _, height, width = _pixels(batch[0]).shape
+        with fitting(f"a batch of {len(batch)} x {height} x {width} pixels"):
+            try:
+                arrays = self._arrays(batch)
+            except ValueError as error:  # too small for the network, and so is all the batch
+                return [Failure(image.ref, str(error)) for image in batch]
+            self._fitted = max(self._fitted, height * width)
+            return [
+                self._checked(image, {name: array[row] for name, array in arrays.items()})
+                for row, image in enumerate(batch)
+            ]
+
     @torch.inference_mode()
-    def _extract(self, batch: list[Decoded]) -> list[Features | Failure]:
+    def _arrays(self, batch: Sequence[Decoded]) -> dict[str, np.ndarray]:
         pixels = torch.from_numpy(np.stack([_pixels(image) for image in batch]))
-        try:
-            outputs = self._backbone(self._normalize(pixels))
-        except ValueError as error:  # too small for the network, and so is all the batch
-            return [Failure(image.ref, str(error)) for image in batch]
-        except torch.OutOfMemoryError as error:
-            raise ExtractionError(
-                f"a batch of shape {list(pixels.shape)} does not fit into "
-                "the device's memory; go on with a smaller --batch-size"
-            ) from error
-        arrays = {name: self._keep(output) for name, output in outputs.items()}
-        return [
-            self._checked(image, {name: array[row] for name, array in arrays.items()})
-            for row, image in enumerate(batch)
-        ]
+        outputs = self._backbone(self._normalize(pixels))
+        return {name: self._keep(output) for name, output in outputs.items()}
+
+    def _too_large(self, image: Decoded, error: TooLargeError) -> Failure:
+        failure = too_large(image.ref, _pixels(image)[0].size, self._fitted, error)
+        failure.raise_if_fatal()
+        return Failure(image.ref, str(failure.reason))
 
     def _normalize(self, pixels: Tensor) -> Tensor:
         """Looks each channel's levels up: the bits are those of the processor."""

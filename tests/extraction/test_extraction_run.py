@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -38,6 +39,7 @@ from bit_backbone.extraction import (
     extract,
     find_images,
 )
+from bit_backbone.extraction.decoding import Decoder
 from bit_backbone.extraction.features import FeatureExtractor
 from bit_backbone.extraction.pooling import POOLINGS
 from bit_backbone.extraction.run import native_size
@@ -101,6 +103,44 @@ def test_webdataset_pyarrow_and_numpy_read_the_output(photos, tmp_path, backbone
             assert list(sample[f"{stage}.npy"].shape) == row[f"{stage}_shape"]
     tall = next(row for row in index if row["key"] == "b/two%2Ev2%2Epng")
     assert [tall[n] for n in ("height", "width", "input_height", "input_width")] == [96, 64, 72, 48]
+
+
+ALONE = """
+import json, sys
+for name in ("bit_backbone", "torchvision", "transformers"):
+    sys.modules[name] = None  # importing it raises ImportError
+from pathlib import Path
+import numpy, pyarrow.parquet, webdataset
+maps, vectors = map(Path, sys.argv[1:])
+sums = {}
+shards = sorted(map(str, maps.glob("*.tar")))
+for sample in webdataset.WebDataset(shards, shardshuffle=False).decode():
+    for stage in ("stage1", "stage3"):
+        sums[sample["__key__"], stage] = float(numpy.sum(sample[f"{stage}.npy"], dtype=float))
+keys = pyarrow.parquet.read_table(maps / "index.parquet").column("key").to_pylist()
+table = pyarrow.parquet.read_table(vectors / "vectors")
+column = table.column("stage3").combine_chunks()
+pooled = column.flatten().to_numpy().reshape(len(column), -1).sum(1, dtype=float)
+print(json.dumps([[*place, total] for place, total in sums.items()]))
+print(json.dumps([keys, dict(zip(table.column("key").to_pylist(), pooled.tolist()))]))
+"""
+
+
+def test_the_output_is_read_without_this_package(photos, tmp_path, backbone):
+    for name, output in {"maps": OutputSettings(shard_size=4), "vectors": pooled()}.items():
+        extract(photos, tmp_path / name, backbone, processor=PROCESSOR, output=output)
+    folders = [str(tmp_path / name) for name in ("maps", "vectors")]
+    command = [sys.executable, "-c", ALONE, *folders]
+    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    rows, (keys, vectors) = map(json.loads, told.splitlines())
+    assert sorted(keys) == sorted(vectors) == sorted(KEYS)
+    assert len(rows) == 2 * len(KEYS)
+    expected = {key: alone(backbone, photos / path) for key, path in KEYS.items()}
+    for key, stage, total in rows:
+        assert total == pytest.approx(expected[key][stage].double().sum().item(), rel=1e-4, abs=0.1)
+    for key, total in vectors.items():
+        mean = expected[key]["stage3"].double().mean((1, 2)).sum().item()
+        assert total == pytest.approx(mean, rel=1e-4, abs=1e-2)
 
 
 def test_safetensors_hold_the_same_maps(photos, tmp_path, backbone):
@@ -360,13 +400,73 @@ def test_a_network_that_does_not_take_rgb_is_refused(photos, tmp_path):
         extract(photos, tmp_path, tiny(out_indices=[1], num_channels=1))
 
 
-def test_too_little_memory_is_one_error(photos, tmp_path, backbone):
-    def fail(*_):
-        raise torch.OutOfMemoryError("CUDA out of memory")
+def lacking_memory(when):
+    """A hook that asks the allocator for too much."""
 
-    backbone.register_forward_pre_hook(fail)
-    with pytest.raises(ExtractionError, match=r"does not fit .* smaller --batch-size"):
-        extract(photos, tmp_path, backbone, processor=PROCESSOR)
+    def hook(_, arguments):
+        if when(arguments[0].shape):
+            torch.empty(2**60)
+
+    return hook
+
+
+def test_a_batch_too_large_for_the_memory_is_done_image_by_image(
+    photos, tmp_path, backbone, caplog
+):
+    expected = extract(photos, tmp_path / "whole", backbone, processor=PROCESSOR)
+    backbone.register_forward_pre_hook(lacking_memory(lambda shape: shape[0] > 1))
+    assert extract(photos, tmp_path / "parts", backbone, processor=PROCESSOR) == expected
+    assert "4 x 48 x 72 pixels does not fit into memory: " in caplog.text
+    maps = maps_in(tmp_path / "parts")
+    for key, others in maps_in(tmp_path / "whole").items():
+        assert_equal_features(
+            maps[key], {name: torch.tensor(array) for name, array in others.items()}
+        )
+
+
+def test_an_image_too_large_for_the_memory_is_a_failure(tmp_path, backbone):
+    source = write_many(tmp_path / "src", 4, sizes=[(24, 24)])
+    photograph("china@96x96").save(source / "00000large.png")
+    backbone.register_forward_pre_hook(lacking_memory(lambda shape: shape[2] > 90))
+    output = OutputSettings(shard_size=2)
+    arguments = {"processor": native_size(), "output": output}
+    assert extract(source, tmp_path / "out", backbone, **arguments) == Summary(written=4, failed=1)
+    (failure,) = failures_in(tmp_path / "out")
+    assert failure["key"] == "00000large%2Epng"
+    reason = "a batch of 1 x 96 x 96 pixels does not fit into memory: .*can't allocate memory"
+    assert re.match(reason, failure["reason"])
+
+
+def test_an_image_as_large_as_one_that_fitted_is_not_to_blame(tmp_path, backbone):
+    source = write_many(tmp_path / "src", 4, sizes=[(24, 24)])
+    fitted = []
+    backbone.register_forward_pre_hook(lacking_memory(lambda _: len(fitted) == 2))
+    backbone.register_forward_hook(lambda *_: fitted.append(1))
+    arguments = {"processor": native_size(), "batch_size": 1}
+    arguments["output"] = OutputSettings(shard_size=1)
+    with pytest.raises(ExtractionError, match=r"stopped at .*00002.png: .* Images as large have"):
+        extract(source, tmp_path / "out", backbone, **arguments)
+    assert len(maps_in(tmp_path / "out")) == 2
+    fitted.append(1)  # there is memory again
+    assert extract(source, tmp_path / "out", backbone, **arguments) == Summary(written=4, failed=0)
+
+
+@pytest.mark.parametrize(
+    ("first", "fatal"), [("small.png", False), ("large.png", True), (None, False)]
+)
+def test_an_image_that_cannot_be_decoded_for_lack_of_memory(first, fatal, tmp_path, monkeypatch):
+    for side, name in ((20, "small.png"), (30, "middle.png"), (40, "large.png")):
+        photograph(f"china@{side}x{side}").save(tmp_path / name)
+    refs = {os.path.basename(ref.path): ref for ref in find_images(tmp_path)}
+    decoder = Decoder(native_size(), tmp_path)
+    if first is not None:
+        assert decoder(refs[first]).reason is None
+    with monkeypatch.context() as patch:
+        patch.setattr("bit_backbone.extraction.decoding.decode", lambda *_: bytes(2**60))
+        failed = decoder(refs["middle.png"])
+    assert failed.reason.startswith("the decoded image does not fit into memory: ")
+    assert failed.fatal is fatal
+    assert decoder(refs["middle.png"]).reason is None
 
 
 def test_two_at_once_are_refused(photos, tmp_path, backbone):

@@ -1,0 +1,91 @@
+"""What happens when the memory runs out: the image is told and skipped, and the others go on.
+
+A lack of memory has many kinds of exception. Here they become one, a ValueError: to whoever goes on
+behind a bad image it is one more.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+__all__ = ["TooLargeError", "each_that_fits", "fitting", "is_out_of_memory"]
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+# Of PyTorch's allocator for the CPU (c10/core/impl/alloc_cpu.cpp) on POSIX and on Windows, of CUDA
+# and of its libraries' status codes.
+_MARKS = ("can't allocate memory", "not enough memory", "out of memory", "_STATUS_ALLOC_FAILED")
+# What is left of oneDNN's status "out of memory" in PyTorch's exception. Arguments that it refuses
+# fail earlier, when it creates the primitive's descriptor.
+_ONEDNN = (
+    "could not create a memory object",
+    "could not create a primitive",
+    "could not execute a primitive",
+)
+
+_LOGGER = logging.getLogger(__name__)
+
+
+class TooLargeError(ValueError):
+    """An image or a batch does not fit into memory."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory could not be had, on the CPU or a GPU."""
+    if isinstance(error, MemoryError):  # of Python, NumPy and Pillow
+        return True
+    # A subclass of RuntimeError; by its name, so that the commands need not import torch.
+    if type(error).__name__ == "OutOfMemoryError":
+        return True
+    said = str(error)
+    is_marked = said in _ONEDNN or any(mark in said for mark in _MARKS)
+    return isinstance(error, RuntimeError) and is_marked
+
+
+def told(error: BaseException) -> str:
+    """Returns the first line of such an exception, which may have none or pages."""
+    return (str(error).strip() or "the allocator says no more").splitlines()[0]
+
+
+@contextmanager
+def fitting(what: str) -> Iterator[None]:
+    """Makes a lack of memory a TooLargeError.
+
+    Args:
+        what: Needs the memory: "an image of 480 x 640".
+
+    Raises:
+        TooLargeError: In place of any exception that says so.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise TooLargeError(f"{what} does not fit into memory: {told(error)}") from error
+
+
+def each_that_fits(
+    compute: Callable[[Sequence[Item]], list[Result]],
+    items: Sequence[Item],
+    failed: Callable[[Item, TooLargeError], Result],
+) -> list[Result]:
+    """Computes a batch at once or, where it does not fit into memory, item by item.
+
+    Args:
+        compute: Returns a result for each; raises TooLargeError where they do not fit.
+        items: The batch.
+        failed: Returns what stands for an item that does not fit alone.
+    """
+    try:
+        return compute(items)
+    except TooLargeError as error:
+        if len(items) == 1:
+            return [failed(items[0], error)]
+        _LOGGER.warning("%s; its images are computed one by one", error)
+    # Behind the handler: the exception holds the frames, and they the memory, of what failed.
+    return [result for item in items for result in each_that_fits(compute, [item], failed)]
