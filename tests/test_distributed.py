@@ -77,11 +77,18 @@ def one_process(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_a_sharded_classifier_learns_as_one_process_does(
-    processes: int, one_process: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("processes", "fsdp"),
+    [
+        (2, True),
+        pytest.param(4, True, marks=pytest.mark.slow),
+        pytest.param(4, False, marks=pytest.mark.slow),
+    ],
+)
+def test_a_classifier_learns_over_processes_as_in_one(
+    processes: int, fsdp: bool, one_process: Path, tmp_path: Path
 ) -> None:
-    finish(finetune(tmp_path, processes, fsdp=True))
+    finish(finetune(tmp_path, processes, fsdp=fsdp))
     assert_same_run(tmp_path, one_process)
     make_model().load_state_dict(RunState.load(tmp_path).model)  # whole tensors, plain names
 
@@ -197,6 +204,13 @@ def test_a_test_over_processes_counts_every_image_once(coco: Path, one_detector:
 def test_segmenters_train_over_processes(extra: tuple, coco: Path, tmp_path: Path) -> None:
     finish(detector(coco, tmp_path / "run", 2, *extra, model="fcn_bit"))
     assert 0 <= read_log(tmp_path / "run" / "log.jsonl")[-1]["eval_mIoU"] <= 1
+
+
+@pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_batch_norms_of_processes_keep_one_mean(processes: int, coco: Path, tmp_path: Path) -> None:
+    script = str(TESTS / "batch_norm_processes.py")
+    told = finish(start(script, str(coco / "test"), str(tmp_path), processes=processes))
+    assert told.count("one mean") == processes
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ from bit_backbone.detection.models import DetectorSpec
 from bit_backbone.detection.runs import load_spec, save_spec
 from bit_backbone.detection.settings import DetectionSettings
 from bit_backbone.detection.tasks import TrainingSet, evaluate_on
+from bit_backbone.training.parallel import average_statistics
 from bit_backbone.training.processes import Interruption, ProcessGroup, process_group
 from bit_backbone.training.progress import Progress, Task
 from bit_backbone.training.runlog import RunLog, is_evaluated
@@ -138,6 +139,7 @@ class _Run:
                 number = self.group.max(interruption.signal)
                 ends = number or self.step == self.settings.steps
                 if ends or self.step % self.settings.save_every == 0:
+                    average_statistics(self.learner.model, self.group)
                     self.store.save(self._facts(), self.learner.model, self.learner.optimizer)
                 if number:
                     return TrainingResult(self.learner.model, self.step, None, number)
@@ -185,6 +187,7 @@ class _Run:
     def _evaluate(self, log: RunLog | None, progress: Progress) -> dict[str, float] | None:
         if self.eval_set is None:
             return None
+        average_statistics(self.learner.model, self.group)
         bar = progress.evaluation(-(-len(self.eval_set) // self.group.world_size))
         with self.learner.autocast():
             metrics = evaluate_on(

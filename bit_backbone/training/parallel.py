@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from bit_backbone.network import PreActUnit, Stage
@@ -20,7 +21,8 @@ def distribute(
 ) -> nn.Module:
     """Makes backward passes average gradients over the processes, from here on.
 
-    On GPUs the batch norms of a segmenter's head take their statistics over all processes.
+    On GPUs the batch norms of a segmenter's head take their statistics over all processes. On CPUs,
+    which have no such norm, each process has its own: see ``average_statistics``.
 
     Args:
         model: Anything on a BiT, on the process's device. FSDP changes it in place, so make the
@@ -42,7 +44,28 @@ def distribute(
         return shard(model, process_mesh(group.device), dtype)
     if group.world_size == 1:
         return model
-    return DistributedDataParallel(model, gradient_as_bucket_view=True)
+    # Not broadcast_buffers, which throws away what the processes but the first have gathered.
+    return DistributedDataParallel(model, gradient_as_bucket_view=True, broadcast_buffers=False)
+
+
+@torch.no_grad()
+def average_statistics(model: nn.Module, group: ProcessGroup) -> None:
+    """Gives the batch norms of every process the mean of all processes' running statistics.
+
+    To be called before a model is saved or evaluated. A running statistic is a sum of the batches'
+    with weights that are the same in every process: one mean now is the mean after every step, and
+    training goes on as it would have without. The variance is the mean of that within processes'
+    shares, which batches are normalised by.
+
+    Args:
+        model: In every process, trained on equal shares of batches.
+        group: The processes.
+    """
+    for module in model.modules():
+        if isinstance(module, _BatchNorm) and not isinstance(module, nn.SyncBatchNorm):
+            for statistic in (module.running_mean, module.running_var):
+                if statistic is not None:
+                    group.sum(statistic).div_(group.world_size)
 
 
 def process_mesh(device: torch.device) -> DeviceMesh:
