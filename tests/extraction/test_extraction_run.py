@@ -22,7 +22,7 @@ from extraction_outputs import (
     vectors_in,
     write_many,
 )
-from live_filters import filter_bytes, filter_shapes, live_filter_bytes
+from live_filters import LiveFilters, filter_bytes
 from networks import relative_difference, tiny
 from photographs import photograph
 from safetensors.numpy import load
@@ -362,17 +362,14 @@ def test_the_command(photos, tmp_path, capsys, backbone):
 
 
 def test_the_command_holds_the_weights_once(photos, tmp_path, monkeypatch):
-    # Other shapes than those of the networks of tests beside this one.
-    options = {"hidden_sizes": (40, 72, 104, 136), "embedding_size": 24, "num_groups": 8}
-    model = tiny(out_indices=[1, 3], **options)
+    model = tiny(out_indices=[1, 3])
     model.save_pretrained(tmp_path / "weights")
-    shapes, once = filter_shapes(model), filter_bytes(model)
-    del model
+    alive, once = LiveFilters(model), filter_bytes(model)
     seen, compute = [], FeatureExtractor._extract
 
     def watched(self, batch):
         results = compute(self, batch)
-        seen.append(live_filter_bytes(shapes))
+        seen.append(alive.bytes())
         return results
 
     monkeypatch.setattr(FeatureExtractor, "_extract", watched)
