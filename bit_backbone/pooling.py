@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bit_backbone.convolution import is_real
+from bit_backbone.kernels.group_norm import are_plain
 from bit_backbone.padding import pad_same
 
 torch.fx.wrap("pad_same")
@@ -49,11 +49,12 @@ def _is_faster_by_axes(x: Tensor) -> bool:
     """Whether to pool first over rows and then over columns: contiguous on a CPU, for inference.
 
     PyTorch's kernel for that layout compares one value at a time, and takes five times as long.
-    Autograd would split the gradient of equal values where pooling gives it to the first.
+    Autograd would split the gradient of equal values where pooling gives it to the first, and
+    forward-mode differentiation knows no writing into given memory.
     """
     return (
-        not (torch.compiler.is_compiling() or torch.jit.is_tracing())
-        and is_real(x)
+        not torch.compiler.is_compiling()
+        and are_plain(x)
         and x.device.type == "cpu"
         and x.is_contiguous()
         and not (torch.is_grad_enabled() and x.requires_grad)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from networks import ALL, KINDS, TINY, largest_difference, relative_difference, tiny
 from torch import nn
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from bit_backbone import layers
@@ -276,3 +277,15 @@ def test_images_too_small_for_valid_padding_are_refused():
     assert backbone(torch.randn(1, 3, 75, 75))["stage4"].shape == (1, 256, 1, 1)
     with pytest.raises(ValueError, match=r"at least 75 pixels high and wide, got \[1, 3, 75, 74\]"):
         backbone(torch.randn(1, 3, 75, 74))
+
+
+@pytest.mark.parametrize("layer_type", ["preactivation", "bottleneck"])
+def test_forward_mode_differentiation(layer_type):
+    backbone = tiny(layer_type=layer_type, depths=(2, 1, 1, 1)).double().eval()
+    x, direction = torch.randn(2, 1, 3, 33, 33, dtype=torch.float64)
+    with torch.no_grad():
+        with forward_ad.dual_level():
+            output = backbone(forward_ad.make_dual(x, direction))["stage4"]
+            found = forward_ad.unpack_dual(output).tangent
+        after, before = (backbone(x + step * direction)["stage4"] for step in (1e-6, -1e-6))
+    assert relative_difference(found, (after - before) / 2e-6) < 1e-6

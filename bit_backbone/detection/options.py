@@ -98,7 +98,7 @@ def _add_recipe_options(group: Any) -> None:
     option("--amp", action="store_true", help="bfloat16 autocast")
     option("--channels-last", action="store_true", help="that memory format")
     option("--grad-checkpointing", action="store_true", help="trade time for memory")
-    option("--activation-recompute", action="store_true", help="a little of the same")
+    option("--activation-recompute", action="store_true", help="recompute norms alone")
     option("--fsdp", action="store_true", help="shard weights and optimizer over the processes")
     option(
         "--augment",

@@ -45,7 +45,7 @@ class DetectionSettings:
         eval_every: Evaluate after every so many steps, beside the end; None for the end alone.
         save_every: Save after every so many steps, beside the end and interruptions.
         grad_checkpointing: Whether to recompute every residual unit in backward, to save memory.
-        activation_recompute: Whether to recompute norms and activations alone: less of both.
+        activation_recompute: Whether to recompute norms and activations alone, in less time.
         fsdp: Whether to shard parameters, gradients and the optimizer's state over the processes
             (FSDP2), instead of keeping all of them in each.
 

@@ -74,7 +74,7 @@ def _add_recipe_options(parser: argparse.ArgumentParser) -> None:
     recipe.add_argument("--seed", type=int, default=0, metavar="N")
     recipe.add_argument("--precision", choices=PRECISIONS, default=PRECISIONS[0])
     recipe.add_argument("--grad-checkpointing", action="store_true", help="trade time for memory")
-    recipe.add_argument("--activation-recompute", action="store_true", help="a little of the same")
+    recipe.add_argument("--activation-recompute", action="store_true", help="recompute norms alone")
     recipe.add_argument("--fsdp", action="store_true", help="shard over the processes")
     recipe.add_argument("--eval-every", type=positive, metavar="STEPS")
     recipe.add_argument("--save-every", type=positive, default=100, metavar="STEPS")

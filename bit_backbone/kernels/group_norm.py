@@ -139,14 +139,13 @@ def can_run_in_triton(x: Tensor, weight: Tensor) -> bool:
     )
 
 
-def are_plain(x: Tensor, weight: Tensor) -> bool:
+def are_plain(*tensors: Tensor) -> bool:
     """Whether autograd alone sees these: no tracer, transform, tangent or tensor subclass."""
-    return (
-        type(x) is Tensor
-        and type(weight) in (Tensor, nn.Parameter)
-        and not torch.jit.is_tracing()
-        and not torch._C._functorch.is_functorch_wrapped_tensor(x)
-        and forward_ad.unpack_dual(x).tangent is None
+    return not torch.jit.is_tracing() and all(
+        type(tensor) in (Tensor, nn.Parameter)
+        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+        and forward_ad.unpack_dual(tensor).tangent is None
+        for tensor in tensors
     )
 
 
