@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from bit_backbone.config import BitConfig
 from bit_backbone.padding import pad_same
-from bit_backbone.recompute import convolve, recipe_of
+from bit_backbone.pointwise import convolve, geometry_of
+from bit_backbone.recompute import convolve_made, recipe_of
 
 torch.fx.wrap("pad_same")
 
@@ -102,11 +103,10 @@ class StdConv2d(nn.Conv2d):
             x = pad_same(x, self.kernel_size[0], self.stride[0], self.dilation[0], 0.0)
         weight = self.standardized_weight()
         if not torch.jit.is_scripting():
-            recipe, step = recipe_of(x, weight), _step_beforehand(self, x)
+            geometry, recipe = geometry_of(self, x), recipe_of(x, weight)
             if recipe is not None:
-                return convolve(self, x, weight, recipe, step)
-            if step > 1:
-                return F.conv2d(x[:, :, ::step, ::step], weight)
+                return convolve_made(x, weight, geometry, recipe)
+            return convolve(x, weight, geometry)
         return F.conv2d(x, weight, None, self.stride, self.padding, self.dilation)
 
     def standardized_weight(self) -> Tensor:
@@ -149,29 +149,6 @@ class StdConv2d(nn.Conv2d):
 
     def __getstate__(self) -> dict[str, object]:
         return self.__dict__ | {"_kept": None}
-
-
-def _step_beforehand(conv: nn.Conv2d, x: Tensor) -> int:
-    """Returns the distance of the pixels that a convolution takes of a map before it works on it.
-
-    A 1x1 convolution with a stride needs no others; oneDNN lays out all the same the whole of a
-    contiguous map for itself, and its gradient back, which takes longer than the convolution.
-
-    Args:
-        conv: The convolution.
-        x: [N, in, H, W].
-
-    Returns:
-        The stride, or 1 where taking pixels brings nothing or would be recorded by a tracer.
-    """
-    worthwhile = (
-        conv.kernel_size == (1, 1)
-        and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
-        and isinstance(x, Tensor)  # and not a proxy of torch.fx
-        and x.device.type == "cpu"
-        and x.is_contiguous()
-    )
-    return conv.stride[0] if worthwhile else 1
 
 
 def _may_be_kept(weight: Tensor, training: bool) -> bool:

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.nn import functional as F
 
 from bit_backbone.kernels import torch_group_norm
 from bit_backbone.kernels.activations import gradient_before
@@ -27,6 +26,7 @@ from bit_backbone.kernels.group_norm import (
     implementation,
     is_faster_in_triton,
 )
+from bit_backbone.pointwise import Geometry, convolve, convolve_backward
 
 
 class RecomputingModule(nn.Module):
@@ -119,18 +119,16 @@ def recipe_of(x: Tensor, weight: Tensor) -> Recipe | None:
     return recipe if recipe.version == x._version else None
 
 
-def convolve(conv: nn.Conv2d, x: Tensor, weight: Tensor, recipe: Recipe, step: int) -> Tensor:
-    """Convolves ``x`` as ``conv`` does, with ``weight``; keeps the recipe instead of ``x``.
+def convolve_made(x: Tensor, weight: Tensor, geometry: Geometry, recipe: Recipe) -> Tensor:
+    """Convolves a map and keeps its recipe instead.
 
     Args:
-        conv: The convolution's geometry.
         x: [N, in, H, W], what the recipe makes.
         weight: [out, in, height, width].
+        geometry: How to convolve.
         recipe: How to make ``x``.
-        step: Distance of the pixels to take beforehand; with another than 1 the stride is done.
     """
-    geometry = conv.stride if step == 1 else (1, 1), conv.padding, conv.dilation
-    return _ConvOfNorm.apply(x, weight, *recipe.ingredients, recipe.maker, geometry, step)
+    return _ConvOfNorm.apply(x, weight, *recipe.ingredients, recipe.maker, geometry)
 
 
 def _once(backward: Callable[..., Any]) -> Callable[..., Any]:
@@ -182,9 +180,9 @@ class _ConvOfNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, weight: Tensor, *recipe: Any) -> Tensor:
-        *ingredients, ctx.maker, ctx.geometry, ctx.step = recipe
+        *ingredients, ctx.maker, ctx.geometry = recipe
         ctx.save_for_backward(weight, *ingredients)
-        return F.conv2d(y[:, :, :: ctx.step, :: ctx.step], weight, None, *ctx.geometry)
+        return convolve(y, weight, ctx.geometry)
 
     @staticmethod
     @_once
@@ -192,21 +190,10 @@ class _ConvOfNorm(torch.autograd.Function):
         weight, *ingredients = ctx.saved_tensors
         y = ctx.maker.make(tuple(ingredients))
         # Autocast has narrowed both for the convolution.
-        taken = y[:, :, :: ctx.step, :: ctx.step]
-        narrow = taken.to(gradient.dtype), weight.to(gradient.dtype)
-        of_y, of_weight, _ = torch.ops.aten.convolution_backward(
-            *(gradient, *narrow, None, *ctx.geometry, False, [0, 0], 1),
-            [*ctx.needs_input_grad[:2], False],
-        )
+        narrow = y.to(gradient.dtype), weight.to(gradient.dtype)
+        needs = ctx.needs_input_grad
+        of_y, of_weight = convolve_backward(gradient, *narrow, ctx.geometry, needs[:2])
+        assert of_weight is not None  # recipe_of wants weights that train
         if of_y is not None:
-            of_y = _spread(of_y.to(y.dtype), y, ctx.step)
-        return of_y, of_weight.to(weight.dtype), *[None] * (len(ctx.needs_input_grad) - 2)
-
-
-def _spread(taken: Tensor, like: Tensor, step: int) -> Tensor:
-    """Returns zeros like ``like`` but for every ``step``-th pixel, which is that of ``taken``."""
-    if step == 1:
-        return taken
-    spread = torch.zeros_like(like)
-    spread[:, :, ::step, ::step] = taken
-    return spread
+            of_y = of_y.to(y.dtype)
+        return of_y, of_weight.to(weight.dtype), *[None] * (len(needs) - 2)

@@ -235,20 +235,3 @@ def test_images_that_no_network_takes(images, message):
 def test_images_that_networks_take(dtype):
     images = torch.zeros(1, 3, 8, 8, dtype=dtype)
     assert check_images(images, 3, 2) is images
-
-
-@pytest.mark.parametrize("padding", [None, "same", "valid"])
-@pytest.mark.parametrize("size", [(8, 12), (7, 9), (1, 1)])
-def test_a_strided_pointwise_convolution_takes_its_pixels_first(padding, size, monkeypatch):
-    conv = StdConv2d(6, 4, 1, stride=2, padding=padding, eps=1e-10)
-    x = torch.randn(2, 6, *size, requires_grad=True)
-    expected = F.conv2d(x, standardize(conv.weight, conv.eps), stride=2)
-    cotangent = torch.randn_like(expected)
-    gradients = torch.autograd.grad(expected, (x, conv.weight), cotangent)
-    seen = []
-    convolve = F.conv2d
-    monkeypatch.setattr(F, "conv2d", lambda x, *args: seen.append(x.shape) or convolve(x, *args))
-    found = conv(x)
-    assert seen == [(2, 6, *expected.shape[2:])]
-    torch.testing.assert_close(found, expected)
-    torch.testing.assert_close(torch.autograd.grad(found, (x, conv.weight), cotangent), gradients)
