@@ -20,6 +20,10 @@ NO_TRAINING = (
     "then call optimize_for_inference again"
 )
 
+# Most pixels of a batch of maps for which filters are laid out beforehand. Laying them out takes as
+# long as the convolution of some hundred pixels; kept, they take as much memory as the weights.
+MOST_PIXELS = 512
+
 
 class FoldedConv2d(nn.Conv2d):
     """A convolution whose weight holds standardized filters: what a StdConv2d becomes.
@@ -27,8 +31,8 @@ class FoldedConv2d(nn.Conv2d):
     On CPUs, in channels-last, it runs oneDNN's convolution with two things that ``F.conv2d`` has
     not: it can add to an existing tensor in place, and filters that were laid out beforehand. The
     layout depends on the shape of the input, and the wrong one is slower than none. So filters are
-    laid out when a shape comes twice in a row, for one shape at a time; inputs of ever new shapes
-    leave it at oneDNN's own layout per call.
+    laid out when a shape comes twice in a row, for one shape at a time; inputs of ever new shapes,
+    and those of more than MOST_PIXELS pixels, leave it at oneDNN's own layout per call.
 
     Loading a state dict standardizes what it holds, so that the weights of the original and those
     of its optimized copy both give this layer's (standardizing twice changes nothing).
@@ -111,6 +115,9 @@ class FoldedConv2d(nn.Conv2d):
         weight = self.weight
         if not self.lays_out:
             return weight
+        if self._pixels(x) > MOST_PIXELS:
+            self._seen = (None, None)  # other filters laid out would be in memory all the same
+            return weight
         version = 0 if weight.is_inference() else weight._version
         key = (x.shape, x.dtype, weight.data_ptr(), version)
         seen, packed = self._seen  # at once: other threads may run this layer, too
@@ -123,6 +130,10 @@ class FoldedConv2d(nn.Conv2d):
             )
             self._seen = key, packed
         return packed
+
+    def _pixels(self, x: Tensor) -> int:
+        """Returns the number of pixels that come out."""
+        return len(x) * x.shape[2] * x.shape[3] // (self.stride[0] * self.stride[1])
 
     def train(self, mode: bool = True) -> FoldedConv2d:
         """Refuses to train.
