@@ -91,9 +91,10 @@ class PreActUnit(Unit):
     def forward(self, x: Tensor, activated: Tensor | None = None) -> Tensor:
         """Maps raw residual sums to raw residual sums; ``activated``: norm1(x), if at hand."""
         activated = self.norm1(x) if activated is None else activated
-        # The projection is fed the pre-activation, the identity shortcut is not.
-        shortcut = x if self.downsample is None else self.downsample(activated)
         branch = self.norm3(self.conv2(self.norm2(self.conv1(activated))))
+        # The projection is fed the pre-activation, the identity shortcut is not. Not made earlier:
+        # it is as large as maps of the branch that have been freed by now.
+        shortcut = x if self.downsample is None else self.downsample(activated)
         return self.add(self.conv3(branch), shortcut)
 
 

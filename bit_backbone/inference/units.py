@@ -23,10 +23,9 @@ class InPlacePreActUnit(PreActUnit):
     def forward(self, x: Tensor, activated: Tensor | None = None) -> Tensor:
         """Maps raw residual sums to raw residual sums; ``activated``: norm1(x), if at hand."""
         activated = self.norm1(x) if activated is None else activated
+        branch = self.norm3(self.conv2(self.norm2(self.conv1(activated))))
+        # Not earlier: it is as large as the two maps above that have been freed by now.
         shortcut = x if self.downsample is None else self.downsample(activated)
-        branch = self.norm2(self.conv1(activated))
-        activated = None  # frees it while the branch is made
-        branch = self.norm3(self.conv2(branch))
         if self.crops:
             return self.conv3(branch) + centre_crop_like(shortcut, branch)
         if not torch.jit.is_scripting():  # noqa: SIM102 (alone, so that TorchScript skips it)
