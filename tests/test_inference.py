@@ -287,6 +287,16 @@ def test_changed_weights_are_laid_out_anew():
     assert largest_difference(after, before) > 0.01
 
 
+def test_filters_are_laid_out_for_small_maps_alone():
+    fast = optimized(tiny(out_indices=ALL))
+    strided, first = fast.stage2[0].conv2, fast.stage1[0].conv2
+    for size, laid_out in ((88, (True, True)), (92, (False, True)), (184, (False, False))):
+        with torch.no_grad():
+            [fast(torch.randn(1, 3, size, size)) for _ in range(2)]
+        found = tuple(conv._seen[1] is not None for conv in (first, strided))
+        assert found == laid_out, size  # 484, 529 and 2116 pixels in stage1; a quarter behind it
+
+
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
 def test_optimized_and_run_under_any_mode(mode):
     backbone = tiny(out_indices=ALL).eval()
@@ -336,7 +346,11 @@ def test_compiled_by_inductor():
     torch.compiler.reset()
     backbone = tiny(out_indices=ALL, depths=(2, 2, 1, 1)).eval()
     fast = optimized(backbone, compile=True)
-    check_equal(fast, backbone, sizes=((171, 163), (171, 163), (64, 80)))
+    torch._dynamo.utils.counters.clear()
+    check_equal(fast, backbone, sizes=((171, 163), (171, 163), (168, 174)))
+    # One graph for a single image and one for more of them, of any size.
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
+    check_equal(fast, backbone, sizes=((64, 80),))
     with pytest.raises(ValueError, match="cannot be trained"):
         fast.train()
 

@@ -109,7 +109,7 @@ def _add_engine_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--compile",
         action="store_true",
-        help="compile the network, which takes about a minute for each size of image",
+        help="compile the network, which takes half a minute or more",
     )
     group.add_argument("--device", help="default: the GPU, or the CPU where there is none")
     group = parser.add_argument_group("engine")

@@ -36,7 +36,7 @@ class Extraction:
         output: What is written.
         destination: Where.
         batch_size: Most images of a forward; only images of exactly one size share one.
-        compile: Whether torch.compile compiles the network, for each size of image anew.
+        compile: Whether torch.compile compiles the network.
     """
 
     listing: Listing
@@ -156,8 +156,7 @@ def extract(
         processor: Of images; None resizes the shorter side to 224 and crops nothing.
         output: What to write; None for maps, .npy and fp32.
         batch_size: Most images of a forward.
-        compile: Whether torch.compile compiles the network, which pays where few sizes of image
-            come often: each size takes about a minute.
+        compile: Whether torch.compile compiles the network, which takes half a minute or more.
         engine: Who does it; None for ``LocalEngine()``.
         progress: Whether to show a bar on stderr.
 
