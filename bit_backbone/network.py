@@ -92,8 +92,7 @@ class PreActUnit(Unit):
         """Maps raw residual sums to raw residual sums; ``activated``: norm1(x), if at hand."""
         activated = self.norm1(x) if activated is None else activated
         branch = self.norm3(self.conv2(self.norm2(self.conv1(activated))))
-        # The projection is fed the pre-activation, the identity shortcut is not. Not made earlier:
-        # it is as large as maps of the branch that have been freed by now.
+        # A projection is fed the pre-activation; made now, in memory that the branch has freed.
         shortcut = x if self.downsample is None else self.downsample(activated)
         return self.add(self.conv3(branch), shortcut)
 

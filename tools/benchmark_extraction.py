@@ -24,8 +24,14 @@ import numpy as np
 OUT_INDICES = [1, 2, 3]
 SIZES = ((640, 480), (480, 640), (500, 375), (640, 427))
 LOOP = "loop over transformers"
-# name -> processes that read ahead
-EXTRACTIONS = {"extract, 1 process": 0, "extract, 1 worker": 1, "extract, 2 workers": 2}
+# name -> processes that read ahead, what the network computes in
+EXTRACTIONS = {
+    "extract, 1 process": (0, "fp32"),
+    "extract, 1 worker": (1, "fp32"),
+    "extract, 2 workers": (2, "fp32"),
+    "extract, 1 process, bf16": (0, "bf16"),
+    "extract, 2 workers, bf16": (2, "bf16"),
+}
 
 
 def main() -> None:
@@ -69,7 +75,7 @@ def measure(way: str, folder: Path, args: argparse.Namespace) -> tuple[float, fl
     with tempfile.TemporaryDirectory() as output:
         if way == LOOP:
             return measure_loop(folder, Path(output), args)
-        return measure_extraction(folder, Path(output), EXTRACTIONS[way], args)
+        return measure_extraction(folder, Path(output), *EXTRACTIONS[way], args)
 
 
 def measure_loop(folder: Path, output: Path, args: argparse.Namespace) -> tuple[float, float]:
@@ -111,19 +117,20 @@ def their_network(variant: str) -> dict:
 
 
 def measure_extraction(
-    folder: Path, output: Path, workers: int, args: argparse.Namespace
+    folder: Path, output: Path, workers: int, precision: str, args: argparse.Namespace
 ) -> tuple[float, float]:
-    """Time our extraction into .npy shards."""
+    """Time our extraction into .npy shards, as ``bit-backbone extract`` does it."""
     from bit_backbone import BitBackbone, BitImageProcessor
-    from bit_backbone.extraction import LocalEngine, extract
+    from bit_backbone.extraction import LocalEngine, OutputSettings, extract
 
     backbone = BitBackbone(args.variant, out_indices=OUT_INDICES).eval()
     processor = BitImageProcessor(size=args.short_side, do_center_crop=False)
-    engine = LocalEngine(workers)
+    engine = LocalEngine(workers, in_place=True)
     start = time.perf_counter()
     summary = extract(
         folder, output, backbone,
         processor=processor, batch_size=args.batch_size, engine=engine,
+        output=OutputSettings(precision=precision),
     )  # fmt: skip
     seconds = time.perf_counter() - start
     assert summary.written == args.images

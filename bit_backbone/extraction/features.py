@@ -18,6 +18,7 @@ from bit_backbone.out_of_memory import TooLargeError, each_that_fits, fitting
 from bit_backbone.preprocessing import BitImageProcessor
 
 DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16}
+PRECISIONS: Mapping[str, torch.dtype] = {**DTYPES, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +129,7 @@ class FeatureExtractor:
 
     def _keep(self, output: Tensor) -> np.ndarray:
         kept = output.float() if self._pool is None else self._pool(output.float())
-        return kept.to(DTYPES[self._dtype]).cpu().contiguous().numpy()
+        return _contiguous(kept.to(DTYPES[self._dtype]).cpu()).numpy()
 
     def _checked(self, image: Decoded, arrays: dict[str, np.ndarray]) -> Features | Failure:
         for name, array in arrays.items():
@@ -144,6 +145,20 @@ def _readable(images: Iterable[Decoded], failures: list[Failure]) -> Iterator[De
             failures.append(Failure(image.ref, image.reason or "no image"))
         else:
             yield image
+
+
+def _contiguous(output: Tensor) -> Tensor:
+    """Lays channels-last maps [N, C, H, W] out as they are written.
+
+    As matrices, which PyTorch transposes by tiles; maps of four axes it copies value by value.
+    """
+    if output.ndim != 4 or not output.is_contiguous(memory_format=torch.channels_last):
+        return output.contiguous()
+    result = torch.empty(output.shape, dtype=output.dtype)
+    pixels = output.permute(0, 2, 3, 1).flatten(1, 2)
+    for target, image in zip(result.flatten(2), pixels, strict=True):
+        target.copy_(image.t())
+    return result
 
 
 def _pixels(image: Decoded) -> np.ndarray:

@@ -14,7 +14,7 @@ from bit_backbone._extras import require
 from bit_backbone.backbone import BitBackbone
 from bit_backbone.extraction.decoding import Decoded, Decoder, decoded_images
 from bit_backbone.extraction.destination import Destination, Summary
-from bit_backbone.extraction.features import Failure, FeatureExtractor, Features
+from bit_backbone.extraction.features import PRECISIONS, Failure, FeatureExtractor, Features
 from bit_backbone.extraction.listing import Files, ImageRef, Listing
 from bit_backbone.extraction.progress import ExtractionBar
 from bit_backbone.extraction.settings import OutputSettings, describe
@@ -68,7 +68,8 @@ class Extraction:
 
     def extractor(self) -> FeatureExtractor:
         """Makes the network itself fast for inference, and returns all that belongs to it."""
-        backbone = optimize_in_place(self.backbone, compile=self.compile)
+        narrow = None if self.output.precision == "fp32" else PRECISIONS[self.output.precision]
+        backbone = optimize_in_place(self.backbone, compile=self.compile, dtype=narrow)
         return FeatureExtractor(
             backbone, self.processor, self.output.pool, self.output.dtype, self.batch_size
         )

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from bit_backbone.backbone import BitBackbone
-from bit_backbone.extraction.features import DTYPES
+from bit_backbone.extraction.features import DTYPES, PRECISIONS
 from bit_backbone.extraction.listing import Listing
 from bit_backbone.extraction.pooling import POOLINGS
 from bit_backbone.preprocessing import BitImageProcessor
@@ -31,6 +31,7 @@ class OutputSettings:
         dtype: "fp32" or "fp16".
         shard_size: Most images of a shard, which is what an interrupted run loses; None for 256
             images with maps, 4096 with vectors.
+        precision: "fp32", "bf16" or "fp16": what the network computes in.
 
     Raises:
         ValueError: An argument is none of these.
@@ -40,11 +41,13 @@ class OutputSettings:
     format: str | None = None
     dtype: str = "fp32"
     shard_size: int | None = None
+    precision: str = "fp32"
 
     def __post_init__(self) -> None:
         """Checks every argument and fills in what follows from the others."""
         _check("pool", self.pool, (*POOLINGS, None))
         _check("dtype", self.dtype, tuple(DTYPES))
+        _check("precision", self.precision, tuple(PRECISIONS))
         _check("format", self.format, (*FORMATS, None))
         if self.pool is not None and self.format is not None:
             raise ValueError(

@@ -178,6 +178,18 @@ def test_vectors_are_the_pooled_maps(pool, dtype, photos, tmp_path, backbone):
     )
 
 
+def test_features_computed_in_bfloat16_are_near(photos, tmp_path, backbone):
+    output = pooled(precision="bf16")
+    extract(photos, tmp_path, backbone, processor=PROCESSOR, output=output)
+    for key, vectors in vectors_in(tmp_path).items():
+        maps = alone(backbone, photos / KEYS[key])
+        expected = {name: by_hand("avg", feature) for name, feature in maps.items()}
+        assert_equal_features(vectors, expected, 0.05)
+        with pytest.raises(AssertionError):
+            assert_equal_features(vectors, expected, 1e-5)
+    assert next(backbone.parameters()).dtype == torch.float32
+
+
 def by_hand(pool, feature):
     flat = feature.double().flatten(1).numpy()
     values = {
@@ -303,6 +315,7 @@ def other_weights(arguments):
     ("change", "message"),
     [
         (lambda a: a | {"output": pooled(dtype="fp16")}, "dtype was 'fp32' and is 'fp16'"),
+        (lambda a: a | {"output": pooled(precision="bf16")}, "precision was 'fp32' and is 'bf16'"),
         (lambda a: a | {"output": OutputSettings()}, "pool was 'avg' and is None"),
         (lambda a: a | {"processor": native_size()}, "processor.do_resize was True and is False"),
         (lambda a: a | {"source": a["source"] / "a"}, "images was 10 and is 2"),
@@ -327,6 +340,7 @@ def test_other_settings_are_refused_by_name(change, message, photos, tmp_path, b
     [
         ({"pool": "mean"}, "pool is one of 'avg', 'max', 'gem', None, got 'mean'"),
         ({"dtype": "bf16"}, "dtype is one of 'fp32', 'fp16', got 'bf16'"),
+        ({"precision": "int8"}, "precision is one of 'fp32', 'fp16', 'bf16', got 'int8'"),
         ({"format": "pt"}, "format is one of 'npy', 'safetensors', None, got 'pt'"),
         ({"pool": "avg", "format": "npy"}, "leave out either pool or format"),
         ({"shard_size": 0}, "at least one image, got shard_size 0"),
