@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from bit_backbone._config_files import to_text
 from bit_backbone._files import read_json
 from bit_backbone.checkpoints.checkpoint import Checkpoint
 from bit_backbone.checkpoints.errors import CheckpointError
@@ -99,7 +100,7 @@ def save_pretrained(
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"{folder} must be a folder, or not exist yet; it is a file")
-    config = config_text(_config(model), type(model).__name__)
+    config = to_text(_config(model), type(model).__name__)
     tensors = dict(_transformers_tensors(model))
     split = split_torch_state_dict_into_shards(tensors, max_shard_size=max_shard_size)
     names = [CONFIG_FILE, *split.filename_to_tensors, *([_INDEX] if split.is_sharded else [])]
@@ -112,22 +113,6 @@ def save_pretrained(
             write_text(temporary[_INDEX], json.dumps(index, indent=2) + "\n")
         write_text(temporary[CONFIG_FILE], config)
     remove_older_weights(folder, keep=set(names))
-
-
-def config_text(config: BitConfig, architecture: str) -> str:
-    """Returns a config.json that transformers understands too.
-
-    transformers applies ``width_factor`` to the stages but neither to the stem nor to the final
-    norm, and fails; so the widths are written as they are, with a factor of 1.
-    """
-    values = {
-        **config.to_dict(),
-        "embedding_size": config.stem_channels,
-        "hidden_sizes": list(config.channels[1:]),
-        "width_factor": 1,
-        "architectures": [architecture],
-    }
-    return json.dumps(values, indent=2, sort_keys=True) + "\n"
 
 
 def _config(model: nn.Module) -> BitConfig:

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from bit_backbone._files import atomic_path, read_json
+from bit_backbone._saved import find
 from bit_backbone.preprocessing import images as inputs
 from bit_backbone.preprocessing import pixels, presets, saved, settings
 from bit_backbone.preprocessing.batch import BatchFeature, collate
@@ -279,8 +280,10 @@ class BitImageProcessor:
         """
         if saved.has_preset_only(name_or_path):
             return cls.from_preset(str(name_or_path), **overrides)
-        path = saved.find(
+        path = find(
             name_or_path,
+            saved.FILE_NAME,
+            "from_preset",
             revision=revision,
             cache_dir=cache_dir,
             token=token,
