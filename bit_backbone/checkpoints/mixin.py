@@ -10,7 +10,23 @@ from torch import nn
 
 
 class PretrainedMixin(nn.Module):
-    """Adds ``from_pretrained`` and ``save_pretrained`` to a network built from a BitConfig."""
+    """Adds what transformers' models have to a network built from a BitConfig.
+
+    That is ``from_pretrained``, ``save_pretrained``, ``device`` and ``dtype``.
+    """
+
+    # TorchScript compiles properties, and cannot iterate over parameters.
+    __jit_unused_properties__ = frozenset(("device", "dtype"))
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the parameters, if all are on one."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the parameters, if all have one."""
+        return next(self.parameters()).dtype
 
     @classmethod
     def from_pretrained(

@@ -70,7 +70,9 @@ def evaluate(
     model.eval()
     sums = torch.zeros(3, dtype=torch.float64, device=group.device)
     for images, labels in loader:
-        logits = model(images.to(group.device)).logits[:left]
+        # whatever the configuration says
+        (logits,) = model(images.to(group.device), output_hidden_states=False, return_dict=False)
+        logits = logits[:left]
         sums += _sums(logits, labels[:left].to(group.device))
         left -= len(logits)
         if advance is not None:
