@@ -16,7 +16,7 @@ from bit_backbone._config_files import to_text
 from bit_backbone._files import read_json
 from bit_backbone.checkpoints.checkpoint import Checkpoint
 from bit_backbone.checkpoints.errors import CheckpointError
-from bit_backbone.checkpoints.files import WEIGHT_FILES
+from bit_backbone.checkpoints.files import FLOAT_DTYPES, WEIGHT_FILES
 from bit_backbone.checkpoints.formats import FORMATS, STEM_GAIN
 from bit_backbone.checkpoints.hollow import hollow
 from bit_backbone.checkpoints.loading import load_checkpoint
@@ -39,7 +39,7 @@ def from_pretrained(
     head: str = "keep",
     strict: bool = True,
     revision: str | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
     **overrides: Any,
 ) -> ModelT:
     """Builds a model of a class and loads a checkpoint into it: ``PretrainedMixin`` says how."""
@@ -50,10 +50,28 @@ def from_pretrained(
         if head == "drop":
             overrides = {"num_labels": 0, **overrides}
         with hollow():
-            model = cls(config.replace(**overrides)).to(dtype)
+            model = cls(config.replace(**overrides)).to(_dtype(dtype, checkpoint))
         load_checkpoint(model, checkpoint, head, strict)
     model.eval()
     return model
+
+
+def _dtype(dtype: torch.dtype | str | None, checkpoint: Checkpoint) -> torch.dtype | None:
+    if dtype == "auto":
+        found = {spec.dtype for spec in checkpoint.specs.values()}
+        if len(found) > 1:
+            raise ValueError(
+                f'dtype="auto" needs tensors of one type, got {", ".join(sorted(found))} in '
+                f"{checkpoint.origin}: name one"
+            )
+        (dtype,) = found
+    known = FLOAT_DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if dtype is not None and known not in FLOAT_DTYPES.values():
+        raise ValueError(
+            f'dtype must be "auto", or {", ".join(FLOAT_DTYPES)} as a name or of torch, '
+            f"got {dtype!r}"
+        )
+    return known
 
 
 def read_config(place: Place) -> BitConfig | None:
