@@ -10,7 +10,13 @@ from photographs import photograph
 from PIL import Image
 
 from bit_backbone.checkpoints import catalog
-from bit_backbone.preprocessing import PRESETS, BatchFeature, BitImageProcessor, settings
+from bit_backbone.preprocessing import (
+    PRESETS,
+    BatchFeature,
+    BitImageProcessor,
+    images,
+    settings,
+)
 
 RGB = np.asarray(photograph("chelsea@61x47"))  # [47, 61, 3] uint8
 KEEP = {"do_resize": False, "do_center_crop": False}
@@ -157,6 +163,13 @@ def test_results_are_where_the_device_says():
         ("meta", 3, 47, 61), ("meta", 3, 46, 61),
     ]  # fmt: skip
     assert isinstance(pixels(RGB, device="cpu"), np.ndarray)
+
+
+def test_tensors_of_another_device_go_back_to_it():
+    cpu, elsewhere = torch.empty(5, 5), torch.empty(5, 5, device="meta")
+    assert images.common_device([elsewhere, elsewhere]).type == "meta"
+    for mixed in ([cpu], [cpu, elsewhere], [elsewhere, RGB], [RGB], ["cat.png"]):
+        assert images.common_device(mixed).type == "cpu"
 
 
 def test_what_a_call_may_say_a_processor_may_say_for_all():
