@@ -9,6 +9,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
+from bit_backbone.stage_spec import BOTTLENECK_RATIO
+
 if TYPE_CHECKING:
     from bit_backbone.config import BitConfig
 
@@ -19,12 +21,21 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "output_stride": (4, 8, 16, 32),
     "feature_norm": ("none", "preact", "groupnorm"),
     "embedding_dynamic_padding": (False, True),
+    "output_hidden_states": (False, True),
+    "return_dict": (False, True),
     "problem_type": (
         None,
         "regression",
         "single_label_classification",
         "multi_label_classification",
     ),
+}
+# Of arguments that say the same thing, the ones that follow when the first is overridden.
+_FOLLOWERS = {
+    "out_features": ("out_indices",),
+    "out_indices": ("out_features",),
+    "num_labels": ("id2label", "label2id"),
+    "id2label": ("label2id",),
 }
 # Close enough to be a slip of the keyboard, far enough from transformers' own keys.
 SPELLING_CUTOFF = 0.85
@@ -62,8 +73,9 @@ def check_arguments(config: BitConfig) -> None:
         )
 
 
-def check_groups(num_groups: int, widths: Mapping[str, int]) -> None:
+def check_groups(config: BitConfig) -> None:
     """Checks that GroupNorm can split every width it normalises."""
+    num_groups, widths = config.num_groups, _normalised_widths(config)
     for where, width in widths.items():
         if width % num_groups:
             raise ValueError(
@@ -71,6 +83,31 @@ def check_groups(num_groups: int, widths: Mapping[str, int]) -> None:
                 f"{width} (from {where}, times width_factor, rounded to a multiple of 8); "
                 f"use a num_groups that divides {math.gcd(*widths.values())}"
             )
+
+
+def _normalised_widths(config: BitConfig) -> dict[str, int]:
+    """Every width that a GroupNorm sees, by where it comes from."""
+    widths = {"embedding_size": config.stem_channels}
+    for stage in config.stages:
+        where = f"hidden_sizes[{stage.index - 1}]"
+        widths[where] = stage.channels
+        widths[f"{where} / {BOTTLENECK_RATIO}"] = stage.bottleneck_channels
+    return widths
+
+
+def complete(
+    config: BitConfig, overrides: Mapping[str, Any], default_labels: int
+) -> dict[str, Any]:
+    """Adds to the overrides of a configuration the arguments that follow from them."""
+    for given, followers in _FOLLOWERS.items():
+        if given in overrides:
+            overrides = dict.fromkeys(followers) | dict(overrides)
+    as_by_default = config.out_indices == (len(config.depths),)
+    if as_by_default and len(overrides.get("depths", config.depths)) != len(config.depths):
+        overrides = {"out_features": None, "out_indices": None} | dict(overrides)
+    if overrides.get("id2label") is not None:
+        overrides = {"num_labels": default_labels} | dict(overrides)
+    return dict(overrides)
 
 
 def check_spelling(keys: Iterable[str], arguments: Collection[str]) -> None:

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from bit_backbone.heads import BitForImageClassification
 from bit_backbone.out_of_memory import TooLargeError, each_that_fits, fitting
 from bit_backbone.preprocessing import BitImageProcessor
+from bit_backbone.preprocessing.settings import PLAIN
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,8 @@ def classify(
 
 
 def _gives_one_size(processor: BitImageProcessor) -> bool:
-    return processor.do_center_crop or (processor.do_resize and "height" in processor.size)
+    pads = processor.do_pad and processor.pad_size is not None
+    return pads or processor.do_center_crop or (processor.do_resize and "height" in processor.size)
 
 
 Row = tuple[tuple[int, ...], tuple[float, ...]]
@@ -87,7 +89,8 @@ def _best(
     if not images:
         return []
     with fitting(f"a batch of {len(images)} x {list(images[0].shape)}"):
-        logits = model(torch.stack(list(images)).to(next(model.parameters()))).logits
+        pixels = torch.stack(list(images)).to(next(model.parameters()))
+        logits = model(pixels, output_hidden_states=False, return_dict=True).logits
         best = logits.float().softmax(-1).topk(min(top_k, model.num_labels))
         rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
         return [(tuple(classes), tuple(probabilities)) for classes, probabilities in rows]
@@ -101,7 +104,7 @@ class _Files(Dataset[tuple[Path, Tensor | str]]):
     """Image files as pixel values, or what is wrong with them."""
 
     def __init__(self, paths: Sequence[Path], processor: BitImageProcessor) -> None:
-        self.paths, self.processor = paths, processor
+        self.paths, self.processor = paths, processor.replace(**PLAIN)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -110,6 +113,6 @@ class _Files(Dataset[tuple[Path, Tensor | str]]):
         path = self.paths[index]
         try:
             with fitting("the image"):
-                return path, self.processor(path, return_tensors="pt")["pixel_values"][0]
+                return path, self.processor(path)["pixel_values"][0]
         except (OSError, ValueError) as error:
             return path, str(error)

@@ -7,22 +7,31 @@ read ``config.stages``.
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from bit_backbone import _config_checks as checks
+from bit_backbone import _config_files as files
+from bit_backbone._config_files import MODEL_TYPE, TRANSFORMERS_EPS
+from bit_backbone.stage_spec import BOTTLENECK_RATIO, StageSpec
 from bit_backbone.variants import VARIANTS, variant_of
 
-__all__ = ["DENSE_FEATURE_NORM", "VARIANTS", "BitConfig", "StageSpec", "variant_of"]
+__all__ = [
+    "DENSE_FEATURE_NORM",
+    "MODEL_TYPE",
+    "TRANSFORMERS_EPS",
+    "VARIANTS",
+    "BitConfig",
+    "StageSpec",
+    "variant_of",
+]
 
-MODEL_TYPE = "bit"
 STEM_STRIDE = 4
 CHANNEL_MULTIPLE = 8
-BOTTLENECK_RATIO = 4
-TRANSFORMERS_EPS = 1e-8
-TRANSFORMERS_NUM_LABELS = 2
 DEFAULT_NUM_LABELS = 1000
 
 DENSE_FEATURE_NORM = "preact"
@@ -30,45 +39,6 @@ DENSE_FEATURE_NORM = "preact"
 the caller does not choose. Raw residual sums are unbounded, and a feature pyramid without norms of
 its own learns far slower from them; a fresh GroupNorm serves no better. docs/dense_norms.md has the
 measurements."""
-
-# Of arguments that say the same thing, the ones that follow when the first is overridden.
-_FOLLOWERS = {
-    "out_features": ("out_indices",),
-    "out_indices": ("out_features",),
-    "num_labels": ("id2label", "label2id"),
-    "id2label": ("label2id",),
-}
-
-
-@dataclass(frozen=True)
-class StageSpec:
-    """One residual stage, as the network builds it and as hosts are told about it.
-
-    Attributes:
-        name: "stage1" .. "stageN".
-        index: 1 .. N, the stage's output index (the stem is 0).
-        in_channels: Channels of the stage's input.
-        channels: Channels of the stage's output.
-        bottleneck_channels: Channels of the 3x3 convolutions.
-        depth: Number of residual units.
-        stride: Stride of the first unit, 1 or 2.
-        total_stride: Input pixels per output pixel, counted from the image.
-        first_dilation: Dilation of the first unit's 3x3 convolution.
-        dilation: Dilation of every later unit's 3x3 convolution.
-        drop_path_rates: Stochastic-depth rate of each unit.
-    """
-
-    name: str
-    index: int
-    in_channels: int
-    channels: int
-    bottleneck_channels: int
-    depth: int
-    stride: int
-    total_stride: int
-    first_dilation: int
-    dilation: int
-    drop_path_rates: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -104,6 +74,10 @@ class BitConfig:
         label2id: The inverse of ``id2label``.
         problem_type: What labels mean to the loss: "regression", "single_label_classification",
             "multi_label_classification", or None for what the labels given look like.
+        output_hidden_states: Whether BitModel and BitForImageClassification return the output of
+            every stage too, where a call does not say.
+        return_dict: Whether they return an object with names rather than a tuple, where a call
+            does not say. A BitBackbone returns a dict in any case.
 
     Raises:
         ValueError: An argument breaks a rule; the message holds the rule, the value and the way
@@ -130,6 +104,8 @@ class BitConfig:
     id2label: Mapping[int, str] | None = field(default=None, hash=False)
     label2id: Mapping[str, int] | None = field(default=None, hash=False)
     problem_type: str | None = None
+    output_hidden_states: bool = False
+    return_dict: bool = True
 
     def __post_init__(self) -> None:
         """Validates every argument and stores the resolved forms."""
@@ -149,7 +125,7 @@ class BitConfig:
             id2label=id2label,
             label2id=label2id,
         )
-        checks.check_groups(self.num_groups, self._normalised_widths())
+        checks.check_groups(self)
 
     def _set(self, **values: Any) -> None:
         for name, value in values.items():
@@ -199,29 +175,44 @@ class BitConfig:
             ValueError: A value breaks a rule, a key is almost, but not quite, an argument, or the
                 file is another model's.
         """
-        if values.get("model_type", MODEL_TYPE) != MODEL_TYPE:
-            raise ValueError(f"model_type must be {MODEL_TYPE!r}, got {values['model_type']!r}")
-        arguments = {f.name for f in dataclasses.fields(cls)}
-        checks.check_spelling(values, arguments)
-        known = {key: value for key, value in values.items() if key in arguments}
-        if "transformers_version" in values:
-            known.setdefault("weight_standardization_eps", TRANSFORMERS_EPS)
-            if known.get("id2label") is None:
-                known.setdefault("num_labels", TRANSFORMERS_NUM_LABELS)
-        return cls(**known)
+        return cls(**files.arguments_of(values, {f.name for f in dataclasses.fields(cls)}))
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON types under the keys of transformers' config.json."""
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        values |= {key: list(v) for key, v in values.items() if isinstance(v, tuple)}
-        if self.global_padding is not None:
-            values["global_padding"] = self.global_padding.upper()
-        if self.id2label is None:
-            del values["id2label"], values["label2id"]
-        else:
-            values["id2label"] = {str(i): label for i, label in self.id2label.items()}
-            values["label2id"] = dict(self.label2id or {})
-        return {"model_type": MODEL_TYPE, "stage_names": list(self.stage_names), **values}
+        return files.to_dict(self)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | os.PathLike[str],
+        *,
+        revision: str | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+        **overrides: Any,
+    ) -> BitConfig:
+        """Reads a ``config.json`` without any weights; ``from_variant`` has published networks.
+
+        Args:
+            name_or_path: A folder, the file itself, or a repository of the Hugging Face Hub.
+            revision: Branch, tag or commit of the repository.
+            cache_dir: Where downloads are kept.
+            token: Access token for a private repository.
+            local_files_only: Use downloads of earlier only.
+            **overrides: Arguments of BitConfig that differ from the file's.
+
+        Raises:
+            ValueError: The file is not there, is not JSON, or is another model's; or an argument
+                breaks a rule.
+        """
+        hub = {"revision": revision, "cache_dir": cache_dir, "token": token}
+        hub["local_files_only"] = local_files_only
+        return cls.from_dict(files.read(name_or_path, **hub)).replace(**overrides)
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
+        """Writes ``config.json``, for transformers too, into a folder; returns its path."""
+        return files.write(self, folder)
 
     def replace(self, **overrides: Any) -> BitConfig:
         """Returns a copy with some arguments changed.
@@ -229,20 +220,17 @@ class BitConfig:
         Of two arguments that say the same thing (``out_features`` and ``out_indices``, or
         ``num_labels`` and the label names), the one that is not overridden follows the other.
         """
-        for given, followers in _FOLLOWERS.items():
-            if given in overrides:
-                overrides = dict.fromkeys(followers) | overrides
-        as_by_default = self.out_indices == (len(self.depths),)
-        if as_by_default and len(overrides.get("depths", self.depths)) != len(self.depths):
-            overrides = {"out_features": None, "out_indices": None} | overrides
-        if overrides.get("id2label") is not None:
-            overrides.setdefault("num_labels", DEFAULT_NUM_LABELS)
-        return dataclasses.replace(self, **overrides)
+        return dataclasses.replace(self, **checks.complete(self, overrides, DEFAULT_NUM_LABELS))
 
     @property
     def stage_names(self) -> tuple[str, ...]:
         """Names of all taps, shallow to deep: "stem", "stage1" .. "stageN"."""
         return ("stem", *(f"stage{i}" for i in range(1, len(self.depths) + 1)))
+
+    @property
+    def use_return_dict(self) -> bool:
+        """An older name of ``return_dict`` in transformers."""
+        return self.return_dict
 
     @property
     def channels(self) -> tuple[int, ...]:
@@ -309,15 +297,6 @@ class BitConfig:
                 size = (size - 1) * stride + 2 * dilation + 1
         pool = 1 if self.stem_pool_padding == "same" else 3
         return ((size - 1) * 2 + pool - 1) * 2 + 7
-
-    def _normalised_widths(self) -> dict[str, int]:
-        """Every width that a GroupNorm sees, by where it comes from."""
-        widths = {"embedding_size": self.stem_channels}
-        for stage in self.stages:
-            where = f"hidden_sizes[{stage.index - 1}]"
-            widths[where] = stage.channels
-            widths[f"{where} / {BOTTLENECK_RATIO}"] = stage.bottleneck_channels
-        return widths
 
 
 def _width(value: float) -> int:

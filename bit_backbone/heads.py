@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from bit_backbone.checkpoints.mixin import PretrainedMixin
 from bit_backbone.config import BitConfig
 from bit_backbone.network import BitNetwork
-from bit_backbone.outputs import ImageClassifierOutput, PooledOutput
+from bit_backbone.outputs import ImageClassifierOutput, ModelOutput, PooledOutput
 
 __all__ = ["BitForImageClassification", "BitModel"]
+
+_Output = TypeVar("_Output", bound=ModelOutput)
 
 
 class _WholeNetwork(BitNetwork, PretrainedMixin):
@@ -24,7 +26,15 @@ class _WholeNetwork(BitNetwork, PretrainedMixin):
         has_norm = config.layer_type == "preactivation"
         super().__init__(config, last=len(config.depths), norm=has_norm)
 
-    def _pool(self, pixel_values: Tensor, all_states: bool | None) -> PooledOutput:
+    def _pool(self, pixel_values: Tensor | None, all_states: bool | None) -> PooledOutput:
+        if pixel_values is None:
+            raise ValueError(
+                f"{type(self).__name__} needs pixel_values, [N, {self.config.num_channels}, H, W], "
+                "got None; BitImageProcessor makes them: model(**processor(image, "
+                'return_tensors="pt"))'
+            )
+        if all_states is None:
+            all_states = self.config.output_hidden_states
         names = self.config.stage_names
         states = self.raw_taps(pixel_values, list(names) if all_states else [names[-1]])
         last = states[names[-1]]
@@ -32,6 +42,11 @@ class _WholeNetwork(BitNetwork, PretrainedMixin):
             last = self.norm(last)
         pooled = F.adaptive_avg_pool2d(last, 1)
         return PooledOutput(last, pooled, tuple(states.values()) if all_states else None)
+
+    def _as_asked(self, output: _Output, return_dict: bool | None) -> _Output | tuple[Any, ...]:
+        if return_dict is None:
+            return_dict = self.config.return_dict
+        return output if return_dict else output.to_tuple()
 
 
 class BitModel(_WholeNetwork):
@@ -55,15 +70,19 @@ class BitModel(_WholeNetwork):
 
         Args:
             pixel_values: [N, num_channels, H, W], floating point.
-            output_hidden_states: Whether to return the stem's and every stage's output too.
-            return_dict: False for a plain tuple of the values that are not None.
+            output_hidden_states: Whether to return the stem's and every stage's output too; None
+                for what the configuration says.
+            return_dict: False for a plain tuple of the values that are not None; None for what
+                the configuration says.
 
         Returns:
             ``last_hidden_state`` [N, C, ~H / 32, ~W / 32] (at output_stride 32),
             ``pooler_output`` [N, C, 1, 1] and ``hidden_states``, N + 1 raw residual sums.
+
+        Raises:
+            ValueError: ``pixel_values`` has another rank, channel count or an integer dtype.
         """
-        output = self._pool(pixel_values, output_hidden_states)
-        return output.to_tuple() if return_dict is False else output
+        return self._as_asked(self._pool(pixel_values, output_hidden_states), return_dict)
 
 
 class BitForImageClassification(_WholeNetwork):
@@ -91,7 +110,7 @@ class BitForImageClassification(_WholeNetwork):
 
     def forward(
         self,
-        pixel_values: Tensor,
+        pixel_values: Tensor | None = None,
         labels: Tensor | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
@@ -99,17 +118,21 @@ class BitForImageClassification(_WholeNetwork):
         """Classifies a batch.
 
         Args:
-            pixel_values: [N, num_channels, H, W], floating point.
+            pixel_values: [N, num_channels, H, W], floating point; needed, though transformers
+                declares it optional.
             labels: What ``loss`` is computed against, see ``classification_loss``.
-            output_hidden_states: Whether to return the stem's and every stage's output too.
-            return_dict: False for a plain tuple of the values that are not None.
+            output_hidden_states: Whether to return the stem's and every stage's output too; None
+                for what the configuration says.
+            return_dict: False for a plain tuple of the values that are not None; None for what
+                the configuration says.
 
         Returns:
             ``loss`` if there are labels, ``logits`` [N, num_labels], and ``hidden_states`` if they
             were asked for.
 
         Raises:
-            ValueError: The labels do not fit the kind of problem.
+            ValueError: There are no pixel_values, or of another rank, channel count or an integer
+                dtype; or the labels do not fit the kind of problem.
         """
         pooled = self._pool(pixel_values, output_hidden_states)
         logits = self.classifier(pooled.pooler_output.flatten(1))
@@ -117,7 +140,7 @@ class BitForImageClassification(_WholeNetwork):
         if labels is not None:
             loss = classification_loss(logits, labels, self.config.problem_type)
         output = ImageClassifierOutput(loss, logits, pooled.hidden_states)
-        return output.to_tuple() if return_dict is False else output
+        return self._as_asked(output, return_dict)
 
     def reset_classifier(
         self, num_labels: int, id2label: Mapping[int, str] | None = None, *, zero: bool = False

@@ -142,6 +142,29 @@ def test_batches_need_one_size(images):
     assert len(list(classify(model, ragged, images[:2], batch_size=1))) == 2
 
 
+def test_what_a_processor_returns_by_default_does_not_matter(images):
+    model = BitForImageClassification(TINY).eval()
+    plain = BitImageProcessor(size=40, crop_size=40)
+    other = plain.replace(return_tensors="np", data_format="channels_last")
+    expected = list(classify(model, plain, images))
+    assert all(prediction.error is None for prediction in expected)
+    assert list(classify(model, other, images)) == expected
+
+
+def test_padding_makes_one_size(images):
+    model = BitForImageClassification(TINY).eval()
+    processor = BitImageProcessor(size=40, do_center_crop=False, do_pad=True, pad_size=120)
+    found = list(classify(model, processor, images))
+    batch = processor(images, return_tensors="pt")
+    with torch.no_grad():
+        best = model(**batch).logits.softmax(-1).topk(5)
+    assert batch.pixel_values.shape == (5, 3, 120, 120)
+    for prediction, values in zip(found, best.values, strict=True):
+        assert prediction.probabilities == pytest.approx(values.tolist())
+    with pytest.raises(ValueError, match="need one size"):  # each would be padded to itself
+        list(classify(model, BitImageProcessor(do_center_crop=False, do_pad=True), images))
+
+
 def test_class_names():
     assert imagenet_labels()[0] == "tench"
     assert len(imagenet_labels()) == 1000

@@ -211,6 +211,51 @@ def test_unknown_keys_of_a_file_are_ignored_but_misspelt_ones_refused():
         BitConfig.from_dict({"out_feature": ["stage1"]})
 
 
+@pytest.mark.parametrize(
+    "given", [{}, {"output_hidden_states": True}, {"return_dict": False}], ids=str
+)
+def test_what_models_return_is_read_and_written(given):
+    config = BitConfig(**given)
+    values = {"output_hidden_states": False, "return_dict": True} | given
+    for known in (config, BitConfig.from_dict(json.loads(json.dumps(config.to_dict())))):
+        assert {name: getattr(known, name) for name in values} == values
+        assert known.use_return_dict == values["return_dict"]
+    with pytest.raises(ValueError, match="return_dict must be one of False, True, got None"):
+        config.replace(return_dict=None)
+    # what transformers writes beside them is no misspelling
+    assert BitConfig.from_dict({"output_attentions": False, "use_return_dict": True})
+
+
+def test_a_config_json_is_read_and_written_without_weights(tmp_path):
+    config = BitConfig.from_variant("R50x3", out_indices=[1, 2], id2label=["cat", "dog"])
+    path = config.save_pretrained(tmp_path / "new")
+    assert path == tmp_path / "new" / "config.json"
+    found = BitConfig.from_pretrained(path.parent)
+    # the widths as they are, for transformers' sake
+    assert (found.channels, found.width_factor) == (config.channels, 1)
+    widths = {"embedding_size": 192, "hidden_sizes": (768, 1536, 3072, 6144), "width_factor": 1}
+    assert found == config.replace(**widths)
+    assert BitConfig.from_pretrained(path, output_stride=8) == found.replace(output_stride=8)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"saved settings are a file config\.json, found none at .*config\.json"),
+        ('{"model_type": "resnet"}', r"\(model_type 'bit'\), got 'resnet'; from_variant has"),
+        ('{"architecture": "resnetv2_50x1_bit"}', "got 'resnetv2_50x1_bit'; from_variant"),
+        ("[]", "should hold a JSON object, got list"),
+    ],
+)
+def test_folders_that_are_refused(content, message, tmp_path):
+    if content is not None:
+        (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        BitConfig.from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"that has config\.json .*; from_variant has the publish"):
+        BitConfig.from_pretrained("no/thing", cache_dir=tmp_path, local_files_only=True)
+
+
 def test_numbers_and_sequences_of_other_libraries_are_taken():
     config = BitConfig(
         depths=np.array([1, 1]),

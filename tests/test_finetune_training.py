@@ -71,6 +71,17 @@ def assert_same_state(folder, expected):
         assert torch.equal(a.optimizer["state"][key]["momentum_buffer"], value["momentum_buffer"])
 
 
+def test_what_a_configuration_makes_a_model_return_does_not_matter(tmp_path):
+    for name, given in (
+        ("plain", {}),
+        ("other", {"output_hidden_states": True, "return_dict": False}),
+    ):
+        run(tmp_path / name, model=make_model(**given), eval_set=Examples(5), steps=2)
+    expected = losses(tmp_path / "plain")
+    assert losses(tmp_path / "other") == expected
+    assert len(expected) == 2
+
+
 def test_it_learns(tmp_path):
     model = make_model()
     result = run(

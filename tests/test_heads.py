@@ -123,6 +123,44 @@ def test_tuples(options, lengths):
     assert len(with_loss) == lengths[0] + 1
 
 
+@pytest.mark.parametrize("kind", [BitModel, BitForImageClassification])
+@pytest.mark.parametrize("states", [False, True])
+@pytest.mark.parametrize("named", [False, True])
+def test_the_configuration_says_what_a_call_does_not(kind, states, named, tmp_path):
+    settings = {"output_hidden_states": states, "return_dict": named}
+    kind(TINY, **settings).save_pretrained(tmp_path)
+    model = kind.from_pretrained(tmp_path)
+    assert isinstance(model(IMAGES), tuple) is not named
+    found = dict(enumerate(model(IMAGES))) if not named else model(IMAGES)
+    expected = model(IMAGES, **settings)
+    expected = dict(enumerate(expected)) if not named else expected
+    assert list(found) == list(expected)
+    assert ("hidden_states" in found if named else isinstance(model(IMAGES)[-1], tuple)) is states
+    # a call has the last word
+    assert (model(IMAGES, return_dict=True).hidden_states is not None) is states
+    other = model(IMAGES, output_hidden_states=not states, return_dict=True)
+    assert (other.hidden_states is None) is states
+    assert isinstance(model(IMAGES, return_dict=False), tuple)
+
+
+@pytest.mark.parametrize("kind", [BitModel, BitForImageClassification])
+def test_missing_images_are_told(kind):
+    message = rf"{kind.__name__} needs pixel_values, \[N, 3, H, W\], got None; BitImageProcessor"
+    with pytest.raises(ValueError, match=message):
+        kind(TINY)(pixel_values=None)
+    with pytest.raises(ValueError, match="BitForImageClassification needs pixel_values"):
+        BitForImageClassification(TINY)(labels=torch.tensor([1]))
+    with pytest.raises(TypeError, match="interpolate"):
+        kind(TINY)(IMAGES, interpolate_pos_encoding=True)
+
+
+@pytest.mark.parametrize("kind", [BitBackbone, BitModel, BitForImageClassification])
+def test_device_and_dtype(kind):
+    model = kind(TINY).double()
+    assert (model.device, model.dtype) == (torch.device("cpu"), torch.float64)
+    assert model.to("meta").device.type == "meta"
+
+
 @pytest.mark.parametrize(
     ("labels", "problem_type", "expected"),
     [

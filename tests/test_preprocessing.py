@@ -10,7 +10,13 @@ from photographs import photograph
 from PIL import Image
 
 from bit_backbone.checkpoints import catalog
-from bit_backbone.preprocessing import PRESETS, BatchFeature, BitImageProcessor, settings
+from bit_backbone.preprocessing import (
+    PRESETS,
+    BatchFeature,
+    BitImageProcessor,
+    images,
+    settings,
+)
 
 RGB = np.asarray(photograph("chelsea@61x47"))  # [47, 61, 3] uint8
 KEEP = {"do_resize": False, "do_center_crop": False}
@@ -87,6 +93,95 @@ def test_batches_and_layouts():
     np.testing.assert_array_equal(first.numpy(), np.moveaxis(last.pixel_values, -1, 1))
     ragged = BitImageProcessor(**KEEP)(batch)["pixel_values"]
     assert [image.shape for image in ragged] == [(3, 427, 640), (3, 191, 384), (3, 47, 61)]
+
+
+@pytest.mark.parametrize(
+    ("size", "shape"),
+    [
+        ({"shortest_edge": 30}, (30, 38)),
+        ({"shortest_edge": 30, "longest_edge": 39}, (30, 38)),
+        ({"shortest_edge": 30, "longest_edge": 38}, (29, 38)),  # 38.9 would be too long
+        ({"shortest_edge": 30, "longest_edge": 37}, (29, 37)),
+        ({"shortest_edge": 47, "longest_edge": 60}, (46, 60)),
+        ({"shortest_edge": 900, "longest_edge": 1}, (1, 1)),
+        ({"max_height": 94, "max_width": 70}, (53, 70)),
+        ({"max_height": 94, "max_width": 900}, (94, 122)),
+        ({"max_height": 1, "max_width": 1}, (1, 1)),
+        ({"height": 9, "width": 50}, (9, 50)),
+    ],
+)
+@pytest.mark.parametrize("turned", [False, True])
+def test_sizes(size, shape, turned):
+    image, other = (RGB.transpose(1, 0, 2), shape[::-1]) if turned else (RGB, shape)
+    if turned and "max_height" in size:
+        size = {"max_height": size["max_width"], "max_width": size["max_height"]}
+    if turned and "height" in size:
+        size = {"height": size["width"], "width": size["height"]}
+    for given in (image, image / np.float32(1), Image.fromarray(image)):
+        assert pixels(given, size=size, do_center_crop=False).shape == (1, 3, *other)
+
+
+def test_an_integer_is_a_square_where_asked():
+    settings = {"do_center_crop": False, "return_tensors": "np"}
+    for image in (
+        BitImageProcessor(default_to_square=True)(RGB, size=50, **settings),
+        BitImageProcessor(size=50, default_to_square=True)(RGB, **settings),
+        BitImageProcessor()(RGB, size=50, default_to_square=True, **settings),
+        BitImageProcessor.from_dict({"size": 50, "default_to_square": True})(RGB, **settings),
+    ):
+        assert image.pixel_values.shape == (1, 3, 50, 50)
+    # what is no integer stays what it is
+    assert BitImageProcessor(default_to_square=True).size == {"shortest_edge": 224}
+    assert BitImageProcessor(size=9).replace(default_to_square=True).size == {"shortest_edge": 9}
+
+
+@pytest.mark.parametrize("raw", [{}, RAW], ids=["normalised", "bytes"])
+def test_padding_appends_zeros_last(raw):
+    batch, shape = [RGB, RGB[:40, :9]], {**KEEP, **raw}
+    alone = BitImageProcessor(**shape)(batch)["pixel_values"]
+    padded = pixels(batch, do_pad=True, **shape)
+    assert padded.shape == (2, 3, 47, 61)
+    np.testing.assert_array_equal(padded[0], alone[0])
+    np.testing.assert_array_equal(padded[1, :, :40, :9], alone[1])
+    assert not padded[1, :, 40:].any()
+    assert not padded[1, :, :, 9:].any()
+    wide = pixels(batch, do_pad=True, pad_size=(50, 70), **shape)
+    np.testing.assert_array_equal(wide[:, :, :47, :61], padded)
+    assert wide.shape == (2, 3, 50, 70)
+    assert not wide[:, :, 47:].any()
+    # the size alone does not pad, as crop_size alone does not crop
+    assert pixels(RGB, pad_size=99, **shape).shape == (1, 3, 47, 61)
+
+
+def test_results_are_where_the_device_says():
+    processor = BitImageProcessor(return_tensors="pt", device="meta")
+    assert processor(RGB).pixel_values.device.type == "meta"
+    values = processor(RGB, device="cpu").pixel_values
+    np.testing.assert_array_equal(values.numpy(), pixels(RGB))
+    listed = BitImageProcessor(**KEEP)([RGB, RGB[1:]], device=torch.device("meta")).pixel_values
+    assert [(image.device.type, *image.shape) for image in listed] == [
+        ("meta", 3, 47, 61), ("meta", 3, 46, 61),
+    ]  # fmt: skip
+    assert isinstance(pixels(RGB, device="cpu"), np.ndarray)
+
+
+def test_tensors_of_another_device_go_back_to_it():
+    cpu, elsewhere = torch.empty(5, 5), torch.empty(5, 5, device="meta")
+    assert images.common_device([elsewhere, elsewhere]).type == "meta"
+    for mixed in ([cpu], [cpu, elsewhere], [elsewhere, RGB], [RGB], ["cat.png"]):
+        assert images.common_device(mixed).type == "cpu"
+
+
+def test_what_a_call_may_say_a_processor_may_say_for_all():
+    options = {"return_tensors": "np", "data_format": "channels_last",
+               "input_data_format": "channels_first", "disable_grouping": True,
+               "image_seq_length": 49}  # fmt: skip
+    image = np.ascontiguousarray(np.moveaxis(RGB, -1, 0))
+    expected = BitImageProcessor()(image, **options).pixel_values
+    processor = BitImageProcessor(**options)
+    np.testing.assert_array_equal(processor(image).pixel_values, expected)
+    assert {name: getattr(processor, name) for name in options} == options
+    np.testing.assert_array_equal(np.moveaxis(expected, -1, 1), pixels(RGB))
 
 
 def test_overrides_hold_for_one_call_only():
@@ -239,6 +334,27 @@ def test_images_that_are_refused(image, message):
         (RGB, {"size": 22.5}, r"size is an int, .* got 22\.5"),
         (RGB, {"size": True}, "at least 1, got shortest_edge = True"),
         (RGB, {"size": (3, 4, 5)}, "size is an int"),
+        (
+            RGB,
+            {"size": {"shortest_edge": 3, "max_height": 3}},
+            "size is an int.* 'longest_edge': m",
+        ),
+        (RGB, {"pad_size": {"shortest_edge": 3}}, "pad_size is an int, .*'height'.*, got"),
+        (
+            RGB,
+            {"do_pad": True, "pad_size": (300, 223)},
+            r"every image, got \{'height': 300, 'width': 223\} for an image of 224 x 224: pad more",
+        ),
+        (RGB, {"device": "gpu"}, "device is a torch.device, the name of one.* got 'gpu'"),
+        (RGB, {"device": 1.5}, r"device is a torch.device, .* got 1\.5"),
+        (
+            RGB,
+            {"device": "meta", "return_tensors": "np"},
+            "in the memory of the CPU, got device 'm",
+        ),
+        (RGB, {"default_to_square": 1}, "default_to_square is True or False, got 1"),
+        (RGB, {"disable_grouping": "no"}, "disable_grouping is True or False, got 'no'"),
+        (RGB, {"image_seq_length": "9"}, "image_seq_length is a whole number, .* got '9'"),
         (RGB, {"crop_size": {"shortest_edge": 3}}, "crop_size is an int, .*'height'.*, got"),
         (RGB, {"resample": 9}, r"resample is one of nearest \(0\), .* got 9"),
         (RGB, {"resample": "cubic"}, "resample is one of .* got 'cubic'"),
@@ -348,6 +464,21 @@ def test_saved_settings_load_again(tmp_path):
     assert eval(repr(processor).replace("<Resampling.BICUBIC: 3>", "3")) == processor
 
 
+def test_options_are_saved_where_they_differ(tmp_path):
+    processor = BitImageProcessor(
+        do_pad=True, pad_size=300, default_to_square=True, return_tensors="np", device="cpu",
+        data_format="channels_last", disable_grouping=False, image_seq_length=0,
+    )  # fmt: skip
+    processor.save_pretrained(tmp_path)
+    assert BitImageProcessor.from_pretrained(tmp_path) == processor
+    assert BitImageProcessor.from_pretrained(tmp_path).device == torch.device("cpu")
+    assert set(processor.to_dict()) - set(BitImageProcessor().to_dict()) == {
+        "do_pad", "pad_size", "default_to_square", "return_tensors", "device", "data_format",
+        "disable_grouping", "image_seq_length",
+    }  # fmt: skip
+    assert set(BitImageProcessor().to_dict()).isdisjoint(settings.DEFAULTS)
+
+
 def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     path = BitImageProcessor(size=99).save_pretrained(tmp_path)
     before = path.read_bytes()
@@ -363,7 +494,8 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     [
         ("{", "should hold JSON"),
         ("[]", "should hold a JSON object, got list"),
-        (json.dumps({"do_pad": True}), r"got also \{'do_pad': True\}"),
+        (json.dumps({"do_flip": True}), r"got also \{'do_flip': True\}"),
+        (json.dumps({"do_pad": 1}), "do_pad is True or False, got 1"),
         (json.dumps({"size": {"longest_edge": 5}}), "size is an int"),
     ],
 )

@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
+from bit_backbone._config_files import to_text
 from bit_backbone.checkpoints.architecture import Architecture
 from bit_backbone.checkpoints.checkpoint import Checkpoint
 from bit_backbone.checkpoints.errors import CheckpointError
@@ -21,7 +22,6 @@ from bit_backbone.checkpoints.hollow import hollow
 from bit_backbone.checkpoints.matching import Target, is_own, match
 from bit_backbone.checkpoints.pretrained import (
     config_of,
-    config_text,
     read_config,
     remove_older_weights,
 )
@@ -116,7 +116,7 @@ def convert(
         tensors = _converted(checkpoint, theirs, names, progress)
         if writer is None:
             kind = "BitForImageClassification" if HEAD_WEIGHT in names else "BitBackbone"
-            text = config_text(config or _config_for(source, checkpoint), kind)
+            text = to_text(config or _config_for(source, checkpoint), kind)
             _write_folder(target, text, tensors, overwrite)
         else:
             with writing(target, overwrite=overwrite) as (path,):

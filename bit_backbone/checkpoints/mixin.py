@@ -10,7 +10,23 @@ from torch import nn
 
 
 class PretrainedMixin(nn.Module):
-    """Adds ``from_pretrained`` and ``save_pretrained`` to a network built from a BitConfig."""
+    """Adds what transformers' models have to a network built from a BitConfig.
+
+    That is ``from_pretrained``, ``save_pretrained``, ``device`` and ``dtype``.
+    """
+
+    # TorchScript compiles properties, and cannot iterate over parameters.
+    __jit_unused_properties__ = frozenset(("device", "dtype"))
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the parameters, if all are on one."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the parameters, if all have one."""
+        return next(self.parameters()).dtype
 
     @classmethod
     def from_pretrained(
@@ -20,7 +36,7 @@ class PretrainedMixin(nn.Module):
         head: str = "keep",
         strict: bool = True,
         revision: str | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
         **overrides: Any,
     ) -> Self:
         """Builds the model that a checkpoint is for, and loads it; nothing is random first.
@@ -36,7 +52,8 @@ class PretrainedMixin(nn.Module):
             strict: Whether anything missing, unexpected or misshapen is an error; otherwise it is
                 a warning, and whatever fits is loaded.
             revision: Branch, tag or commit, on the Hub.
-            dtype: Type of the model's tensors, torch's default if None, whatever the file's are.
+            dtype: Type of the model's tensors, or its name; "auto" for that of the file's. None
+                for torch's default, whatever the file's are.
             **overrides: Arguments of BitConfig that differ from the checkpoint's.
 
         Returns:
@@ -44,7 +61,8 @@ class PretrainedMixin(nn.Module):
 
         Raises:
             CheckpointError: The checkpoint cannot be found, fetched or read, or does not fit.
-            ValueError: An override breaks a rule of BitConfig.
+            ValueError: An override breaks a rule of BitConfig, or ``dtype`` is no floating-point
+                type, or "auto" for a file of several.
         """
         from bit_backbone.checkpoints.pretrained import from_pretrained
 

@@ -12,10 +12,11 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from bit_backbone._config_files import to_text
 from bit_backbone._files import read_json
 from bit_backbone.checkpoints.checkpoint import Checkpoint
 from bit_backbone.checkpoints.errors import CheckpointError
-from bit_backbone.checkpoints.files import WEIGHT_FILES
+from bit_backbone.checkpoints.files import FLOAT_DTYPES, WEIGHT_FILES
 from bit_backbone.checkpoints.formats import FORMATS, STEM_GAIN
 from bit_backbone.checkpoints.hollow import hollow
 from bit_backbone.checkpoints.loading import load_checkpoint
@@ -38,7 +39,7 @@ def from_pretrained(
     head: str = "keep",
     strict: bool = True,
     revision: str | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
     **overrides: Any,
 ) -> ModelT:
     """Builds a model of a class and loads a checkpoint into it: ``PretrainedMixin`` says how."""
@@ -49,10 +50,28 @@ def from_pretrained(
         if head == "drop":
             overrides = {"num_labels": 0, **overrides}
         with hollow():
-            model = cls(config.replace(**overrides)).to(dtype)
+            model = cls(config.replace(**overrides)).to(_dtype(dtype, checkpoint))
         load_checkpoint(model, checkpoint, head, strict)
     model.eval()
     return model
+
+
+def _dtype(dtype: torch.dtype | str | None, checkpoint: Checkpoint) -> torch.dtype | None:
+    if dtype == "auto":
+        found = {spec.dtype for spec in checkpoint.specs.values()}
+        if len(found) > 1:
+            raise ValueError(
+                f'dtype="auto" needs tensors of one type, got {", ".join(sorted(found))} in '
+                f"{checkpoint.origin}: name one"
+            )
+        (dtype,) = found
+    known = FLOAT_DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if dtype is not None and known not in FLOAT_DTYPES.values():
+        raise ValueError(
+            f'dtype must be "auto", or {", ".join(FLOAT_DTYPES)} as a name or of torch, '
+            f"got {dtype!r}"
+        )
+    return known
 
 
 def read_config(place: Place) -> BitConfig | None:
@@ -99,7 +118,7 @@ def save_pretrained(
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"{folder} must be a folder, or not exist yet; it is a file")
-    config = config_text(_config(model), type(model).__name__)
+    config = to_text(_config(model), type(model).__name__)
     tensors = dict(_transformers_tensors(model))
     split = split_torch_state_dict_into_shards(tensors, max_shard_size=max_shard_size)
     names = [CONFIG_FILE, *split.filename_to_tensors, *([_INDEX] if split.is_sharded else [])]
@@ -112,22 +131,6 @@ def save_pretrained(
             write_text(temporary[_INDEX], json.dumps(index, indent=2) + "\n")
         write_text(temporary[CONFIG_FILE], config)
     remove_older_weights(folder, keep=set(names))
-
-
-def config_text(config: BitConfig, architecture: str) -> str:
-    """Returns a config.json that transformers understands too.
-
-    transformers applies ``width_factor`` to the stages but neither to the stem nor to the final
-    norm, and fails; so the widths are written as they are, with a factor of 1.
-    """
-    values = {
-        **config.to_dict(),
-        "embedding_size": config.stem_channels,
-        "hidden_sizes": list(config.channels[1:]),
-        "width_factor": 1,
-        "architectures": [architecture],
-    }
-    return json.dumps(values, indent=2, sort_keys=True) + "\n"
 
 
 def _config(model: nn.Module) -> BitConfig:

@@ -19,6 +19,7 @@ from bit_backbone.extraction.listing import ImageRef
 from bit_backbone.out_of_memory import TooLargeError, fitting
 from bit_backbone.preprocessing import BitImageProcessor
 from bit_backbone.preprocessing.images import decode
+from bit_backbone.preprocessing.settings import PLAIN
 
 # The machine's troubles and not the image's: the next image would fail the same way.
 _MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ENOTCONN)
@@ -61,7 +62,8 @@ class Decoder:
     """
 
     def __init__(self, processor: BitImageProcessor, root: Path) -> None:
-        self._processor = processor.replace(do_rescale=False, do_normalize=False)
+        plain = processor.replace(**PLAIN)
+        self._processor = plain.replace(do_rescale=False, do_normalize=False)
         self._root = root
         self._fitted = 0  # pixels of the largest image that has fitted into memory
 
@@ -73,7 +75,7 @@ class Decoder:
         try:
             with fitting("the decoded image"):
                 image = decode(_source(ref), ref.path)
-                pixels = self._processor(image, return_tensors="np")["pixel_values"][0]
+                pixels = self._processor(image)["pixel_values"][0].numpy()
         except TooLargeError as error:
             return too_large(ref, _pixels_in_header(ref), self._fitted, error)
         except (OSError, ValueError) as error:

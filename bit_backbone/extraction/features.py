@@ -16,6 +16,7 @@ from bit_backbone.extraction.listing import ImageRef
 from bit_backbone.extraction.pooling import POOLINGS
 from bit_backbone.out_of_memory import TooLargeError, each_that_fits, fitting
 from bit_backbone.preprocessing import BitImageProcessor
+from bit_backbone.preprocessing.settings import PLAIN
 
 DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16}
 PRECISIONS: Mapping[str, torch.dtype] = {**DTYPES, "bf16": torch.bfloat16}
@@ -169,7 +170,5 @@ def _pixels(image: Decoded) -> np.ndarray:
 def _levels(processor: BitImageProcessor) -> Tensor:
     """Returns what the processor makes of the 256 levels of each channel, [3, 256]."""
     ramp = np.arange(256, dtype=np.uint8)[None, :, None].repeat(3, axis=2)
-    flat = processor.replace(do_resize=False, do_center_crop=False)
-    return flat(ramp, return_tensors="pt", input_data_format="channels_last")["pixel_values"][
-        0, :, 0
-    ]
+    flat = processor.replace(**PLAIN).replace(do_resize=False, do_center_crop=False)
+    return flat(ramp, input_data_format="channels_last")["pixel_values"][0, :, 0]

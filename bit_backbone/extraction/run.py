@@ -154,7 +154,8 @@ def extract(
         destination: A folder, new or of the same extraction.
         backbone: The network; put into eval mode. A copy, made fast for inference, computes on its
             device (with ``LocalEngine(in_place=True)`` no copy).
-        processor: Of images; None resizes the shorter side to 224 and crops nothing.
+        processor: Of images, without padding; None resizes the shorter side to 224 and crops
+            nothing.
         output: What to write; None for maps, .npy and fp32.
         batch_size: Most images of a forward.
         compile: Whether torch.compile compiles the network, which takes half a minute or more.
@@ -173,6 +174,11 @@ def extract(
     require("pyarrow.parquet", "extract", "extraction")
     listing = source if isinstance(source, Listing) else find_images(source)
     processor = processor or BitImageProcessor(do_center_crop=False)
+    if processor.do_pad:
+        raise ValueError(
+            "features are those of images without padding, got a processor with do_pad=True: "
+            "leave it out, batches hold images of one size in any case"
+        )
     output = output or OutputSettings()
     channels = dict(zip(backbone.out_features, backbone.channels, strict=True))
     folder = Destination(Path(destination), output, channels)

@@ -49,7 +49,7 @@ def evaluate(
     The model is in eval mode meanwhile, and in its old mode afterwards.
 
     Args:
-        model: Images [N, C, H, W] to an output with ``logits`` [N, K].
+        model: Images [N, C, H, W] to an output with ``logits`` [N, K], or a tuple that they begin.
         dataset: A map-style data set of (image [C, H, W], class).
         group: The processes.
         batch_size: Images of one forward pass.
@@ -70,7 +70,8 @@ def evaluate(
     model.eval()
     sums = torch.zeros(3, dtype=torch.float64, device=group.device)
     for images, labels in loader:
-        logits = model(images.to(group.device)).logits[:left]
+        output = model(images.to(group.device))
+        logits = (output[0] if isinstance(output, tuple) else output.logits)[:left]
         sums += _sums(logits, labels[:left].to(group.device))
         left -= len(logits)
         if advance is not None:

@@ -104,5 +104,5 @@ class Learner:
 
     def _loss(self, images: Tensor, targets: Tensor) -> Tensor:
         with self.autocast():
-            (logits,) = self.network(images, return_dict=False)
+            (logits,) = self.network(images, output_hidden_states=False, return_dict=False)
         return F.cross_entropy(logits.to(images.dtype), targets)

@@ -24,19 +24,30 @@ class BatchFeature(dict[str, Any]):
         return self
 
 
-def collate(tensors: list[torch.Tensor], return_tensors: str | None) -> Any:
-    """Returns a batch: a tensor for "pt", an array for "np", a list of arrays for None.
+def collate(
+    tensors: list[torch.Tensor], return_tensors: str | None, device: torch.device | None
+) -> Any:
+    """Returns a batch: a tensor for "pt", an array for "np", a list for None.
+
+    The list holds tensors on ``device``, or, where that is None, arrays.
 
     Raises:
-        ValueError: The images have several shapes, and a tensor or array was asked for.
+        ValueError: The images have several shapes, and a tensor or array was asked for; or an array
+            on a device that has none.
     """
+    if return_tensors == "np" and device is not None and device.type != "cpu":
+        raise ValueError(
+            "return_tensors='np' makes arrays in the memory of the CPU, got device "
+            f"'{device}': pass return_tensors='pt', or no device"
+        )
     if return_tensors is None:
-        return [tensor.numpy() for tensor in tensors]
+        return [tensor.numpy() if device is None else tensor.to(device) for tensor in tensors]
     shapes = {tuple(tensor.shape) for tensor in tensors}
     if len(shapes) > 1:
         raise ValueError(
             "a batch of return_tensors='pt' or 'np' needs images of one shape, got "
-            f"{sorted(shapes)}: crop, resize to a height and width, or pass return_tensors=None"
+            f"{sorted(shapes)}: crop, resize to a height and width, pass do_pad=True, or "
+            "return_tensors=None"
         )
     batch = torch.stack(tensors)
-    return batch if return_tensors == "pt" else batch.numpy()
+    return batch.to(device) if return_tensors == "pt" else batch.numpy()

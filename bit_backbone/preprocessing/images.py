@@ -57,6 +57,13 @@ def _iterate(images: ImageInput) -> Iterator[ImageLike]:
         )
 
 
+def common_device(images: Iterable[ImageLike]) -> torch.device:
+    """Returns the device that all images are on: the CPU unless all are tensors on one other."""
+    cpu = torch.device("cpu")
+    devices = {image.device if isinstance(image, torch.Tensor) else cpu for image in images}
+    return devices.pop() if len(devices) == 1 else cpu
+
+
 def read(
     image: ImageLike, convert_rgb: bool, input_data_format: str | None, white: float
 ) -> WorkingImage:

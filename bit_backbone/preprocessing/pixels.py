@@ -1,5 +1,6 @@
 """The steps of preprocessing on one image: resize, centre crop, rescale and normalise."""
 
+import math
 from collections.abc import Mapping, Sequence
 from types import ModuleType
 
@@ -23,19 +24,46 @@ def resize(
 
     Args:
         image: A PIL image, or a tensor [C, H, W].
-        size: {"shortest_edge": n}, which keeps the aspect ratio (the longer side is rounded down),
-            or {"height": h, "width": w}.
+        size: A form that ``target_size`` takes.
         resample: The filter.
         white: Upper end of the legal range of a floating-point image. Results are clamped to
             [0, white], for bicubic and Lanczos overshoot; Pillow does the same with 8 bits.
     """
     v2 = _functional()
-    edges = [size["shortest_edge"]] if "shortest_edge" in size else [size["height"], size["width"]]
     if isinstance(image, Image.Image):
+        edges = target_size(image.height, image.width, size)
         return v2.resize(image, edges, interpolation=int(resample))
+    edges = target_size(image.shape[1], image.shape[2], size)
     planes = [v2.resize(Image.fromarray(plane), edges, int(resample)) for plane in image.numpy()]
     resized = torch.cat([v2.pil_to_tensor(plane) for plane in planes])
     return resized.clamp_(0, white) if resized.is_floating_point() else resized
+
+
+def target_size(height: int, width: int, size: Mapping[str, int]) -> list[int]:
+    """Returns the [height, width] that an image is resized to.
+
+    All forms but the last keep the aspect ratio, and round sides that follow from it down. These
+    are transformers' sizes, in its order of floating-point operations, save for one case: there,
+    an image whose shorter side is right already keeps a longer side that is not.
+
+    Args:
+        height: Of the image.
+        width: Of the image.
+        size: {"shortest_edge": n}; the same with "longest_edge": m, which the longer side must not
+            exceed; {"max_height": h, "max_width": w}, of which the image fills one; or
+            {"height": h, "width": w}.
+    """
+    if "height" in size:
+        return [size["height"], size["width"]]
+    if "max_height" in size:
+        scale = min(size["max_height"] / height, size["max_width"] / width)
+        return [max(1, int(height * scale)), max(1, int(width * scale))]
+    short, long = min(height, width), max(height, width)
+    edge: float = size["shortest_edge"]
+    if long / short * edge > size.get("longest_edge", math.inf):
+        edge = size["longest_edge"] * short / long
+    sides = [max(1, round(edge)), max(1, int(edge * long / short))]
+    return sides if height <= width else sides[::-1]
 
 
 def center_crop(image: WorkingImage, size: Mapping[str, int]) -> WorkingImage:
@@ -78,6 +106,31 @@ def normalize(
                 f"got {len(values)}: {values}"
             )
     return _functional().normalize(pixels.float(), *per_channel.values())
+
+
+def pad(images: Sequence[torch.Tensor], size: Mapping[str, int] | None) -> list[torch.Tensor]:
+    """Appends zeros below and to the right of images [C, H, W].
+
+    Args:
+        images: The batch.
+        size: {"height": h, "width": w} of the results; None for the largest of the batch.
+
+    Raises:
+        ValueError: An image is larger than ``size``.
+    """
+    if size is None:
+        size = {"height": max(image.shape[1] for image in images),
+                "width": max(image.shape[2] for image in images)}  # fmt: skip
+    padded = []
+    for image in images:
+        below, right = size["height"] - image.shape[1], size["width"] - image.shape[2]
+        if below < 0 or right < 0:
+            raise ValueError(
+                f"pad_size is at least the size of every image, got {dict(size)} for an image of "
+                f"{image.shape[1]} x {image.shape[2]}: pad more, or resize or crop to less"
+            )
+        padded.append(torch.nn.functional.pad(image, (0, right, 0, below)))
+    return padded
 
 
 def _expand(values: float | Sequence[float], channels: int) -> list[float]:

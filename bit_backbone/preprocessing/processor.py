@@ -6,37 +6,42 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self, Unpack
 
 import torch
 from PIL import Image
 
 from bit_backbone._files import atomic_path, read_json
+from bit_backbone._saved import find
 from bit_backbone.preprocessing import images as inputs
 from bit_backbone.preprocessing import pixels, presets, saved, settings
 from bit_backbone.preprocessing.batch import BatchFeature, collate
-from bit_backbone.preprocessing.settings import Settings, SizeLike
+from bit_backbone.preprocessing.settings import DeviceLike, Settings, SizeLike
 
-# What transformers writes beside the settings, and what of it changes no pixel here.
+# What transformers writes beside the settings, and what of it changes nothing.
 _BOOKKEEPING = frozenset(
-    ("image_processor_type", "feature_extractor_type", "processor_class", "default_to_square",
-     "data_format", "input_data_format", "return_tensors", "device", "disable_grouping", "use_fast")
-)  # fmt: skip
+    ("image_processor_type", "feature_extractor_type", "processor_class", "use_fast")
+)
+_SHORT_SIDE = MappingProxyType({"shortest_edge": 224})
 
 
 class BitImageProcessor:
     """Makes images into the ``pixel_values`` of a BiT model.
 
     The steps, each of which can be switched off: convert to RGB, resize, centre crop, rescale,
-    normalise. On 8-bit images they equal transformers' ``BitImageProcessorPil`` to the bit, except
-    that the crop's offset is torchvision's (see ``pixels.center_crop``). The defaults are those of
-    transformers apart from mean and standard deviation: theirs are CLIP's, ours are BiT's 0.5.
+    normalise; and pad, which has to be switched on. On 8-bit images they equal transformers'
+    ``BitImageProcessorPil`` to the bit, except that the crop's offset is torchvision's (see
+    ``pixels.center_crop``). The defaults are those of transformers apart from mean and standard
+    deviation: theirs are CLIP's, ours are BiT's 0.5.
     ``from_preset`` gives the settings that a checkpoint was evaluated with.
 
     Args:
         do_resize: Whether to resize.
         size: {"shortest_edge": n} keeps the aspect ratio, {"height": h, "width": w} does not;
             n stands for {"shortest_edge": n} and (h, w) for height and width.
+            {"shortest_edge": n, "longest_edge": m} and {"max_height": h, "max_width": w} keep
+            the ratio within bounds, see ``pixels.target_size``.
         resample: One of Pillow's filters: ``PIL.Image.Resampling``, its number, its name, or
             torchvision's ``InterpolationMode``.
         do_center_crop: Whether to crop. Smaller images are padded with black.
@@ -49,6 +54,20 @@ class BitImageProcessor:
         image_std: Likewise.
         do_convert_rgb: Whether to make RGB of grey, palette, CMYK, ... images, with transparency
             composited on white.
+        do_pad: Whether to append zeros below and to the right, behind all other steps: after
+            normalisation zero is the mean colour.
+        pad_size: {"height": h, "width": w}, (h, w), or n for a square, which no image may exceed;
+            None for the largest height and width of the batch.
+        default_to_square: Whether an n of ``size`` stands for {"height": n, "width": n}.
+        return_tensors: "pt" for a tensor, "np" for an array; None for a list, whose images need not
+            have one shape: of tensors if there is a ``device``, else of arrays.
+        data_format: "channels_first" or "channels_last", of the result.
+        input_data_format: The same of arrays given; None finds the axis of length 1, 3 or 4.
+        device: Where tensors of the result are; None for where the images are, if all are tensors
+            of one device, else the CPU. The steps are done on the CPU in any case.
+        disable_grouping: Taken for transformers' sake, where it says whether images of one shape
+            are processed together; here each is processed alone, with the same result.
+        image_seq_length: Likewise; a number of text tokens, which a BiT has not.
 
     Raises:
         ValueError: For a setting out of its range; the message says which.
@@ -59,7 +78,7 @@ class BitImageProcessor:
     def __init__(
         self,
         do_resize: bool = True,
-        size: SizeLike = 224,
+        size: SizeLike = _SHORT_SIDE,
         resample: int | str = Image.Resampling.BICUBIC,
         do_center_crop: bool = True,
         crop_size: SizeLike = 224,
@@ -69,44 +88,67 @@ class BitImageProcessor:
         image_mean: float | Sequence[float] = (0.5, 0.5, 0.5),
         image_std: float | Sequence[float] = (0.5, 0.5, 0.5),
         do_convert_rgb: bool = True,
+        *,
+        do_pad: bool = False,
+        pad_size: SizeLike | None = None,
+        default_to_square: bool = False,
+        return_tensors: str | None = None,
+        data_format: str = "channels_first",
+        input_data_format: str | None = None,
+        device: DeviceLike | None = None,
+        disable_grouping: bool | None = None,
+        image_seq_length: int | None = None,
     ) -> None:
         self.do_resize = settings.parse_flag("do_resize", do_resize)
-        self.size = settings.parse_size(size)
+        self.default_to_square = settings.parse_flag("default_to_square", default_to_square)
+        self.size = settings.parse_size(size, self.default_to_square)
         self.resample = settings.parse_resample(resample)
         self.do_center_crop = settings.parse_flag("do_center_crop", do_center_crop)
-        self.crop_size = settings.parse_crop_size(crop_size)
+        self.crop_size = settings.parse_square("crop_size", crop_size)
         self.do_rescale = settings.parse_flag("do_rescale", do_rescale)
         self.rescale_factor = settings.parse_factor(rescale_factor)
         self.do_normalize = settings.parse_flag("do_normalize", do_normalize)
         self.image_mean = settings.parse_statistics("image_mean", image_mean)
         self.image_std = settings.parse_statistics("image_std", image_std)
         self.do_convert_rgb = settings.parse_flag("do_convert_rgb", do_convert_rgb)
+        self.do_pad = settings.parse_flag("do_pad", do_pad)
+        self.pad_size = None if pad_size is None else settings.parse_square("pad_size", pad_size)
+        self._set_call_options(return_tensors, data_format, input_data_format, device)
+        if disable_grouping is not None:
+            settings.parse_flag("disable_grouping", disable_grouping)
+        self.disable_grouping = disable_grouping
+        self.image_seq_length = settings.parse_count("image_seq_length", image_seq_length)
 
-    def __call__(self, images: inputs.ImageInput, **kwargs: Any) -> BatchFeature:
-        """The same as ``preprocess``."""
-        return self.preprocess(images, **kwargs)
-
-    def preprocess(
+    def _set_call_options(
         self,
-        images: inputs.ImageInput,
-        *,
-        return_tensors: str | None = None,
-        data_format: str | None = "channels_first",
-        input_data_format: str | None = None,
-        **overrides: Unpack[Settings],
-    ) -> BatchFeature:
+        return_tensors: str | None,
+        data_format: str,
+        input_data_format: str | None,
+        device: DeviceLike | None,
+    ) -> None:
+        formats = inputs.CHANNEL_FORMATS
+        self.return_tensors = settings.parse_choice(
+            "return_tensors", return_tensors, ("pt", "np", None)
+        )
+        self.data_format = settings.parse_choice("data_format", data_format, formats)
+        self.input_data_format = settings.parse_choice(
+            "input_data_format", input_data_format, (*formats, None)
+        )
+        self.device = settings.parse_device(device)
+
+    def __call__(self, images: inputs.ImageInput, **overrides: Unpack[Settings]) -> BatchFeature:
+        """The same as ``preprocess``."""
+        return self.preprocess(images, **overrides)
+
+    def preprocess(self, images: inputs.ImageInput, **overrides: Unpack[Settings]) -> BatchFeature:
         """Makes one image or a batch into a batch of ``pixel_values``.
 
         Args:
-            images: PIL images, numpy arrays or torch tensors (of any device; the work is done on
-                the CPU), or paths of image files; one, a (nested) sequence, or a 4-D array.
-                Arrays are uint8 or floating point, [H, W], [H, W, C] or [C, H, W].
-            return_tensors: "pt" for a tensor, "np" for an array, None for a list of arrays, which
-                need not have one shape.
-            data_format: "channels_first" or "channels_last", of the result.
-            input_data_format: The same of the arrays given; None finds the axis of length 1, 3
-                or 4.
-            **overrides: Settings for this call.
+            images: PIL images, numpy arrays or torch tensors, or paths of image files; one, a
+                (nested) sequence, or a 4-D array. Arrays are uint8 or floating point, [H, W],
+                [H, W, C] or [C, H, W].
+            **overrides: Settings for this call, such as ``return_tensors``; None for the
+                processor's own.
 
         Returns:
             {"pixel_values": [N, C, H, W] or [N, H, W, C]}; float32, or uint8 where 8-bit images
@@ -114,24 +156,27 @@ class BitImageProcessor:
 
         Raises:
             ValueError: For an image that cannot be read without guessing (16 bits, floats whose
-                range does not fit ``do_rescale``, an unclear channel axis), for images of several
-                sizes with ``return_tensors``, and for settings out of their range.
+                range does not fit ``do_rescale``, an unclear channel axis) or is larger than
+                ``pad_size``, for images of several sizes with ``return_tensors``, and for settings
+                out of their range.
         """
-        _check_choice("return_tensors", return_tensors, ("pt", "np", None))
-        _check_choice("data_format", data_format, (*inputs.CHANNEL_FORMATS, None))
-        _check_choice("input_data_format", input_data_format, (*inputs.CHANNEL_FORMATS, None))
-        processor = self.replace(**overrides)
-        processed = [
-            processor._process(image, input_data_format) for image in inputs.flatten(images)
-        ]
-        if data_format == "channels_last":
-            processed = [image.permute(1, 2, 0).contiguous() for image in processed]
-        return BatchFeature(pixel_values=collate(processed, return_tensors))
+        return self.replace(**overrides)._process_all(inputs.flatten(images))
 
-    def _process(self, image: inputs.ImageLike, input_data_format: str | None) -> torch.Tensor:
+    def _process_all(self, images: list[inputs.ImageLike]) -> BatchFeature:
+        processed = [self._process(image) for image in images]
+        if self.do_pad:
+            processed = pixels.pad(processed, self.pad_size)
+        if self.data_format == "channels_last":
+            processed = [image.permute(1, 2, 0).contiguous() for image in processed]
+        device = self.device
+        if device is None and self.return_tensors == "pt":
+            device = inputs.common_device(images)
+        return BatchFeature(pixel_values=collate(processed, self.return_tensors, device))
+
+    def _process(self, image: inputs.ImageLike) -> torch.Tensor:
         """Runs the steps on one image; returns [C, H, W]."""
         white = 255.0 if self.do_rescale else 1.0
-        working = inputs.read(image, self.do_convert_rgb, input_data_format, white)
+        working = inputs.read(image, self.do_convert_rgb, self.input_data_format, white)
         if self.do_resize:
             working = pixels.resize(working, self.size, self.resample, white)
         if self.do_center_crop:
@@ -163,12 +208,20 @@ class BitImageProcessor:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the settings as transformers writes them to preprocessor_config.json."""
-        values = {name: getattr(self, name) for name in settings.NAMES}
+        values = self._stated()
         values["resample"] = int(self.resample)
         for name in ("image_mean", "image_std"):
             if isinstance(values[name], tuple):
                 values[name] = list(values[name])
+        if self.device is not None:
+            values["device"] = str(self.device)
         return {"image_processor_type": "BitImageProcessor", **values}
+
+    def _stated(self) -> dict[str, Any]:
+        """The settings, without those that have a default and are at it."""
+        values = {name: getattr(self, name) for name in settings.NAMES}
+        defaults = settings.DEFAULTS
+        return {k: v for k, v in values.items() if k not in defaults or v != defaults[k]}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], **overrides: Unpack[Settings]) -> Self:
@@ -227,8 +280,10 @@ class BitImageProcessor:
         """
         if saved.has_preset_only(name_or_path):
             return cls.from_preset(str(name_or_path), **overrides)
-        path = saved.find(
+        path = find(
             name_or_path,
+            saved.FILE_NAME,
+            "from_preset",
             revision=revision,
             cache_dir=cache_dir,
             token=token,
@@ -237,16 +292,10 @@ class BitImageProcessor:
         return cls.from_dict(read_json(path), **overrides)
 
     def __repr__(self) -> str:
-        arguments = ", ".join(f"{name}={getattr(self, name)!r}" for name in settings.NAMES)
+        arguments = ", ".join(f"{name}={value!r}" for name, value in self._stated().items())
         return f"{type(self).__name__}({arguments})"
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, BitImageProcessor) and self.to_dict() == other.to_dict()
 
     __hash__ = None  # type: ignore[assignment]  # settings may be changed in place
-
-
-def _check_choice(name: str, value: str | None, choices: tuple[str | None, ...]) -> None:
-    # transformers' enumerations are strings that are equal to, but do not hash as, their values
-    if not any(value == choice for choice in choices):
-        raise ValueError(f"{name} is one of {', '.join(map(repr, choices))}, got {value!r}")

@@ -3,11 +3,14 @@
 import math
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
+from types import MappingProxyType
 from typing import Any, TypeAlias, TypedDict
 
+import torch
 from PIL import Image
 
 SizeLike: TypeAlias = int | Sequence[int] | Mapping[str, int]
+DeviceLike: TypeAlias = int | str | torch.device
 
 
 class Settings(TypedDict, total=False):
@@ -24,12 +27,27 @@ class Settings(TypedDict, total=False):
     image_mean: float | Sequence[float] | None
     image_std: float | Sequence[float] | None
     do_convert_rgb: bool | None
+    do_pad: bool | None
+    pad_size: SizeLike | None
+    default_to_square: bool | None
+    return_tensors: str | None
+    data_format: str | None
+    input_data_format: str | None
+    device: DeviceLike | None
+    disable_grouping: bool | None
+    image_seq_length: int | None
 
 
 _HEIGHT_WIDTH = {"{'height': h, 'width': w}": {"height", "width"}}
 _FORMS: dict[str, dict[str, set[str]]] = {
     "crop_size": _HEIGHT_WIDTH,
-    "size": {"{'shortest_edge': n}": {"shortest_edge"}} | _HEIGHT_WIDTH,
+    "pad_size": _HEIGHT_WIDTH,
+    "size": {
+        "{'shortest_edge': n}": {"shortest_edge"},
+        "{'shortest_edge': n, 'longest_edge': m}": {"shortest_edge", "longest_edge"},
+        "{'max_height': h, 'max_width': w}": {"max_height", "max_width"},
+        **_HEIGHT_WIDTH,
+    },
 }
 # Those that torchvision has too; Pillow 13 has more.
 _FILTERS = tuple(
@@ -37,6 +55,22 @@ _FILTERS = tuple(
     for name in ("NEAREST", "LANCZOS", "BILINEAR", "BICUBIC", "BOX", "HAMMING")
 )
 NAMES = tuple(Settings.__annotations__)
+PLAIN: Settings = {"return_tensors": "pt", "data_format": "channels_first", "device": "cpu"}
+"""What code asks for that is handed a processor, whatever that one returns by default."""
+# Of these, a file or a repr holds only what differs from it.
+DEFAULTS: Mapping[str, Any] = MappingProxyType(
+    {
+        "do_pad": False,
+        "pad_size": None,
+        "default_to_square": False,
+        "return_tensors": None,
+        "data_format": "channels_first",
+        "input_data_format": None,
+        "device": None,
+        "disable_grouping": None,
+        "image_seq_length": None,
+    }
+)
 
 
 def parse_flag(name: str, value: Any) -> bool:
@@ -46,14 +80,45 @@ def parse_flag(name: str, value: Any) -> bool:
     return value
 
 
-def parse_size(size: SizeLike) -> dict[str, int]:
-    """Returns {"shortest_edge": n} for an int, {"height": h, "width": w} for a pair."""
+def parse_choice(name: str, value: str | None, choices: tuple[str | None, ...]) -> str | None:
+    """Returns the choice that ``value`` is equal to, else raises ValueError."""
+    # transformers' enumerations are strings that are equal to, but do not hash as, their values
+    for choice in choices:
+        if value == choice:
+            return choice
+    raise ValueError(f"{name} is one of {', '.join(map(repr, choices))}, got {value!r}")
+
+
+def parse_count(name: str, value: int | None) -> int | None:
+    """Returns a whole number of at least 0, or None, else raises ValueError."""
+    if value is not None and (not isinstance(value, Integral) or value < 0):
+        raise ValueError(f"{name} is a whole number, at least 0, got {value!r}")
+    return None if value is None else int(value)
+
+
+def parse_device(device: DeviceLike | None) -> torch.device | None:
+    """Returns the device of that name or number; None for none."""
+    if device is None:
+        return None
+    try:
+        return torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"device is a torch.device, the name of one, such as 'cuda:0', or its number, "
+            f"got {device!r}"
+        ) from error
+
+
+def parse_size(size: SizeLike, square: bool = False) -> dict[str, int]:
+    """Returns one of the forms of ``size``; an int is the shorter edge, or a square's side."""
+    if square:
+        return parse_square("size", size)
     return _parse_size("size", {"shortest_edge": size} if isinstance(size, Integral) else size)
 
 
-def parse_crop_size(size: SizeLike) -> dict[str, int]:
-    """Returns {"height": h, "width": w}; an int is the side of a square."""
-    return _parse_size("crop_size", (size, size) if isinstance(size, Integral) else size)
+def parse_square(name: str, size: SizeLike) -> dict[str, int]:
+    """Returns one of the forms of ``name``; an int is the side of a square."""
+    return _parse_size(name, (size, size) if isinstance(size, Integral) else size)
 
 
 def _parse_size(name: str, size: Any) -> dict[str, int]:

@@ -39,7 +39,7 @@ class BitClassifier(BitForImageClassification):
 
     # TorchScript compiles properties, and reads the annotations of the nearest class that has any:
     # it understands neither the configuration nor the base's union type.
-    __jit_unused_properties__ = ("num_labels",)
+    __jit_unused_properties__ = BitForImageClassification.__jit_unused_properties__ | {"num_labels"}
     _last: str
 
     def __init__(self, config: BitConfig) -> None:

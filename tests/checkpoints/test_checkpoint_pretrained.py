@@ -260,3 +260,31 @@ def test_saving_over_a_file(tmp_path):
         classifier().save_pretrained(path)
     with pytest.raises(CheckpointError, match=r"writes this package's models"):
         save_pretrained(torch.nn.Linear(2, 2), tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "expected"),
+    [
+        (None, torch.float32),
+        ("auto", torch.bfloat16),
+        ("float64", torch.float64),
+        (torch.float16, torch.float16),
+    ],
+)
+def test_the_type_is_that_of_the_file_only_where_asked(dtype, expected, tmp_path):
+    classifier().to(torch.bfloat16).save_pretrained(tmp_path)
+    model = BitForImageClassification.from_pretrained(tmp_path, dtype=dtype)
+    assert {p.dtype for p in model.parameters()} == {expected} == {model.dtype}
+
+
+@pytest.mark.parametrize("dtype", ["half", "int8", torch.int8, 16])
+def test_types_that_are_refused(dtype, tmp_path):
+    model = classifier()
+    model.save_pretrained(tmp_path)
+    message = f'dtype must be "auto", or float16, .* as a name or of torch, got {dtype!r}'
+    with pytest.raises(ValueError, match=message):
+        BitModel.from_pretrained(tmp_path, head="drop", dtype=dtype)
+    model.stem.double()
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"one type, got float32, float64 in .*: name one"):
+        BitForImageClassification.from_pretrained(tmp_path, dtype="auto")

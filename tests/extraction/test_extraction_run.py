@@ -411,6 +411,23 @@ def test_a_network_that_does_not_take_rgb_is_refused(photos, tmp_path):
         extract(photos, tmp_path, tiny(out_indices=[1], num_channels=1))
 
 
+def test_padding_is_refused(photos, tmp_path, backbone):
+    with pytest.raises(ValueError, match=r"without padding, got a processor with do_pad=True"):
+        extract(photos, tmp_path, backbone, processor=PROCESSOR.replace(do_pad=True))
+
+
+def test_what_a_processor_returns_by_default_does_not_matter(photos, tmp_path, backbone):
+    other = PROCESSOR.replace(return_tensors="np", data_format="channels_last")
+    for folder, processor in (("plain", PROCESSOR), ("other", other)):
+        extract(photos, tmp_path / folder, backbone, processor=processor)
+    expected = maps_in(tmp_path / "plain")
+    found = maps_in(tmp_path / "other")
+    assert list(found) == list(expected)
+    for key, maps in found.items():
+        for name, array in maps.items():
+            np.testing.assert_array_equal(array, expected[key][name])
+
+
 def lacking_memory(when):
     """A hook that asks the allocator for too much."""
 

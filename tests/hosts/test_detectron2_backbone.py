@@ -67,7 +67,8 @@ def test_the_node_is_complete_and_adding_it_twice_keeps_values() -> None:
     add_bit_config(cfg)
     assert (cfg.MODEL.BIT.VARIANT, cfg.MODEL.BIT.NUM_GROUPS) == ("R101x3", 32)
     # the rest of BitConfig is the classifier's, or comes from elsewhere in detectron2's node
-    others = {"num_channels", "out_indices", "num_labels", "id2label", "label2id", "problem_type"}
+    others = {"num_channels", "out_indices", "num_labels", "id2label", "label2id", "problem_type",
+              "output_hidden_states", "return_dict"}  # fmt: skip
     arguments = {f.upper() for f in BitConfig.__dataclass_fields__} - {f.upper() for f in others}
     assert set(cfg.MODEL.BIT) == arguments | {
         "VARIANT",

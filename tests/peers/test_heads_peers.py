@@ -119,6 +119,39 @@ def test_model_equals_transformers():
                 equal(a, b)
 
 
+@pytest.mark.parametrize("states", [False, True])
+@pytest.mark.parametrize("named", [False, True])
+def test_a_folder_says_what_is_returned_to_both(states, named, tmp_path):
+    settings = {"output_hidden_states": states, "return_dict": named}
+    for ours_first in (True, False):
+        ours, theirs = pair(**settings)
+        (ours if ours_first else theirs).save_pretrained(tmp_path)
+        mine = BitForImageClassification.from_pretrained(tmp_path, dtype=torch.float64)
+        peer = transformers.BitForImageClassification.from_pretrained(tmp_path, dtype=torch.float64)
+        with torch.no_grad():
+            found, expected = mine(IMAGES), peer(IMAGES)
+        assert isinstance(found, tuple) == isinstance(expected, tuple) == (not named)
+        assert len(found) == len(expected) == 1 + states
+        equal(found[0], expected[0])
+        if states:
+            for a, b in zip(found[1], expected[1], strict=True):
+                equal(a, b)
+
+
+def test_a_config_json_is_read_by_both(tmp_path):
+    settings = {**TINY, "output_hidden_states": True, "out_features": ["stage1", "stage3"]}
+    keys = [*settings, "out_indices", "problem_type", "return_dict"]
+    peers = transformers.BitConfig(**settings)
+    peers.save_pretrained(tmp_path / "theirs")
+    BitConfig(**settings).save_pretrained(tmp_path / "ours")
+    for folder in (tmp_path / "theirs", tmp_path / "ours"):
+        mine = BitConfig.from_pretrained(folder).to_dict()
+        theirs = transformers.BitConfig.from_pretrained(folder)
+        for key in keys:
+            value = getattr(theirs, key)
+            assert mine[key] == (list(value) if isinstance(value, tuple) else value)
+
+
 @pytest.mark.parametrize(
     ("num_labels", "problem_type", "labels"),
     [

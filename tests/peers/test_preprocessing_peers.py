@@ -9,7 +9,7 @@ from photographs import photograph
 from PIL import Image
 from torchvision import transforms
 
-from bit_backbone.preprocessing import BitImageProcessor
+from bit_backbone.preprocessing import BitImageProcessor, settings
 
 timm = pytest.importorskip("timm")
 transformers = pytest.importorskip("transformers")
@@ -118,6 +118,67 @@ def test_presets_equal_the_official_evaluation(preset, side, name):
     torch.testing.assert_close(mine.pixel_values[0], expected, rtol=0, atol=0)
 
 
+RESIZED = (
+    {"size": {"shortest_edge": 120, "longest_edge": 150}},
+    {"size": {"shortest_edge": 120, "longest_edge": 400}},
+    {"size": {"shortest_edge": 120, "longest_edge": 90}},
+    {"size": {"max_height": 150, "max_width": 110}},
+    {"size": {"max_height": 800, "max_width": 900}},
+    {"size": 140, "default_to_square": True},
+    {"size": 140, "default_to_square": False},
+    {"size": 140, "do_resize": True, "do_pad": True, "pad_size": {"height": 240, "width": 200},
+     "do_center_crop": True, "crop_size": 100},
+    {"size": 140, "do_pad": True, "pad_size": 1300},
+    {"size": 140, "do_pad": True, "pad_size": (1300, 1400), "do_normalize": False},
+    {"size": 140, "do_pad": True, "do_rescale": False, "do_normalize": False},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("settings", RESIZED, ids=str)
+@pytest.mark.parametrize("name", ["china", "chelsea", "page", "horse", "chelsea@61x47"])
+def test_sizes_and_padding_equal_transformers(name, settings):
+    mine, peer = ours_and_theirs(photograph(name), **{"do_center_crop": False} | settings)
+    assert mine.dtype == peer.dtype
+    np.testing.assert_array_equal(mine, peer)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"do_pad": True},
+        {"do_pad": True, "pad_size": 700},
+        {"do_pad": True, "pad_size": {"height": 500, "width": 640}, "do_normalize": False},
+        {"do_pad": True, "disable_grouping": True, "device": "cpu", "image_seq_length": 49},
+        {"do_pad": True, "pad_size": 64, "do_center_crop": True, "crop_size": (31, 60)},
+        {"pad_size": 4, "do_center_crop": True, "crop_size": (31, 60)},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("peer_class", [BitImageProcessorPil, transformers.BitImageProcessor])
+def test_batches_are_padded_as_both_of_transformers_do(settings, peer_class):
+    """Not resized: its torchvision backend interpolates otherwise than Pillow does."""
+    batch = [photograph("china"), photograph("chelsea@61x47"), photograph("page").convert("RGB")]
+    settings = (
+        HALF | {"do_resize": False, "do_center_crop": False, "return_tensors": "pt"} | settings
+    )
+    mine, peer = BitImageProcessor()(batch, **settings), peer_class()(batch, **settings)
+    torch.testing.assert_close(mine.pixel_values, peer.pixel_values, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("peer_class", [BitImageProcessorPil, transformers.BitImageProcessor])
+def test_every_setting_of_transformers_is_taken(peer_class):
+    theirs = set(transformers.processing_utils.ImagesKwargs.__annotations__)
+    assert theirs == set(settings.NAMES)
+    options = {"return_tensors": "pt", "do_pad": True, "pad_size": 300, "default_to_square": True,
+               "size": 250, "device": "cpu", "disable_grouping": False}  # fmt: skip
+    image = photograph("china")
+    for mine, peer in (
+        (BitImageProcessor(**options)(image), peer_class(**options)(image)),
+        (BitImageProcessor()(image, **options), peer_class()(image, **options)),
+    ):
+        assert mine.pixel_values.shape == peer.pixel_values.shape == (1, 3, 300, 300)
+
+
 def test_transformers_reads_what_we_save(tmp_path):
     mine = BitImageProcessor.from_preset("timm_448", image_std=[0.5, 0.25, 0.125])
     mine.save_pretrained(tmp_path)
@@ -128,9 +189,16 @@ def test_transformers_reads_what_we_save(tmp_path):
     )
 
 
+OPTIONS = {"do_pad": True, "pad_size": 300, "default_to_square": True, "return_tensors": "pt",
+           "input_data_format": "channels_last", "disable_grouping": True}  # fmt: skip
+
+
+@pytest.mark.parametrize("options", [{}, OPTIONS], ids=["plain", "options"])
 @pytest.mark.parametrize("peer_class", [BitImageProcessorPil, transformers.BitImageProcessor])
-def test_we_read_what_transformers_saves(tmp_path, peer_class):
-    peer = peer_class(size={"height": 99, "width": 77}, resample=2, image_mean=[0.1, 0.2, 0.3])
+def test_we_read_what_transformers_saves(tmp_path, peer_class, options):
+    peer = peer_class(
+        size={"height": 99, "width": 77}, resample=2, image_mean=[0.1, 0.2, 0.3], **options
+    )
     peer.save_pretrained(tmp_path)
     mine = BitImageProcessor.from_pretrained(tmp_path)
     assert mine.to_dict() == json.loads(peer.to_json_string())
