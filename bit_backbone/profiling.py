@@ -36,7 +36,8 @@ class Profile:
             parameters, their standardized forms (as large again) and the libraries' own
             workspaces are not counted.
         training_bytes: Bytes kept for backward, with what standardization keeps; the input, the
-            parameters and workspaces are not counted.
+            parameters and workspaces are not counted, nor a percent or two that contiguous maps
+            on a CPU need on top.
     """
 
     parameters: int
