@@ -86,8 +86,8 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=("fp32", "bf16", "fp16"),
         default="fp32",
-        help="what the network computes in; bf16 is faster where the processor has it and "
-        "changes the features by about a percent (default %(default)s)",
+        help="what the network computes in: less exact than fp32, and faster where the processor "
+        "has it (default %(default)s)",
     )
     group.add_argument(
         "--shard-size",
