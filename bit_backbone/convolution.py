@@ -102,11 +102,12 @@ class StdConv2d(nn.Conv2d):
         if self.pads_same:
             x = pad_same(x, self.kernel_size[0], self.stride[0], self.dilation[0], 0.0)
         weight = self.standardized_weight()
-        if not torch.jit.is_scripting():
-            geometry, recipe = geometry_of(self, x), recipe_of(x, weight)
-            if recipe is not None:
-                return convolve_made(x, weight, geometry, recipe)
-            return convolve(x, weight, geometry)
+        if not torch.jit.is_scripting():  # noqa: SIM102 (alone, so that TorchScript skips it)
+            if not torch.compiler.is_compiling():  # dynamo of torch 2.8 knows no NamedTuple
+                geometry, recipe = geometry_of(self, x), recipe_of(x, weight)
+                if recipe is not None:
+                    return convolve_made(x, weight, geometry, recipe)
+                return convolve(x, weight, geometry)
         return F.conv2d(x, weight, None, self.stride, self.padding, self.dilation)
 
     def standardized_weight(self) -> Tensor:

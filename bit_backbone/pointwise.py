@@ -42,10 +42,10 @@ def geometry_of(conv: nn.Conv2d, x: Tensor) -> Geometry:
 
 
 def _is_product(conv: nn.Conv2d, x: Tensor) -> bool:
-    """Whether a product brings something, and no tracer or compiler would record it."""
+    """Whether a product brings something, and no tracer would record it."""
     return (
         conv.kernel_size == (1, 1)
-        and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
+        and not torch.jit.is_tracing()
         and isinstance(x, Tensor)  # and not a proxy of torch.fx
         and x.device.type == "cpu"
         and x.ndim == 4

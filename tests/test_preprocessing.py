@@ -1,5 +1,6 @@
 """BitImageProcessor: inputs, settings, files and every error, without any other library."""
 
+import inspect
 import json
 import struct
 
@@ -532,5 +533,5 @@ def test_null_keeps_the_default_and_bookkeeping_is_ignored():
 
 
 def test_documentation_names_every_setting():
-    text = BitImageProcessor.__doc__ or ""
-    assert all(f"        {name}: " in text for name in settings.NAMES)
+    text = inspect.getdoc(BitImageProcessor) or ""
+    assert all(f"    {name}: " in text for name in settings.NAMES)
