@@ -1,7 +1,7 @@
 """BitConfig: what a BiT network is, and the table of published variants.
 
-Every width, stride and dilation of the network is derived here and nowhere else; the modules
-read ``config.stages``.
+Every width, stride and dilation of the network is derived from it once, by ``stage_spec``; the
+modules read ``config.stages``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from bit_backbone import _config_checks as checks
 from bit_backbone import _config_files as files
 from bit_backbone._config_files import MODEL_TYPE, TRANSFORMERS_EPS
-from bit_backbone.stage_spec import BOTTLENECK_RATIO, StageSpec
+from bit_backbone.stage_spec import STEM_STRIDE, StageSpec, derive_stages, rounded_width
 from bit_backbone.variants import VARIANTS, variant_of
 
 __all__ = [
@@ -30,8 +30,6 @@ __all__ = [
     "variant_of",
 ]
 
-STEM_STRIDE = 4
-CHANNEL_MULTIPLE = 8
 DEFAULT_NUM_LABELS = 1000
 
 DENSE_FEATURE_NORM = "preact"
@@ -245,7 +243,7 @@ class BitConfig:
     @property
     def stem_channels(self) -> int:
         """Width of the stem."""
-        return _width(self.embedding_size * self.width_factor)
+        return rounded_width(self.embedding_size * self.width_factor)
 
     @property
     def stem_pool_padding(self) -> str | None:
@@ -255,32 +253,7 @@ class BitConfig:
     @cached_property
     def stages(self) -> tuple[StageSpec, ...]:
         """The residual stages, in order."""
-        specs = []
-        channels, total_stride, dilation = self.stem_channels, STEM_STRIDE, 1
-        rates = iter(_linear_rates(self.drop_path_rate, sum(self.depths)))
-        for index, (size, depth) in enumerate(zip(self.hidden_sizes, self.depths, strict=True), 1):
-            stride = 1 if index == 1 else 2
-            first_dilation = dilation
-            if total_stride >= self.output_stride:
-                dilation, stride = dilation * stride, 1
-            total_stride *= stride
-            width = _width(size * self.width_factor)
-            spec = StageSpec(
-                name=f"stage{index}",
-                index=index,
-                in_channels=channels,
-                channels=width,
-                bottleneck_channels=_width(width / BOTTLENECK_RATIO),
-                depth=depth,
-                stride=stride,
-                total_stride=total_stride,
-                first_dilation=first_dilation,
-                dilation=dilation,
-                drop_path_rates=tuple(next(rates) for _ in range(depth)),
-            )
-            specs.append(spec)
-            channels = width
-        return tuple(specs)
+        return derive_stages(self)
 
     def smallest_image(self, last: int) -> int:
         """Returns the least height and width, in pixels, that reach stage ``last`` with a pixel.
@@ -297,14 +270,3 @@ class BitConfig:
                 size = (size - 1) * stride + 2 * dilation + 1
         pool = 1 if self.stem_pool_padding == "same" else 3
         return ((size - 1) * 2 + pool - 1) * 2 + 7
-
-
-def _width(value: float) -> int:
-    """Rounds a width to a multiple of 8, never down by more than a tenth."""
-    rounded = int(value + CHANNEL_MULTIPLE / 2) // CHANNEL_MULTIPLE * CHANNEL_MULTIPLE
-    rounded = max(rounded, CHANNEL_MULTIPLE)
-    return rounded if rounded >= 0.9 * value else rounded + CHANNEL_MULTIPLE
-
-
-def _linear_rates(last: float, count: int) -> list[float]:
-    return [last * i / max(count - 1, 1) for i in range(count)]

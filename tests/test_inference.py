@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 from live_filters import LiveFilters, filter_bytes
+from measured_memory import peak_of
 from networks import ALL, KINDS, PADDINGS, TINY, largest_difference, randomise, tiny
 from torch import nn
 
@@ -295,6 +296,16 @@ def test_filters_are_laid_out_for_small_maps_alone():
             [fast(torch.randn(1, 3, size, size)) for _ in range(2)]
         found = tuple(conv._seen[1] is not None for conv in (first, strided))
         assert found == laid_out, size  # 484, 529 and 2116 pixels in stage1; a quarter behind it
+
+
+@pytest.mark.parametrize(("unit", "maps"), [(0, 6), (1, 1.25)])
+def test_a_unit_holds_no_map_longer_than_needed(unit, maps):
+    config = BitConfig(hidden_sizes=(256,), depths=(2,), out_indices=[1])
+    unit = optimized(BitBackbone(config)).stage1[unit]
+    x = torch.randn(1, unit.conv1.in_channels, 48, 64).to(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        # Either the normalised x, the branch and the shortcut, or the first and a narrow branch.
+        assert peak_of(lambda: unit(x)) == pytest.approx(maps * x.nbytes, rel=0.03)
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])

@@ -79,6 +79,7 @@ class FeatureExtractor:
         self._dtype = dtype
         self._batch_size = batch_size
         self._place = next(backbone.parameters())
+        self._narrowest = "fp16" if self._place.dtype == torch.float16 else dtype
         self._levels = _levels(processor).to(self._place.device)
         self._fitted = 0  # pixels of the largest image that has fitted into memory
 
@@ -135,7 +136,7 @@ class FeatureExtractor:
     def _checked(self, image: Decoded, arrays: dict[str, np.ndarray]) -> Features | Failure:
         for name, array in arrays.items():
             if not np.isfinite(array).all():
-                return Failure(image.ref, f"{name} has values that {self._dtype} cannot hold")
+                return Failure(image.ref, f"{name} has values that {self._narrowest} cannot hold")
         _, height, width = _pixels(image).shape
         return Features(image.ref, image.size, (height, width), arrays)
 

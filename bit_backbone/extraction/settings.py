@@ -15,6 +15,7 @@ from bit_backbone.extraction.features import DTYPES, PRECISIONS
 from bit_backbone.extraction.listing import Listing
 from bit_backbone.extraction.pooling import POOLINGS
 from bit_backbone.preprocessing import BitImageProcessor
+from bit_backbone.preprocessing.settings import PLAIN
 
 FORMATS = ("npy", "safetensors")
 MAPS_PER_SHARD = 256
@@ -68,12 +69,13 @@ def describe(
 ) -> dict[str, Any]:
     """Returns everything that the result depends on, as JSON values."""
     network = backbone.config.to_dict()
+    steps = {k: v for k, v in processor.to_dict().items() if k not in PLAIN}
     return {
         "images": len(listing),
         "names of the images": listing.fingerprint(),
         **{f"network.{name}": value for name, value in network.items()},
         "weights": _weights_hash(backbone),
-        **{f"processor.{name}": value for name, value in processor.to_dict().items()},
+        **{f"processor.{name}": value for name, value in steps.items()},
         **dataclasses.asdict(output),
     }
 

@@ -68,7 +68,8 @@ def optimize_for_inference(
             inductor and, under ``torch.no_grad()`` or ``torch.inference_mode()``, with the weights
             frozen into the code: load weights before; ``load_state_dict`` raises ValueError
             afterwards. The first image takes half a minute, and so does the first batch of several;
-            the code holds for all sizes, but where the first image was square.
+            the code holds for all sizes but where the first image was square, and on CPUs where a
+            single image is smaller than some 200 pixels: these have up to a few codes of their own.
         dtype: What the BiT networks compute in, torch.float32, torch.bfloat16 or torch.float16.
             They convert what they are given and return float32, so that the layers around them go
             on as before. None leaves everything as it is.

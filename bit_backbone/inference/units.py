@@ -23,9 +23,12 @@ class InPlacePreActUnit(PreActUnit):
     def forward(self, x: Tensor, activated: Tensor | None = None) -> Tensor:
         """Maps raw residual sums to raw residual sums; ``activated``: norm1(x), if at hand."""
         activated = self.norm1(x) if activated is None else activated
-        branch = self.norm3(self.conv2(self.norm2(self.conv1(activated))))
+        branch = self.conv1(activated)
+        source = x if self.downsample is None else activated
+        activated = None  # frees it, where no projection needs it, while the branch is made
+        branch = self.norm3(self.conv2(self.norm2(branch)))
         # Not earlier: it is as large as the two maps above that have been freed by now.
-        shortcut = x if self.downsample is None else self.downsample(activated)
+        shortcut = source if self.downsample is None else self.downsample(source)
         if self.crops:
             return self.conv3(branch) + centre_crop_like(shortcut, branch)
         if not torch.jit.is_scripting():  # noqa: SIM102 (alone, so that TorchScript skips it)

@@ -19,10 +19,6 @@ from bit_backbone.preprocessing import pixels, presets, saved, settings
 from bit_backbone.preprocessing.batch import BatchFeature, collate
 from bit_backbone.preprocessing.settings import DeviceLike, Settings, SizeLike
 
-# What transformers writes beside the settings, and what of it changes nothing.
-_BOOKKEEPING = frozenset(
-    ("image_processor_type", "feature_extractor_type", "processor_class", "use_fast")
-)
 _SHORT_SIDE = MappingProxyType({"shortest_edge": 224})
 
 
@@ -231,16 +227,7 @@ class BitImageProcessor:
             ValueError: For a key that this processor does not know and that is not null or false:
                 to ignore it might change the pixels.
         """
-        unknown = {
-            key: value
-            for key, value in values.items()
-            if key not in settings.NAMES and key not in _BOOKKEEPING and value
-        }
-        if unknown:
-            raise ValueError(
-                f"the settings of a BiT image processor are {', '.join(settings.NAMES)}; "
-                f"got also {unknown}: remove them if the result does not depend on them"
-            )
+        saved.refuse_unknown(values)
         known: Any = {name: values[name] for name in settings.NAMES if name in values}
         return cls().replace(**known).replace(**overrides)
 

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -28,6 +29,7 @@ from bit_backbone.extraction import (
     OutputSettings,
     Summary,
     extract,
+    writers,
 )
 from bit_backbone.extraction.decoding import Decoder
 
@@ -257,6 +259,36 @@ def test_a_full_disk_ends_with_one_error(pool, arguments, mounted, capsys):
     filler.unlink()
     assert main(arguments) == 3
     assert len(read(out)) == 12
+
+
+@pytest.mark.parametrize("failing", [1, 2, 4])
+def test_a_disk_that_fails_in_the_background_ends_with_one_error(
+    failing, arguments, tmp_path, capsys, monkeypatch
+):
+    """The system tells of a failed sync once; each of the four shards has one at least."""
+    out, calls, main_thread = tmp_path / "out", [], threading.get_ident()
+    sync = os.fsync
+
+    def fail(descriptor):
+        if threading.get_ident() != main_thread:
+            calls.append(descriptor)
+            if len(calls) == failing:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+        sync(descriptor)
+
+    monkeypatch.setattr(writers, "_UNSYNCED", 1)
+    monkeypatch.setattr(os, "fsync", fail)
+    arguments = [*arguments, "--shard-size", "4", "--output", str(out)]
+    assert main(arguments) == 2
+    (error,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert f"{out} cannot be written: Input/output error" in error
+    assert len(calls) >= failing
+    assert not [path for path in out.rglob(".*") if path.name != ".lock"]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("sync")]
+    kept = len(list(out.glob("progress/*.json")))
+    assert len(list(out.glob("*.tar"))) == kept
+    assert main(arguments) == 3
+    assert len(maps_in(out)) == 12
 
 
 def test_a_read_only_target_is_refused_before_the_first_image(arguments, mounted, capsys):

@@ -250,13 +250,14 @@ def test_an_image_too_small_for_the_network_fails_alone(tmp_path):
     assert "pixels high and wide" in failure["reason"]
 
 
-def test_values_that_fp16_cannot_hold_are_failures_not_infinities(tmp_path, backbone):
+@pytest.mark.parametrize("output", [{"dtype": "fp16"}, {"precision": "fp16"}])
+def test_values_that_fp16_cannot_hold_are_failures_not_infinities(output, tmp_path, backbone):
     source = write_many(tmp_path / "src", 2)
     with torch.no_grad():
         backbone.stem.conv.weight.mul_(1e-3)
         backbone.stage3[0].downsample.conv.weight.mul_(1)
         backbone.stage3[0].conv3.register_forward_hook(lambda *args: args[-1] * 1e6)
-    summary = extract(source, tmp_path / "out", backbone, output=OutputSettings(dtype="fp16"))
+    summary = extract(source, tmp_path / "out", backbone, output=OutputSettings(**output))
     assert summary == Summary(written=0, failed=2)
     assert failures_in(tmp_path / "out")[0]["reason"] == "stage3 has values that fp16 cannot hold"
     assert not list((tmp_path / "out").glob("*.tar"))
@@ -426,6 +427,8 @@ def test_what_a_processor_returns_by_default_does_not_matter(photos, tmp_path, b
     for key, maps in found.items():
         for name, array in maps.items():
             np.testing.assert_array_equal(array, expected[key][name])
+    summary = Summary(written=len(expected), failed=0)  # nor does it keep a run from going on
+    assert extract(photos, tmp_path / "plain", backbone, processor=other) == summary
 
 
 def lacking_memory(when):
