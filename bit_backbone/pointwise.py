@@ -42,7 +42,7 @@ def geometry_of(conv: nn.Conv2d, x: Tensor) -> Geometry:
 
 
 def _is_product(conv: nn.Conv2d, x: Tensor) -> bool:
-    """Whether a product brings something, and no tracer would record it."""
+    """Whether a product brings something, and TorchScript does not record it."""
     return (
         conv.kernel_size == (1, 1)
         and not torch.jit.is_tracing()
