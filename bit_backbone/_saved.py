@@ -27,7 +27,10 @@ def find(
     if path.is_file():
         return path
     if path.is_absolute() or path.name == file_name:
-        raise ValueError(f"saved settings are a file {file_name}, found none at {path}")
+        raise ValueError(
+            f"saved settings are a file {file_name}, found none at {path}; {instead} has the "
+            "published ones"
+        )
     return _download(str(name_or_path), file_name, instead, **hub_options)
 
 

@@ -68,6 +68,20 @@ def test_text(images, checkpoint, tmp_path, capsys):
     assert capsys.readouterr().out.splitlines() == [str(images[0]), *rows]
 
 
+def test_a_folder_of_weights_alone_is_read_with_the_official_preset(images, tmp_path, capsys):
+    torch.manual_seed(0)
+    BitForImageClassification(TINY).save_pretrained(tmp_path / "weights")
+    arguments = ["classify", str(images[0]), "--checkpoint", str(tmp_path / "weights"), "--json"]
+    assert main(arguments) == 0
+    found = capsys.readouterr().out
+    BitImageProcessor.from_preset("official").save_pretrained(tmp_path / "weights")
+    assert main(arguments) == 0
+    assert capsys.readouterr().out == found
+    BitImageProcessor(size=40, crop_size=40).save_pretrained(tmp_path / "weights")
+    assert main(arguments) == 0
+    assert capsys.readouterr().out != found
+
+
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_images_that_cannot_be_read_are_skipped(images, checkpoint, tmp_path, capsys, workers):
     broken = tmp_path / "broken.jpg"

@@ -190,7 +190,8 @@ def make_environment(
     step("making the environment", [interpreter, "-m", "venv", place], log)
     step(f"installing {' '.join(packages)}", [*pip, *packages], log)
     if row.detectron2:
-        step("installing what builds detectron2", [*pip, "setuptools", "wheel", "ninja"], log)
+        # detectron2 0.6 imports pkg_resources, which later ones are without.
+        step("installing what builds detectron2", [*pip, "setuptools<81", "wheel", "ninja"], log)
         step("compiling detectron2", [*pip, "--no-build-isolation", detectron2], log)
     return python
 

@@ -35,7 +35,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--preset",
         help="preprocessing: a preset or a published name; default: the checkpoint's own, or "
-        f"{FALLBACK_PRESET!r} for a file of weights",
+        f"{FALLBACK_PRESET!r} for weights that come without one",
     )
     parser.add_argument(
         "--labels",
@@ -91,10 +91,12 @@ def _tracked(predictions: Iterable[Prediction], total: int) -> Iterator[Predicti
 
 def _processor(checkpoint: str, preset: str | None) -> BitImageProcessor:
     from bit_backbone.preprocessing import BitImageProcessor
+    from bit_backbone.preprocessing.saved import FILE_NAME
 
     if preset is not None:
         return BitImageProcessor.from_preset(preset)
-    if Path(checkpoint).is_file():
+    path = Path(checkpoint)
+    if path.is_file() or (path.is_dir() and not (path / FILE_NAME).exists()):
         return BitImageProcessor.from_preset(FALLBACK_PRESET)
     return BitImageProcessor.from_pretrained(checkpoint)
 
