@@ -161,11 +161,11 @@ def test_classification_goes_on_behind_what_does_not_fit(photos, tmp_path, monke
     BitForImageClassification(tiny().config, num_labels=3).save_pretrained(tmp_path)
     forward, sizes = BitForImageClassification.forward, []
 
-    def limited_forward(self, images):
+    def limited_forward(self, images, **options):
         sizes.append(len(images))
         if len(images) > 1 or images.std((2, 3)).max() < 1e-3:  # the huge one has one colour
             torch.empty(TOO_MANY)
-        return forward(self, images)
+        return forward(self, images, **options)
 
     monkeypatch.setattr(BitForImageClassification, "forward", limited_forward)
     arguments = [*map(str, sorted(photos.iterdir())), "--checkpoint", str(tmp_path), "--json"]
