@@ -60,9 +60,13 @@ def _weighs_more(x: Tensor, conv: nn.Conv2d) -> bool:
     The gradient of the weights is the sum of one of their size for each image, which takes time and
     memory.
     """
-    pixels = x.shape[2] * x.shape[3] // (conv.stride[0] * conv.stride[1])
     channels = conv.in_channels + conv.out_channels
-    return len(x) == 1 or pixels * channels >= conv.weight.numel()
+    return len(x) == 1 or pixels_behind(conv, x) * channels >= conv.weight.numel()
+
+
+def pixels_behind(conv: nn.Conv2d, x: Tensor) -> int:
+    """Returns how many pixels a convolution makes of each of the maps [N, in, H, W], or nearly."""
+    return x.shape[2] * x.shape[3] // (conv.stride[0] * conv.stride[1])
 
 
 def convolve(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:

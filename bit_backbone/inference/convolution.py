@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from bit_backbone.convolution import StdConv2d, is_real, standardize
 from bit_backbone.padding import pad_same
+from bit_backbone.pointwise import pixels_behind
 
 __all__ = ["NO_TRAINING", "FoldedConv2d"]
 
@@ -115,7 +116,7 @@ class FoldedConv2d(nn.Conv2d):
         weight = self.weight
         if not self.lays_out:
             return weight
-        if self._pixels(x) > MOST_PIXELS:
+        if len(x) * pixels_behind(self, x) > MOST_PIXELS:
             self._seen = (None, None)  # other filters laid out would be in memory all the same
             return weight
         version = 0 if weight.is_inference() else weight._version
@@ -130,10 +131,6 @@ class FoldedConv2d(nn.Conv2d):
             )
             self._seen = key, packed
         return packed
-
-    def _pixels(self, x: Tensor) -> int:
-        """Returns the number of pixels that come out."""
-        return len(x) * x.shape[2] * x.shape[3] // (self.stride[0] * self.stride[1])
 
     def train(self, mode: bool = True) -> FoldedConv2d:
         """Refuses to train.
