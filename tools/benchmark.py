@@ -22,10 +22,10 @@ from typing import Any
 from benchmarking import report
 from benchmarking.rounds import measure
 from benchmarking.workloads import DEFAULT_WORKLOADS, WORKLOADS, Workload
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 
 from bit_backbone._files import atomic_path
+from bit_backbone.progress import Bars
 
 
 def parse() -> argparse.Namespace:
@@ -83,7 +83,6 @@ def main() -> None:
         workloads = chosen(arguments)
     except ValueError as error:
         sys.exit(f"benchmark.py: {error}")
-    console = Console(stderr=True)
     fields = ("device", "dtype", "channels_last")
     setting = {name: getattr(arguments, name) for name in fields}
     facts = report.environment(arguments.device)
@@ -91,7 +90,7 @@ def main() -> None:
     print(texts[0], flush=True)
     records = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as progress:
+    with Bars(*columns, TimeElapsedColumn(), transient=True) as progress:
         teams = [contenders_of(work) for work in workloads]
         total = sum(len(team) for team in teams) * (arguments.rounds + 1)
         task = progress.add_task("starting", total=total)

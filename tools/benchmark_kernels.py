@@ -17,12 +17,12 @@ from collections.abc import Callable, Iterator
 
 import torch
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
 from bit_backbone.kernels import is_faster_in_triton, kernel_policy
 from bit_backbone.layers import GroupNormAct
+from bit_backbone.progress import track
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 LAYOUTS = {"channels-last": torch.channels_last, "contiguous": torch.contiguous_format}
@@ -69,7 +69,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def rows(args: argparse.Namespace) -> Iterator[tuple[str, ...]]:
     """Yields the table's rows, showing progress."""
     cases = [(batch, *norm) for batch in args.batches for norm in NORMS]
-    for batch, channels, stride in track(cases, description="measuring", transient=True):
+    for batch, channels, stride in track(cases, "measuring"):
         height, width = (-(-side // stride) for side in args.size)
         x = torch.randn(batch, channels, height, width, device="cuda", dtype=DTYPES[args.dtype])
         x = x.to(memory_format=LAYOUTS[args.layout])

@@ -21,8 +21,6 @@ from typing import Any
 import torch
 from demo import draw_digits, learn
 from experiments import Results, spread
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -34,6 +32,7 @@ from bit_backbone.detection.batches import AspectRatioBatches, collate
 from bit_backbone.detection.learner import Learner
 from bit_backbone.detection.transforms import train_transforms
 from bit_backbone.layers import GroupNormAct
+from bit_backbone.progress import track
 from bit_backbone.torchvision.tiny import TINY, fasterrcnn_bit_tiny_fpn
 from bit_backbone.training.processes import process_group
 from bit_backbone.training.stream import SeededDataset
@@ -226,7 +225,7 @@ def run(
         train_set.aspect_ratios(), settings.batch_size, seed, range(settings.steps)
     )
     loader = DataLoader(SeededDataset(train_set, seed), batch_sampler=plan, collate_fn=collate)
-    steps = track(loader, "training", settings.steps, console=Console(stderr=True))
+    steps = track(loader, "training", settings.steps)
     with process_group("cpu") as group:
         learner = Learner(build(arm, weights), settings, group)
         for step, (images, targets) in enumerate(steps):

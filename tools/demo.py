@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import track
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -28,6 +27,7 @@ from bit_backbone.datasets import CocoFolder, DigitScenes, build_scenes
 from bit_backbone.detection import DetectionSettings, DetectorSpec, train
 from bit_backbone.detection.reports import metrics_table, save_comparison
 from bit_backbone.detection.transforms import train_transforms
+from bit_backbone.progress import track
 from bit_backbone.torchvision.tiny import TINY
 
 PHOTOGRAPHS = ("china.jpg", "flower.jpg")
@@ -108,7 +108,7 @@ def learn(model: nn.Module, images: Tensor, labels: Tensor, steps: int) -> float
     optimizer = torch.optim.AdamW(model.parameters(), rate, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps, pct_start=0.1)
     right = []
-    for _ in track(range(steps), "pre-training", console=Console(stderr=True)):
+    for _ in track(range(steps), "pre-training"):
         chosen = torch.randint(len(images), (PRETRAINING["batch_size"],))
         logits = model(vary(images[chosen].float() / 127.5 - 1)).logits
         optimizer.zero_grad()
@@ -124,7 +124,7 @@ def draw_digits(seed: int, count: int = DIGITS) -> tuple[Tensor, Tensor]:
     scenes = DigitScenes(
         "train", count, image_size=(64, 64), num_objects=(1, 1), digit_height=(24, 32), seed=seed
     )
-    drawn = [scenes[i] for i in track(range(count), "digits", console=Console(stderr=True))]
+    drawn = [scenes[i] for i in track(range(count), "digits")]
     images = torch.from_numpy(np.stack([scene.image for scene in drawn])).permute(0, 3, 1, 2)
     return images, torch.tensor([scene.labels[0] for scene in drawn])
 

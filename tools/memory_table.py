@@ -9,12 +9,10 @@ the two markers of the document is replaced; nothing is allocated.
 import argparse
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import track
-
 from bit_backbone._files import atomic_path
 from bit_backbone.config import VARIANTS
 from bit_backbone.memory import TrainingOptions, detector_step, training_memory
+from bit_backbone.progress import track
 from bit_backbone.torchvision import fasterrcnn_bit_fpn
 
 SHAPE = (2, 3, 800, 1333)
@@ -40,7 +38,7 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     args = parser.parse_args()
     cells = [(variant, column) for variant in args.variants for column in COLUMNS]
-    bar = track(cells, "estimating", console=Console(stderr=True))
+    bar = track(cells, "estimating")
     table = markdown({cell: estimate(*cell) for cell in bar}, args.variants)
     print(table)
     before, _, rest = args.output.read_text().partition(BEGIN)

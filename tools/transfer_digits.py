@@ -22,8 +22,6 @@ import torch
 from demo import learn
 from experiments import Results, line_plot, spread
 from PIL import Image
-from rich.console import Console
-from rich.progress import track
 from torch.utils.data import Dataset
 
 from bit_backbone import BitForImageClassification
@@ -37,6 +35,7 @@ from bit_backbone.finetune import (
     select_few_shot,
     train_transform,
 )
+from bit_backbone.progress import track
 from bit_backbone.torchvision.tiny import TINY
 
 NETWORK = TINY.replace(feature_norm="none")
@@ -219,7 +218,7 @@ class Experiment:
 def draw(split: str, count: int) -> Digits:
     """Draw pictures of a split's digits, each in the middle of a part of a photograph."""
     scenes = DigitScenes(split, count, (64, 64), num_objects=(1, 1), digit_height=(26, 32))
-    indices = track(range(count), f"{split} digits", console=Console(stderr=True))
+    indices = track(range(count), f"{split} digits")
     drawn = [scenes[i] for i in indices]
     images = [crop(scene.image, scene.masks[0]) for scene in drawn]
     return Digits(np.stack(images), np.array([scene.labels[0] for scene in drawn]))

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.progress import track
 
 from bit_backbone._config_files import to_text
 from bit_backbone.checkpoints.architecture import Architecture
@@ -20,12 +18,8 @@ from bit_backbone.checkpoints.files import WEIGHT_FILES
 from bit_backbone.checkpoints.formats import FORMATS, HEAD, HEAD_WEIGHT, STEM_GAIN, Format
 from bit_backbone.checkpoints.hollow import hollow
 from bit_backbone.checkpoints.matching import Target, is_own, match
-from bit_backbone.checkpoints.pretrained import (
-    config_of,
-    read_config,
-    remove_older_weights,
-)
-from bit_backbone.checkpoints.sources import CONFIG_FILE, Source, locate, open_checkpoint
+from bit_backbone.checkpoints.pretrained import config_for, remove_older_weights
+from bit_backbone.checkpoints.sources import CONFIG_FILE, Source, open_checkpoint
 from bit_backbone.checkpoints.writing import (
     DETECTRON2_WRITERS,
     WRITERS,
@@ -37,6 +31,7 @@ from bit_backbone.checkpoints.writing import (
 )
 from bit_backbone.config import BitConfig
 from bit_backbone.network import BitNetwork
+from bit_backbone.progress import track
 
 
 @dataclass(frozen=True)
@@ -116,7 +111,7 @@ def convert(
         tensors = _converted(checkpoint, theirs, names, progress)
         if writer is None:
             kind = "BitForImageClassification" if HEAD_WEIGHT in names else "BitBackbone"
-            text = to_text(config or _config_for(source, checkpoint), kind)
+            text = to_text(config or config_for(source, checkpoint), kind)
             _write_folder(target, text, tensors, overwrite)
         else:
             with writing(target, overwrite=overwrite) as (path,):
@@ -201,10 +196,7 @@ def _renamed(
 def _converted(
     checkpoint: Checkpoint, theirs: Format, names: Mapping[str, str], progress: bool
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    console = Console(stderr=True)
-    for name, spelt in track(
-        names.items(), "converting", console=console, disable=not progress, transient=True
-    ):
+    for name, spelt in track(names.items(), "converting", enabled=progress):
         yield spelt, theirs.write_tensor(name, checkpoint.read(name))
 
 
@@ -215,8 +207,3 @@ def _write_folder(folder: Path, config: str, tensors: NamedTensors, overwrite: b
         write_text(config_path, config)
         write_safetensors(weights_path, tensors)
     remove_older_weights(folder, keep=set(names))
-
-
-def _config_for(source: Source, checkpoint: Checkpoint) -> BitConfig:
-    config = read_config(locate(source)) if isinstance(source, str | os.PathLike) else None
-    return config or config_of(checkpoint)

@@ -21,7 +21,7 @@ from bit_backbone.checkpoints.formats import FORMATS, STEM_GAIN
 from bit_backbone.checkpoints.hollow import hollow
 from bit_backbone.checkpoints.loading import load_checkpoint
 from bit_backbone.checkpoints.matching import Target
-from bit_backbone.checkpoints.sources import CONFIG_FILE, Place, locate
+from bit_backbone.checkpoints.sources import CONFIG_FILE, Place, Source, locate
 from bit_backbone.checkpoints.writing import write_safetensors, write_text, writing
 from bit_backbone.config import MODEL_TYPE, BitConfig
 
@@ -107,6 +107,12 @@ def config_of(checkpoint: Checkpoint, **overrides: Any) -> BitConfig:
             f"{checkpoint.origin} has no config.json, and its shapes ({checkpoint.architecture}) "
             f"alone do not tell the network: {error}"
         ) from error
+
+
+def config_for(source: Source, checkpoint: Checkpoint) -> BitConfig:
+    """Returns the configuration of an open checkpoint: its config.json's, or what shapes tell."""
+    config = read_config(locate(source)) if isinstance(source, str | os.PathLike) else None
+    return config or config_of(checkpoint)
 
 
 def save_pretrained(

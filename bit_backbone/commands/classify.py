@@ -81,11 +81,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _tracked(predictions: Iterable[Prediction], total: int) -> Iterator[Prediction]:
     """Shows a progress bar on stderr; results go to stdout, above the bar on a terminal."""
-    from rich.console import Console
-    from rich.progress import Progress
+    from bit_backbone.progress import Bars
 
-    console = Console(stderr=True)
-    with Progress(console=console, redirect_stdout=sys.stdout.isatty(), transient=True) as bar:
+    with Bars(redirect_stdout=sys.stdout.isatty(), transient=True) as bar:
         yield from bar.track(predictions, total=total, description="classifying")
 
 

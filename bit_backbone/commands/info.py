@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from bit_backbone.commands.options import (
@@ -11,7 +12,7 @@ from bit_backbone.commands.options import (
     network_overrides,
     positive,
 )
-from bit_backbone.config import DENSE_FEATURE_NORM, VARIANTS
+from bit_backbone.config import DENSE_FEATURE_NORM, VARIANTS, BitConfig
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 OPTIMIZERS = ("sgd", "adamw")
@@ -35,7 +36,10 @@ def add_parser(subparsers: Any) -> None:
         "of activations alone, without parameters, input and library workspaces; with --train "
         "it is all that a process needs for a training step, but for library workspaces.",
     )
-    parser.add_argument("variant", help=f"{', '.join(VARIANTS)}, or a checkpoint's name")
+    parser.add_argument(
+        "variant",
+        help=f"{', '.join(VARIANTS)}, the name of published weights, or a file or folder of some",
+    )
     parser.add_argument("--image-size", type=image_size, default=(224, 224), metavar="HxW")
     parser.add_argument("--batch", type=int, default=1, help="images per forward (default 1)")
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
@@ -61,12 +65,10 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         ValueError: A training option is given without ``--train``.
     """
-    from bit_backbone.config import BitConfig
-
     overrides = network_overrides(args)
     if args.detector:  # as the builders do, which have a default of their own
         overrides.setdefault("feature_norm", DENSE_FEATURE_NORM)
-    config = BitConfig.from_variant(args.variant, **overrides)
+    config = _config(args.variant, overrides)
     if args.train:
         _print_training(args, config)
         return
@@ -76,7 +78,17 @@ def run(args: argparse.Namespace) -> None:
     _print_forward(args, config)
 
 
-def _print_forward(args: argparse.Namespace, config: Any) -> None:
+def _config(variant: str, overrides: dict[str, Any]) -> BitConfig:
+    if not Path(variant).exists():
+        return BitConfig.from_variant(variant, **overrides)
+    from bit_backbone.checkpoints.pretrained import config_for
+    from bit_backbone.checkpoints.sources import open_checkpoint
+
+    with open_checkpoint(variant) as checkpoint:
+        return config_for(variant, checkpoint).replace(**overrides)
+
+
+def _print_forward(args: argparse.Namespace, config: BitConfig) -> None:
     import torch
     from rich.console import Console
 
@@ -93,7 +105,7 @@ def _print_forward(args: argparse.Namespace, config: Any) -> None:
     console.print(_outputs(config, costs.shapes))
 
 
-def _outputs(config: Any, shapes: Any) -> Any:
+def _outputs(config: BitConfig, shapes: Any) -> Any:
     from rich.table import Table
 
     table = Table("output", "index", "channels", "stride", "shape")
@@ -104,7 +116,7 @@ def _outputs(config: Any, shapes: Any) -> Any:
     return table
 
 
-def _print_training(args: argparse.Namespace, config: Any) -> None:
+def _print_training(args: argparse.Namespace, config: BitConfig) -> None:
     from bit_backbone.memory import TrainingOptions
 
     options = TrainingOptions(
@@ -128,7 +140,7 @@ def _print_training(args: argparse.Namespace, config: Any) -> None:
     print(f"a process in all       {memory.peak / GIB:8.2f} GiB  at the peak")
 
 
-def _training_memory(args: argparse.Namespace, config: Any, options: Any) -> Any:
+def _training_memory(args: argparse.Namespace, config: BitConfig, options: Any) -> Any:
     from bit_backbone.backbone import BitBackbone
     from bit_backbone.memory import detector_step, training_memory
 

@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from PIL import Image
-from rich.console import Console
-from rich.progress import track
 
 from bit_backbone.datasets.preview import contact_sheet
 from bit_backbone.datasets.records import annotation_records, document, image_record
 from bit_backbone.datasets.scenes import DigitScenes
 from bit_backbone.datasets.workspace import publish, workspace, write_synced
+from bit_backbone.progress import track
 
 # Raised whenever equal arguments come to draw other scenes, so that old folders are not reused.
 DRAWING = 1
@@ -109,8 +108,7 @@ def _fill(folder: Path, scenes: DigitScenes, workers: int, quiet: bool) -> dict[
         (folder / name).mkdir()
     with _mapper(workers) as mapper:
         drawn = mapper(partial(_write_scene, scenes, folder), range(len(scenes)))
-        bar = track(drawn, "Drawing", len(scenes), console=Console(stderr=True), disable=quiet)
-        written: list[_Written] = list(bar)
+        written: list[_Written] = list(track(drawn, "drawing", len(scenes), enabled=not quiet))
     annotations = [record for scene in written for record in scene.annotations]
     instances = _dump(document([scene.image for scene in written], annotations))
     write_synced(folder / "instances.json", instances)

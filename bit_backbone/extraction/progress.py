@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
-    Progress,
     ProgressColumn,
     Task,
     TextColumn,
     TimeRemainingColumn,
 )
 from rich.text import Text
+
+from bit_backbone.progress import Bars
 
 
 class _Speed(ProgressColumn):
@@ -33,14 +33,13 @@ class ExtractionBar:
     """
 
     def __init__(self, total: int, done: int, enabled: bool) -> None:
-        self._progress = Progress(
+        self._progress = Bars(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             _Speed(),
             TimeRemainingColumn(),
-            console=Console(stderr=True),
-            disable=not enabled,
+            enabled=enabled,
         )
         self._task = self._progress.add_task("extracting", total=total, completed=done)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bars
+
+from bit_backbone.progress import Bars
 
 
 class Progress:
@@ -23,8 +23,7 @@ class Progress:
             MofNCompleteColumn(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[values]}"),
-            console=Console(stderr=True),
-            disable=not enabled,
+            enabled=enabled,
         )
 
     def __enter__(self) -> Progress:

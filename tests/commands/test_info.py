@@ -1,7 +1,9 @@
 """``bit-backbone info``."""
 
 import pytest
+import torch
 
+from bit_backbone import BitConfig, BitModel
 from bit_backbone.cli import main
 
 
@@ -20,6 +22,25 @@ def test_options_reach_the_network(capsys):
     told = capsys.readouterr().out
     assert "[2, 512, 8, 8]" in told
     assert "[2, 2048, 8, 8]" in told
+    assert "stage3" not in told
+
+
+def test_a_checkpoint_tells_its_own_network(tmp_path, capsys):
+    """Its shapes do where it has no config.json, and options still count."""
+    config = BitConfig(
+        depths=(1, 1, 1, 1), embedding_size=32, hidden_sizes=(128, 128, 256, 256), output_stride=16
+    )
+    model = BitModel(config)
+    torch.save(model.state_dict(), tmp_path / "weights.pt")
+    model.save_pretrained(tmp_path / "saved")
+    assert main(["info", str(tmp_path / "weights.pt"), "--image-size", "64"]) == 0
+    assert "[1, 256, 2, 2]" in capsys.readouterr().out
+    saved = ["info", str(tmp_path / "saved"), "--image-size", "64"]
+    assert main(saved) == 0
+    assert "[1, 256, 4, 4]" in capsys.readouterr().out
+    assert main([*saved, "--output-stride", "8", "--out-indices", "4"]) == 0
+    told = capsys.readouterr().out
+    assert "[1, 256, 8, 8]" in told
     assert "stage3" not in told
 
 

@@ -1,0 +1,63 @@
+"""Progress of long work on stderr: bars on a terminal, a line now and then in a log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.progress import Progress, ProgressColumn
+
+T = TypeVar("T")
+
+LOG_INTERVAL = 10.0  # seconds
+
+
+class Bars(Progress):
+    """Rich's progress bars, which also tell how far the work is where there is no terminal.
+
+    Rich shows nothing there until the end, so that a run whose output goes to a file looks dead.
+
+    Args:
+        *columns: Of every bar; rich's own when there are none.
+        enabled: False shows nothing.
+        **options: Other arguments of ``rich.progress.Progress``.
+    """
+
+    def __init__(self, *columns: str | ProgressColumn, enabled: bool = True, **options: Any):
+        super().__init__(*columns, console=Console(stderr=True), disable=not enabled, **options)
+        console = self.console
+        shows_bars = console.is_jupyter or (console.is_terminal and not console.is_dumb_terminal)
+        self._logs = enabled and not shows_bars
+        self._next_line = time.monotonic() + LOG_INTERVAL
+
+    def update(self, *args: Any, **changes: Any) -> None:
+        """Changes a task, as rich does."""
+        super().update(*args, **changes)
+        self._log()
+
+    def advance(self, *args: Any, **changes: Any) -> None:
+        """Moves a task on, as rich does."""
+        super().advance(*args, **changes)
+        self._log()
+
+    def _log(self) -> None:
+        if self._logs and time.monotonic() >= self._next_line:
+            self._next_line = time.monotonic() + LOG_INTERVAL
+            self.console.print(self.get_renderable())
+
+
+def track(
+    items: Iterable[T], description: str, total: int | None = None, *, enabled: bool = True
+) -> Iterator[T]:
+    """Yields the items, and shows how many of them are done.
+
+    Args:
+        items: What is worked on.
+        description: Shown before the bar.
+        total: Number of items, where ``len`` does not tell.
+        enabled: False shows nothing.
+    """
+    with Bars(enabled=enabled) as bars:
+        yield from bars.track(items, total, description=description)
