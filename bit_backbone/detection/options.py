@@ -107,7 +107,13 @@ def _add_recipe_options(group: Any) -> None:
         help="of hflip, photometric, zoom-out, iou-crop (detectors), scale-crop (segmenters); "
         "default hflip, for DigitScenes none",
     )
-    numbers = ("batch_size", "base_lr", "momentum", "weight_decay", "warmup_steps", "clip_norm")
+    option(
+        "--warmup-steps",
+        type=int,
+        metavar="N",
+        help="default 100, a tenth of fewer than 1000 steps",
+    )
+    numbers = ("batch_size", "base_lr", "momentum", "weight_decay", "clip_norm")
     for name in (*numbers, "seed", "workers", "save_every"):
         flag, value = f"--{name.replace('_', '-')}", defaults[name]
         option(flag, type=type(value), default=value, metavar="N", help=f"default {value}")

@@ -35,7 +35,8 @@ class DetectionSettings:
         base_lr: Full learning rate.
         momentum: Of SGD.
         weight_decay: Of weights; norms and biases have none.
-        warmup_steps: Over which the rate rises from zero.
+        warmup_steps: Over which the rate rises from zero; None for 100, or a tenth of a run of
+            fewer than 1000 steps.
         clip_norm: Largest norm of the gradient of all parameters; 0 for any.
         precision: "float32" or "bfloat16", for autocast.
         channels_last: Whether to keep weights and features in that memory format.
@@ -59,7 +60,7 @@ class DetectionSettings:
     base_lr: float = 0.005
     momentum: float = 0.9
     weight_decay: float = 1e-4
-    warmup_steps: int = 100
+    warmup_steps: int | None = None
     clip_norm: float = 10.0
     precision: str = "float32"
     channels_last: bool = False
@@ -78,12 +79,13 @@ class DetectionSettings:
             if value is not None and value < 1:
                 raise ValueError(f"{name} is at least 1, got {value}")
         for name in ("weight_decay", "warmup_steps", "clip_norm", "seed", "workers"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} is at least 0, got {getattr(self, name)}")
-        if self.warmup_steps >= self.steps:
+            value = getattr(self, name)
+            if value is not None and not value >= 0:
+                raise ValueError(f"{name} is at least 0, got {value}")
+        if self.warmup >= self.steps:
             raise ValueError(
-                f"warmup_steps is below steps, {self.steps}, got {self.warmup_steps}; shorten the "
-                "warm-up or train longer"
+                f"warmup_steps is below steps, {self.steps}, got {self.warmup}; shorten the "
+                "warm-up, leave it out or train longer"
             )
         if not (self.base_lr > 0 and math.isfinite(self.base_lr)):
             raise ValueError(f"base_lr is a positive number, got {self.base_lr}")
@@ -100,17 +102,23 @@ class DetectionSettings:
                 "fsdp shards contiguous weights, which channels_last does not have; leave out one"
             )
 
+    @property
+    def warmup(self) -> int:
+        """Steps over which the rate rises."""
+        return min(100, self.steps // 10) if self.warmup_steps is None else self.warmup_steps
+
     def learning_rate(self, step: int) -> float:
         """Returns the rate of a step: a linear warm-up, then half a cosine down to zero.
 
         Source of the cosine: arXiv 1608.03983, without restarts.
         """
-        if step < self.warmup_steps:
-            return self.base_lr * (step + 1) / (self.warmup_steps + 1)
-        done = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
+        if step < self.warmup:
+            return self.base_lr * (step + 1) / (self.warmup + 1)
+        done = (step - self.warmup) / (self.steps - self.warmup)
         return self.base_lr * 0.5 * (1 + math.cos(math.pi * done))
 
     def recipe(self) -> dict[str, Any]:
         """Returns what a resumed run must share with the run it goes on with."""
-        values = dataclasses.asdict(self) | {"augment": list(self.augment)}
+        values = dataclasses.asdict(self)
+        values |= {"augment": list(self.augment), "warmup_steps": self.warmup}
         return {name: value for name, value in values.items() if name not in _FREE}

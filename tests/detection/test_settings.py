@@ -30,6 +30,15 @@ def test_a_wrong_setting_is_refused(values: dict, message: str) -> None:
         DetectionSettings(**{"warmup_steps": 0} | values)
 
 
+@pytest.mark.parametrize(("steps", "warmup"), [(1, 0), (9, 0), (60, 6), (1000, 100), (9000, 100)])
+def test_the_warm_up_fits_the_length_of_the_run(steps: int, warmup: int) -> None:
+    settings = DetectionSettings(steps=steps, base_lr=1.0)
+    assert settings.warmup == settings.recipe()["warmup_steps"] == warmup
+    rates = [settings.learning_rate(step) for step in range(steps)]
+    assert max(range(steps), key=rates.__getitem__) == warmup
+    assert rates[warmup] == 1.0
+
+
 def test_the_rate_rises_and_falls_to_zero() -> None:
     settings = DetectionSettings(steps=104, warmup_steps=4, base_lr=1.0)
     rates = [settings.learning_rate(step) for step in range(104)]
