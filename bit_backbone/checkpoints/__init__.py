@@ -6,7 +6,7 @@ Imports nothing heavy until a function is used, so that listing the catalog need
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from bit_backbone.checkpoints.errors import CheckpointError
+from bit_backbone.checkpoints.errors import CheckpointError, NotDownloadedError
 from bit_backbone.checkpoints.published import PublishedCheckpoint, catalog
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ __all__ = [
     "CheckpointError",
     "ConvertReport",
     "LoadReport",
+    "NotDownloadedError",
     "PublishedCheckpoint",
     "catalog",
     "convert",

@@ -1,4 +1,4 @@
-"""The one error of this room."""
+"""The errors of this room."""
 
 from __future__ import annotations
 
@@ -18,3 +18,7 @@ class CheckpointError(ValueError):
     def __init__(self, message: str, report: LoadReport | None = None) -> None:
         super().__init__(message)
         self.report = report
+
+
+class NotDownloadedError(CheckpointError):
+    """A published file that is not on this machine, while ``HF_HUB_OFFLINE`` keeps it offline."""

@@ -27,7 +27,7 @@ from huggingface_hub.utils import (
 )
 
 from bit_backbone._files import atomic_path
-from bit_backbone.checkpoints.errors import CheckpointError
+from bit_backbone.checkpoints.errors import CheckpointError, NotDownloadedError
 from bit_backbone.checkpoints.files import WEIGHT_FILES, open_file
 from bit_backbone.checkpoints.files.sharded import read_weight_map
 from bit_backbone.checkpoints.published import BUCKET, PublishedCheckpoint
@@ -50,10 +50,6 @@ def progress_bars(shown: bool) -> Iterator[None]:
             enable_progress_bars()
 
 
-class _NotHereError(CheckpointError):
-    """A file that may exist, but not on this machine, which is offline."""
-
-
 def fetch_from_bucket(entry: PublishedCheckpoint) -> Path:
     """Returns an official .npz on this machine, downloaded the first time.
 
@@ -65,7 +61,7 @@ def fetch_from_bucket(entry: PublishedCheckpoint) -> Path:
         return target
     by_hand = f"download {entry.location} by hand and save it as {target}"
     if constants.HF_HUB_OFFLINE:
-        raise CheckpointError(
+        raise NotDownloadedError(
             f"{entry.name} is not on this machine and HF_HUB_OFFLINE is set: unset it, or {by_hand}"
         )
     try:
@@ -93,7 +89,7 @@ def fetch_weights_from_hub(repo: str, revision: str | None = None) -> Path:
     for name in WEIGHT_FILES:
         try:
             path = fetch_from_hub(repo, name, revision)
-        except _NotHereError as error:
+        except NotDownloadedError as error:
             # Offline, only what is in the cache exists: another of the names may be.
             absent = absent or error
             continue
@@ -126,7 +122,7 @@ def fetch_from_hub(repo: str, name: str, revision: str | None = None) -> Path | 
         offline = constants.HF_HUB_OFFLINE
         reason = "HF_HUB_OFFLINE is set" if offline else "the Hub is out of reach"
         message = f"{name} of {repo} is not on this machine and {reason}{_or_by_hand(repo)}"
-        raise (_NotHereError if offline else CheckpointError)(message) from error
+        raise (NotDownloadedError if offline else CheckpointError)(message) from error
     except EntryNotFoundError:
         return None
     except (HfHubHTTPError, HFValidationError, OSError) as error:

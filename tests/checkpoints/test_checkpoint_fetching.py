@@ -16,7 +16,14 @@ from official import TINY_CONFIG, official_arrays
 from tiny_models import LABELS, assert_equal_state, backbone, classifier
 
 from bit_backbone import BitBackbone, BitConfig, BitForImageClassification
-from bit_backbone.checkpoints import CheckpointError, convert, fetching, load, published
+from bit_backbone.checkpoints import (
+    CheckpointError,
+    NotDownloadedError,
+    convert,
+    fetching,
+    load,
+    published,
+)
 
 NAME = "BiT-M-R50x1"
 
@@ -109,7 +116,7 @@ class TestBucket:
     def test_offline_asks_nobody(self, monkeypatch, offline):
         with bucket({}) as (address, asked):
             entry_at(address, monkeypatch)
-            with pytest.raises(CheckpointError, match="HF_HUB_OFFLINE is set: unset it, or"):
+            with pytest.raises(NotDownloadedError, match="HF_HUB_OFFLINE is set: unset it, or"):
                 load(backbone(), NAME)
         assert asked == []
 
