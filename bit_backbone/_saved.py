@@ -25,13 +25,22 @@ def find(
     if path.is_dir():
         path = path / file_name
     if path.is_file():
-        return path
+        return _json(path, file_name, instead)
     if path.is_absolute() or path.name == file_name:
         raise ValueError(
             f"saved settings are a file {file_name}, found none at {path}; {instead} has the "
             "published ones"
         )
     return _download(str(name_or_path), file_name, instead, **hub_options)
+
+
+def _json(path: Path, file_name: str, instead: str) -> Path:
+    if path.suffix not in ("", ".json"):  # the cache of the Hub keeps files under their hashes
+        raise ValueError(
+            f"saved settings are a file {file_name}, or its folder, got {path}; "
+            f"{instead} has those of published weights"
+        )
+    return path
 
 
 def _download(repository: str, file_name: str, instead: str, **options: Any) -> Path:

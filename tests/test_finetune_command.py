@@ -114,6 +114,7 @@ def test_evaluation_keeps_the_classes_of_training(folders):
         (("--train", "nowhere"), "files ROOT/CLASS/IMAGE; under nowhere"),
         (("--eval", "strange"), "strange has folders of classes that the training images do not"),
         (("--eval", "empty"), "files ROOT/CLASS/IMAGE"),
+        (("--train", "splits"), "holds a data set's splits: test, train; name one of them, "),
         (("--examples-per-class", "7"), "every class needs 7 examples, but class 0 has 6"),
         (("--batch-size", "0"), "a whole number of at least 1, got '0'"),
         (("--resolution", "40"), "RESIZE,CROP in pixels, such as 512,480; got '40'"),
@@ -124,6 +125,8 @@ def test_evaluation_keeps_the_classes_of_training(folders):
 def test_what_is_refused(folders, arguments, message, monkeypatch, capsys):
     (folders / "strange" / "violet").mkdir(parents=True)
     (folders / "empty").mkdir()
+    for split in ("train", "test"):
+        (folders / "splits" / split / "red").mkdir(parents=True)
     monkeypatch.chdir(folders)
     try:
         status = command(folders, *arguments)

@@ -454,6 +454,15 @@ def test_every_published_checkpoint_has_a_preset():
     assert {entry.preset for entry in catalog().values()} <= set(PRESETS)
 
 
+def test_weights_are_not_taken_for_settings(tmp_path):
+    weights = tmp_path / "bit.npz"
+    weights.write_bytes(b"PK")
+    with pytest.raises(
+        ValueError, match=r"saved settings are a file .* got .*bit\.npz; from_preset"
+    ):
+        BitImageProcessor.from_pretrained(weights)
+
+
 def test_saved_settings_load_again(tmp_path):
     processor = BitImageProcessor.from_preset("timm_teacher_384", image_mean=0.25, do_rescale=False)
     path = processor.save_pretrained(tmp_path / "new" / "folder")

@@ -35,7 +35,8 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "pattern",
         nargs="?",
-        help="show the names that match, the VTAB-1k ones included: '*R50x1*', 'vtab/*-dtd'",
+        help="show the names that match, '*R50x1*' or 'vtab/*-dtd'; where none does, those with an "
+        "alias that matches",
     )
     parser.add_argument("--json", action="store_true", help="print a JSON array")
     parser.set_defaults(func=run)
@@ -58,11 +59,10 @@ def run(args: argparse.Namespace) -> None:
 def _select(pattern: str | None) -> list[PublishedCheckpoint]:
     if pattern is None:
         return list(catalog().values())
-    wanted = pattern.lower()
-    entries = [
-        entry
-        for entry in (*catalog().values(), *vtab().values())
-        if any(fnmatch.fnmatch(name.lower(), wanted) for name in (entry.name, *entry.aliases))
+    every = (*catalog().values(), *vtab().values())
+    # Files' names are aliases, and those of VTAB-1k begin like the files that they came from.
+    entries = [e for e in every if _matches(pattern, e.name)] or [
+        e for e in every if any(_matches(pattern, alias) for alias in e.aliases)
     ]
     if not entries:
         raise ValueError(
@@ -70,6 +70,10 @@ def _select(pattern: str | None) -> list[PublishedCheckpoint]:
             "('*R50x1*'), and without one all are listed"
         )
     return entries
+
+
+def _matches(pattern: str, name: str) -> bool:
+    return fnmatch.fnmatch(name.lower(), pattern.lower())
 
 
 def _table(entries: Iterable[PublishedCheckpoint]) -> Any:

@@ -31,9 +31,10 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "features",
         help="feature maps of photographs, with a picture of each",
-        description="Prints a table per photograph and writes NAME.safetensors with the maps, and "
-        "pictures. A photograph that cannot be read, is too small for the network or too large "
-        "for the memory is reported and skipped; the exit status is then 3.",
+        description="Prints a table per photograph, with the milliseconds of each stage, and "
+        "writes NAME.safetensors with the maps, and pictures. A photograph that cannot be read, is "
+        "too small for the network or too large for the memory is reported and skipped; the exit "
+        "status is then 3.",
     )
     parser.add_argument("photos", nargs="+", type=Path, metavar="PHOTO")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="made if missing")

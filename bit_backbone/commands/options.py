@@ -37,7 +37,11 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
     """Adds what selects outputs and shapes the network."""
     outputs = parser.add_mutually_exclusive_group()
     outputs.add_argument(
-        "--out-indices", type=int, nargs="+", metavar="I", help="outputs: 0 stem, 1 .. 4 stages"
+        "--out-indices",
+        type=int,
+        nargs="+",
+        metavar="I",
+        help="outputs: 0 stem, 1 .. 4 stages; default 1 2 3 4",
     )
     outputs.add_argument("--out-features", nargs="+", metavar="NAME", help="outputs by name")
     for name in ("output_stride", "global_padding", "feature_norm"):

@@ -20,6 +20,8 @@ from bit_backbone.preprocessing.settings import PLAIN
 FORMATS = ("npy", "safetensors")
 MAPS_PER_SHARD = 256
 VECTORS_PER_SHARD = 4096
+_NAMES, _WEIGHTS = "names of the images", "weights"
+_HASHED = (_NAMES, _WEIGHTS)
 
 
 @dataclass(frozen=True)
@@ -72,22 +74,22 @@ def describe(
     steps = {k: v for k, v in processor.to_dict().items() if k not in PLAIN}
     return {
         "images": len(listing),
-        "names of the images": listing.fingerprint(),
+        _NAMES: listing.fingerprint(),
         **{f"network.{name}": value for name, value in network.items()},
-        "weights": _weights_hash(backbone),
+        _WEIGHTS: _weights_hash(backbone),
         **{f"processor.{name}": value for name, value in steps.items()},
         **dataclasses.asdict(output),
     }
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Tells each setting that changed."""
-    names = dict.fromkeys((*before, *now))
+    """Tells each setting that changed; of a hash, that it did."""
+    changed = [n for n in dict.fromkeys((*before, *now)) if before.get(n) != now.get(n)]
     return [
-        f"{name} was {before.get(name)!r} and is {now.get(name)!r}"
-        for name in names
-        if before.get(name) != now.get(name)
-    ]
+        f"the {name} are others" if name in _HASHED
+        else f"{name} was {before.get(name)!r} and is {now.get(name)!r}"
+        for name in changed
+    ]  # fmt: skip
 
 
 def _weights_hash(network: nn.Module) -> str:

@@ -10,6 +10,8 @@ from torchvision.datasets import ImageFolder
 
 from bit_backbone.finetune.transforms import load_rgb
 
+_SPLITS = frozenset(("train", "training", "val", "valid", "validation", "eval", "test", "testing"))
+
 
 class LabelledImages(ImageFolder):
     """An ImageFolder whose classes may be those of another one.
@@ -23,8 +25,8 @@ class LabelledImages(ImageFolder):
             may lack a folder, but no folder may lack a name.
 
     Raises:
-        ValueError: There is no such folder, none in it, none of them holds an image, or one has no
-            name in ``classes``.
+        ValueError: There is no such folder, none in it, none of them holds an image, one has no
+            name in ``classes``, or they are a data set's splits and not its classes.
     """
 
     def __init__(
@@ -46,6 +48,11 @@ class LabelledImages(ImageFolder):
     def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
         """Returns the classes and their indices."""
         found, indices = super().find_classes(directory)
+        if set(found) <= _SPLITS:
+            raise ValueError(
+                f"labelled images are files ROOT/CLASS/IMAGE, and {directory} holds a data "
+                f"set's splits: {', '.join(found)}; name one of them, {Path(directory) / found[0]}"
+            )
         if self._names is None:
             return found, indices
         strange = sorted(set(found) - set(self._names))

@@ -41,6 +41,16 @@ class TestCheckpoints:
         main(["checkpoints", "RESNETV2_50x1_bitm"])
         assert "timm/resnetv2_50x1_bit.goog_in21k_ft_in1k" in capsys.readouterr().out
 
+    def test_aliases_count_where_no_name_matches(self, capsys):
+        """The 285 files of VTAB-1k are called BiT-M-... in the bucket."""
+        main(["checkpoints", "BiT-M-*", "--json"])
+        names = [entry["name"] for entry in json.loads(capsys.readouterr().out)]
+        assert len(names) == 12
+        assert not any(name.startswith("vtab/") for name in names)
+        main(["checkpoints", "BiT-M-R50x1-run0-dtd*", "--json"])
+        (entry,) = json.loads(capsys.readouterr().out)
+        assert entry["name"] == "vtab/BiT-M-R50x1-run0-dtd"
+
     def test_json(self, capsys):
         main(["checkpoints", "google/*", "--json"])
         (entry,) = json.loads(capsys.readouterr().out)

@@ -321,7 +321,7 @@ def other_weights(arguments):
         (lambda a: a | {"processor": native_size()}, "processor.do_resize was True and is False"),
         (lambda a: a | {"source": a["source"] / "a"}, "images was 10 and is 2"),
         (lambda a: a | {"backbone": tiny(out_indices=[1])}, r"out_indices was \[1, 3\] and is"),
-        (other_weights, "weights was "),
+        (other_weights, r"the weights are others\. Repeat"),
     ],
 )
 def test_other_settings_are_refused_by_name(change, message, photos, tmp_path, backbone):
