@@ -111,7 +111,7 @@ def _add_recipe_options(group: Any) -> None:
         "--warmup-steps",
         type=int,
         metavar="N",
-        help="default 100, a tenth of fewer than 1000 steps",
+        help="default: a tenth of the steps, at most 100",
     )
     numbers = ("batch_size", "base_lr", "momentum", "weight_decay", "clip_norm")
     for name in (*numbers, "seed", "workers", "save_every"):
