@@ -25,7 +25,9 @@ class Bars(Progress):
         **options: Other arguments of ``rich.progress.Progress``.
     """
 
-    def __init__(self, *columns: str | ProgressColumn, enabled: bool = True, **options: Any):
+    def __init__(
+        self, *columns: str | ProgressColumn, enabled: bool = True, **options: Any
+    ) -> None:
         super().__init__(*columns, console=Console(stderr=True), disable=not enabled, **options)
         console = self.console
         shows_bars = console.is_jupyter or (console.is_terminal and not console.is_dumb_terminal)

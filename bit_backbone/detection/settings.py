@@ -35,7 +35,7 @@ class DetectionSettings:
         base_lr: Full learning rate.
         momentum: Of SGD.
         weight_decay: Of weights; norms and biases have none.
-        warmup_steps: Over which the rate rises from zero; None for a tenth of them, at most 100.
+        warmup_steps: Over which the rate rises from zero; None for a tenth of all, at most 100.
         clip_norm: Largest norm of the gradient of all parameters; 0 for any.
         precision: "float32" or "bfloat16", for autocast.
         channels_last: Whether to keep weights and features in that memory format.
