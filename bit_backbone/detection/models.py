@@ -16,6 +16,7 @@ from torchvision.models.segmentation import FCN, DeepLabV3
 import bit_backbone.torchvision  # noqa: F401 (registers the builders)
 from bit_backbone.config import BitConfig
 from bit_backbone.segmentation.model import Segmenter
+from bit_backbone.torchvision.arguments import arguments_of
 
 # Arguments that matter when a run begins, and not when its weights are read back.
 _PRETRAINING = ("weights", "weights_backbone", "trainable_backbone_layers")
@@ -136,15 +137,14 @@ def needs_keypoints(name: str) -> bool:
 
 
 def _check_arguments(name: str, arguments: Mapping[str, Any]) -> None:
-    """Refuses arguments that nobody reads: torchvision's R-CNNs drop them silently."""
+    """Refuses arguments that nobody reads."""
     builder = torchvision.models.get_model_builder(name)
     legal = {*signature(builder).parameters}
     if not is_segmenter(name):
-        legal |= {*signature(_class_of(name)).parameters}
-        legal |= {"size_divisible", "fixed_size"}  # read by GeneralizedRCNNTransform
+        legal |= arguments_of(_class_of(name))
     unknown = sorted(set(arguments) - legal)
     if unknown:
-        taken = ", ".join(sorted(legal - {"backbone", "kwargs"}))
+        taken = ", ".join(sorted(legal - {"kwargs"}))
         raise ValueError(f"{name} does not take {', '.join(unknown)}; it takes {taken}")
 
 

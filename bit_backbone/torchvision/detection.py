@@ -15,6 +15,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from bit_backbone.config import BitConfig
 from bit_backbone.torchvision import defaults
+from bit_backbone.torchvision.arguments import check_arguments
 from bit_backbone.torchvision.body import WeightsSource, dense_config, validate_trainable_layers
 from bit_backbone.torchvision.features import BitFPNBackbone, bit_fpn_backbone
 from bit_backbone.torchvision.registry import register
@@ -69,9 +70,11 @@ def fasterrcnn_bit_fpn(
         **kwargs: Arguments of torchvision's ``FasterRCNN``.
 
     Raises:
+        TypeError: torchvision's class does not take an argument.
         ValueError: An argument is out of its range.
         CheckpointError: ``weights_backbone`` cannot be found, read or matched (a ValueError).
     """
+    check_arguments(FasterRCNN, kwargs)
     FasterRCNN_BiT_FPN_Weights.verify(weights)
     backbone = _pyramid(
         variant, weights_backbone, trainable_backbone_layers, feature_norm, norm_layer, progress
@@ -97,6 +100,7 @@ def maskrcnn_bit_fpn(
     Arguments and errors are those of ``fasterrcnn_bit_fpn``; ``kwargs`` go to torchvision's
     ``MaskRCNN``.
     """
+    check_arguments(MaskRCNN, kwargs)
     MaskRCNN_BiT_FPN_Weights.verify(weights)
     backbone = _pyramid(
         variant, weights_backbone, trainable_backbone_layers, feature_norm, norm_layer, progress
@@ -124,6 +128,7 @@ def keypointrcnn_bit_fpn(
     arguments and the errors are those of ``fasterrcnn_bit_fpn``; ``kwargs`` go to torchvision's
     ``KeypointRCNN``.
     """
+    check_arguments(KeypointRCNN, kwargs)
     KeypointRCNN_BiT_FPN_Weights.verify(weights)
     backbone = _pyramid(
         variant, weights_backbone, trainable_backbone_layers, feature_norm, norm_layer, progress
@@ -152,6 +157,7 @@ def retinanet_bit_fpn(
     Arguments and errors are those of ``fasterrcnn_bit_fpn``; ``kwargs`` go to torchvision's
     ``RetinaNet``.
     """
+    check_arguments(RetinaNet, kwargs)
     RetinaNet_BiT_FPN_Weights.verify(weights)
     backbone = _pyramid(
         variant,
@@ -183,6 +189,7 @@ def fcos_bit_fpn(
     Arguments and errors are those of ``fasterrcnn_bit_fpn``; ``kwargs`` go to torchvision's
     ``FCOS``.
     """
+    check_arguments(FCOS, kwargs)
     FCOS_BiT_FPN_Weights.verify(weights)
     backbone = _pyramid(
         variant,

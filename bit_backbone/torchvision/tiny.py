@@ -13,6 +13,7 @@ from torchvision.ops import MultiScaleRoIAlign
 
 from bit_backbone.config import BitConfig
 from bit_backbone.torchvision import defaults
+from bit_backbone.torchvision.arguments import check_arguments
 from bit_backbone.torchvision.body import WeightsSource, dense_config, validate_trainable_layers
 from bit_backbone.torchvision.features import bit_fpn_backbone
 from bit_backbone.torchvision.registry import register
@@ -67,9 +68,11 @@ def fasterrcnn_bit_tiny_fpn(
         **kwargs: Arguments of torchvision's ``FasterRCNN``.
 
     Raises:
+        TypeError: torchvision's class does not take an argument.
         ValueError: An argument is out of its range.
         CheckpointError: ``weights_backbone`` cannot be found, read or matched (a ValueError).
     """
+    check_arguments(FasterRCNN, kwargs)
     FasterRCNN_BiT_FPN_Weights.verify(weights)
     config = dense_config(TINY, feature_norm)
     layers = validate_trainable_layers(

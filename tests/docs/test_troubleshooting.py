@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -69,6 +70,17 @@ def offline(path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         patch.setattr(torch.hub, "get_dir", lambda: str(path))
+        BitBackbone("R50x1", weights="BiT-M-R50x1")
+
+
+def unreachable(path: Path) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise URLError("Name or service not known")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        patch.setattr(torch.hub, "get_dir", lambda: str(path))
+        patch.setattr(torch.hub, "download_url_to_file", refuse)
         BitBackbone("R50x1", weights="BiT-M-R50x1")
 
 
@@ -138,6 +150,7 @@ PROVOKED: dict[str, Callable[[Path], object]] = {
     "other-network": another_network,
     "classes": another_head,
     "unknown-name": lambda _: BitBackbone("R50x1", weights="BiT-M-R50x2"),
+    "unreachable": unreachable,
     "offline": offline,
     "truncated": truncated,
     "web-page": lambda path: load(
@@ -152,6 +165,7 @@ PROVOKED: dict[str, Callable[[Path], object]] = {
     "odd-batch": lambda _: mix_neighbours(torch.zeros(3, 1), 0.5),
     "enum": lambda _: fasterrcnn_bit_fpn(weights="COCO_V1"),
     "levels": lambda _: bit_fpn_backbone(tiny().replace(output_stride=16)),
+    "network-argument": lambda _: fasterrcnn_bit_fpn(output_stride=16),
     "no-detectron2": without_detectron2,
 }
 
@@ -162,7 +176,7 @@ def test_every_message_of_the_page_is_provoked() -> None:
 
 @pytest.mark.parametrize("name", MESSAGES)
 def test_the_message_is_the_one_that_comes(name: str, tmp_path: Path) -> None:
-    with pytest.raises((ValueError, ImportError, RuntimeError)) as caught:
+    with pytest.raises((ValueError, TypeError, ImportError, RuntimeError)) as caught:
         PROVOKED[name](tmp_path)
     told = f"{type(caught.value).__name__}: {caught.value}\n"
     assert doctest.OutputChecker().check_output(MESSAGES[name], told, FLAGS), told

@@ -9,7 +9,7 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelP6P7
 
-from bit_backbone import BitConfig, BitForImageClassification
+from bit_backbone import BitBackbone, BitConfig, BitForImageClassification
 from bit_backbone.checkpoints import CheckpointError
 from bit_backbone.config import DENSE_FEATURE_NORM
 from bit_backbone.torchvision import (
@@ -24,6 +24,7 @@ from bit_backbone.torchvision import (
     retinanet_bit_fpn,
 )
 from bit_backbone.torchvision.body import dense_config
+from bit_backbone.torchvision.tiny import fasterrcnn_bit_tiny_fpn
 
 TINY = BitConfig(
     embedding_size=16, hidden_sizes=(32, 64, 128, 256), depths=(1, 1, 1, 1), num_groups=8
@@ -213,6 +214,26 @@ class TestSegmenters:
     def test_refused(self, builder, overrides, message):
         with pytest.raises(ValueError, match=message):
             builder(variant=TINY, **overrides)
+
+
+class TestArguments:
+    @pytest.mark.parametrize("builder", [*DETECTORS, fasterrcnn_bit_tiny_fpn])
+    def test_one_that_nobody_reads_is_refused(self, builder):
+        """torchvision's own builders drop it."""
+        with pytest.raises(TypeError, match=r"does not take min_sise; it takes .*min_size, "):
+            builder(min_sise=64)
+
+    @pytest.mark.parametrize("builder", DETECTORS)
+    def test_those_of_the_transform_are_handed_on(self, builder):
+        assert detector(builder, size_divisible=64).transform.size_divisible == 64
+
+    def test_one_of_the_network_is_sent_to_it(self):
+        with pytest.raises(TypeError, match="variant takes a BitConfig with output_stride"):
+            retinanet_bit_fpn(output_stride=16)
+
+    def test_a_network_that_is_built_already_is_refused(self):
+        with pytest.raises(TypeError, match="name or a BitConfig, got a BitBackbone"):
+            bit_fpn_backbone(BitBackbone(TINY))
 
 
 STAGES = ("stage1", "stage2", "stage3", "stage4")
