@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
+from bit_backbone._files import read_json
 from bit_backbone.datasets.preview import contact_sheet
 from bit_backbone.datasets.records import annotation_records, document, image_record
 from bit_backbone.datasets.scenes import DigitScenes
@@ -25,6 +26,7 @@ from bit_backbone.progress import track
 # Raised whenever equal arguments come to draw other scenes, so that old folders are not reused.
 DRAWING = 1
 PREVIEWED = 12
+MANIFEST = "manifest.json"
 WAY_OUT = "choose another folder or remove this one"
 
 
@@ -76,12 +78,21 @@ def build_scenes(
     return manifest
 
 
+def holds_scenes(folder: Path) -> bool:
+    """Whether a folder is one that ``build_scenes`` has finished."""
+    try:
+        manifest = read_json(folder / MANIFEST)
+    except (OSError, ValueError):
+        return False
+    return {"drawing", "arguments"} <= manifest.keys()
+
+
 def _finished(target: Path, scenes: DigitScenes) -> dict[str, Any] | None:
     """Returns the manifest of a finished build of these scenes, None where nothing stands yet."""
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return None
     try:
-        manifest: dict[str, Any] = json.loads((target / "manifest.json").read_text())
+        manifest: dict[str, Any] = json.loads((target / MANIFEST).read_text())
         found = {"drawing": manifest["drawing"], **manifest["arguments"]}
     except (OSError, ValueError, KeyError, TypeError):
         raise ValueError(f"{target} exists and is no folder of DigitScenes; {WAY_OUT}") from None

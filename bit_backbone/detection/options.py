@@ -170,7 +170,10 @@ def augmentations(args: argparse.Namespace) -> list[str]:
     """Returns the augmentations asked for, or the default of the data."""
     if args.augment is not None:
         return list(args.augment)
-    return [] if args.train is None or args.model.startswith("keypoint") else ["hflip"]
+    from bit_backbone.datasets.build import holds_scenes
+
+    digits = args.train is None or holds_scenes(args.train)  # mirrored, they are others or none
+    return [] if digits or args.model.startswith("keypoint") else ["hflip"]
 
 
 def open_set(args: argparse.Namespace, split: str, spec_name: str) -> TrainingSet:

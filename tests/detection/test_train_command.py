@@ -9,6 +9,7 @@ from PIL import Image
 from rectangles import SMALL, write_coco
 
 from bit_backbone import cli
+from bit_backbone.datasets import DigitScenes, build_scenes
 from bit_backbone.detection import tasks, training
 from bit_backbone.detection.command import main
 from bit_backbone.detection.options import augmentations, build_parser, settings_of
@@ -132,6 +133,14 @@ def test_an_argument_that_is_no_json_is_a_usage_error(text: str, capsys) -> None
 )
 def test_what_is_augmented_depends_on_the_data(given: list[str], wanted: list[str]) -> None:
     assert augmentations(build_parser().parse_args(["--output", "run", *given])) == wanted
+
+
+def test_digits_are_not_mirrored_wherever_they_lie(tmp_path: Path) -> None:
+    build_scenes(DigitScenes("train", 1), tmp_path / "scenes")
+    given = ["--output", "run", "--train", str(tmp_path / "scenes")]
+    assert augmentations(build_parser().parse_args(given)) == []
+    (tmp_path / "scenes" / "manifest.json").write_text("{}")
+    assert augmentations(build_parser().parse_args(given)) == ["hflip"]
 
 
 @pytest.mark.parametrize(
