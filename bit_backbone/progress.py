@@ -45,9 +45,9 @@ class Bars(Progress):
         self._log()
 
     def _log(self) -> None:
-        if self._logs and time.monotonic() >= self._next_line:
+        if self._logs and not self.finished and time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + LOG_INTERVAL
-            self.console.print(self.get_renderable())
+            self.console.print(self.make_tasks_table([t for t in self.tasks if not t.finished]))
 
 
 def track(

@@ -34,7 +34,9 @@ class Progress:
         self._bars.stop()
 
     def training(self, name: str, total: int, done: int) -> Task:
-        """Adds the bar of the steps."""
+        """Adds the bar of the steps, and tells of those that an earlier run has done."""
+        if done and not self._bars.disable:
+            self._bars.console.print(f"{name} goes on behind step {done}")
         return self._add(name, total, done)
 
     def evaluation(self, total: int) -> Task:
