@@ -7,7 +7,7 @@ import torch
 from photographs import photograph
 from PIL import Image
 
-from bit_backbone import BitConfig, BitForImageClassification, BitImageProcessor
+from bit_backbone import BitBackbone, BitConfig, BitForImageClassification, BitImageProcessor
 from bit_backbone.classification import classify
 from bit_backbone.cli import main
 from bit_backbone.labels import class_names, imagenet_labels
@@ -146,6 +146,18 @@ def test_what_is_refused(tmp_path, images, changes, arguments, message, capsys):
     arguments = [str(tmp_path / a) if a.isupper() else a for a in arguments]
     assert main(["classify", str(images[0]), "--checkpoint", str(tmp_path / "c"), *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_backbone_is_no_classifier(tmp_path, images, capsys):
+    BitBackbone(TINY).save_pretrained(tmp_path / "backbone")
+    assert main(["classify", str(images[0]), "--checkpoint", str(tmp_path / "backbone")]) == 2
+    assert "backbone is a backbone without a classifier; classify takes" in capsys.readouterr().err
+
+
+def test_the_folder_of_a_run_is_told_from_weights(tmp_path, images, capsys):
+    (tmp_path / "last.pt").touch()
+    assert main(["classify", str(images[0]), "--checkpoint", str(tmp_path)]) == 2
+    assert "a training run: `bit-backbone detect` takes a detector's" in capsys.readouterr().err
 
 
 def test_batches_need_one_size(images):

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from bit_backbone import BitConfig, BitForImageClassification, BitImageProcessor
+from bit_backbone.checkpoints import CheckpointError
 from bit_backbone.cli import build_parser, main
 from bit_backbone.finetune import LabelledImages
 from bit_backbone.finetune.command import _with_weights_of as with_weights_of
@@ -48,7 +49,7 @@ def test_from_folders_to_predictions(folders, capsys):
     assert command(folders, *arguments) == 0
     out, err = capsys.readouterr()
     assert "on 18 images of 3 classes: 40 steps of 6, resize 40, crop 32, mixup 0" in err
-    assert out.startswith("top-1 100.00%, top-5 100.00%, loss 0.")
+    assert out.startswith("top-1 100.00%, loss 0.")  # 3 classes have no top-5
     model = BitForImageClassification.from_pretrained(folders / "run" / "model")
     assert model.config.id2label == {0: "blue", 1: "green", 2: "red"}
     processor = BitImageProcessor.from_pretrained(folders / "run" / "model")
@@ -57,6 +58,8 @@ def test_from_folders_to_predictions(folders, capsys):
     main(["classify", picture, "--checkpoint", str(folders / "run" / "model"), "--json"])
     best = json.loads(capsys.readouterr().out)["predictions"][0]
     assert best["label"] == "green"
+    with pytest.raises(CheckpointError, match=r"; the classifier of this run is .*run/model$"):
+        BitForImageClassification.from_pretrained(folders / "run")
     assert command(folders, *arguments) == 0  # has nothing left to do
     assert capsys.readouterr().out == out
 

@@ -13,6 +13,7 @@ from bit_backbone.commands.options import SOME_FAILED, positive
 
 if TYPE_CHECKING:
     from bit_backbone.classification import Prediction
+    from bit_backbone.heads import BitForImageClassification
     from bit_backbone.preprocessing import BitImageProcessor
 
 FALLBACK_PRESET = "official"
@@ -57,11 +58,10 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from bit_backbone.classification import classify
-    from bit_backbone.heads import BitForImageClassification
     from bit_backbone.labels import class_names, read_labels
 
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    model = BitForImageClassification.from_pretrained(args.checkpoint).to(device)
+    model = _classifier(args.checkpoint).to(device)
     names = class_names(model.config, None if args.labels is None else read_labels(args.labels))
     predictions = classify(
         model, _processor(args.checkpoint, args.preset), args.images,
@@ -77,6 +77,22 @@ def run(args: argparse.Namespace) -> int:
     done = len(args.images) - failed
     print(f"{done} of {len(args.images)} images classified, {failed} failed", file=sys.stderr)
     return SOME_FAILED if failed else 0
+
+
+def _classifier(name: str) -> BitForImageClassification:
+    from bit_backbone.checkpoints import CheckpointError
+    from bit_backbone.checkpoints.formats import HEAD_WEIGHT
+    from bit_backbone.heads import BitForImageClassification
+
+    try:
+        return BitForImageClassification.from_pretrained(name)
+    except CheckpointError as error:
+        if error.report is None or HEAD_WEIGHT not in error.report.missing:
+            raise
+        raise ValueError(
+            f"{name} is a backbone without a classifier; classify takes weights with one, as "
+            "BiT-M-R50x1-ILSVRC2012 or what `bit-backbone finetune` makes"
+        ) from error
 
 
 def _tracked(predictions: Iterable[Prediction], total: int) -> Iterator[Prediction]:

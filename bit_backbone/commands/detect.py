@@ -36,7 +36,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--min-score", type=_score, default=0.5, metavar="0..1", help="default %(default)s"
     )
-    parser.add_argument("--device", default="cpu", help="default %(default)s")
+    parser.add_argument("--device", help="default: the GPU, or the CPU where there is none")
     parser.set_defaults(func=run)
 
 
@@ -60,13 +60,14 @@ def run(args: argparse.Namespace) -> int:
     from bit_backbone.out_of_memory import fitting
 
     targets = _targets(args.images, args.output)
-    model, spec = load_detector(args.checkpoint, args.device)
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    model, spec = load_detector(args.checkpoint, device)
     failed = 0
     for path, target in targets.items():
         try:
             with fitting("the image"), torch.inference_mode():
                 image = _read(path)
-                (found,) = model([image.to(args.device)])
+                (found,) = model([image.to(device)])
                 picture = draw_result(image, found, spec.categories, min_score=args.min_score)
         except (OSError, ValueError) as error:
             failed += 1

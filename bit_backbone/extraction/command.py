@@ -151,7 +151,7 @@ def run(args: argparse.Namespace) -> int:
     engine = _engine(args)
     listing = find_images(args.source)
     notes = Console(stderr=True, highlight=False)
-    ignored = f"; {listing.ignored} other files ignored" if listing.ignored else ""
+    ignored = f"; files ignored: {listing.ignored}" if listing.ignored else ""
     notes.print(f"{len(listing)} images{ignored}")
     backbone = _backbone(args)
     if args.weights is None:

@@ -22,6 +22,7 @@ MAPS_PER_SHARD = 256
 VECTORS_PER_SHARD = 4096
 _NAMES, _WEIGHTS = "names of the images", "weights"
 _HASHED = (_NAMES, _WEIGHTS)
+_NETWORK = "network."
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def describe(
     return {
         "images": len(listing),
         _NAMES: listing.fingerprint(),
-        **{f"network.{name}": value for name, value in network.items()},
+        **{f"{_NETWORK}{name}": value for name, value in network.items()},
         _WEIGHTS: _weights_hash(backbone),
         **{f"processor.{name}": value for name, value in steps.items()},
         **dataclasses.asdict(output),
@@ -83,8 +84,13 @@ def describe(
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Tells each setting that changed; of a hash, that it did."""
+    """Tells each setting that changed; of a hash, that it did.
+
+    Another network has other weights, which need not be told.
+    """
     changed = [n for n in dict.fromkeys((*before, *now)) if before.get(n) != now.get(n)]
+    if any(name.startswith(_NETWORK) for name in changed):
+        changed = [name for name in changed if name != _WEIGHTS]
     return [
         f"the {name} are others" if name in _HASHED
         else f"{name} was {before.get(name)!r} and is {now.get(name)!r}"

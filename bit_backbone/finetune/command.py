@@ -63,21 +63,21 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_recipe_options(parser: argparse.ArgumentParser) -> None:
     recipe = parser.add_argument_group("recipe")
-    recipe.add_argument("--head", choices=("zero", "random"), default="zero", help="default zero")
-    recipe.add_argument("--batch-size", type=positive, default=BATCH_SIZE, metavar="N")
-    recipe.add_argument(
-        "--batch-split", type=positive, default=1, metavar="N", help="parts, to save memory"
-    )
-    recipe.add_argument("--base-lr", type=float, default=BASE_LEARNING_RATE, metavar="RATE")
-    recipe.add_argument("--steps", type=positive, metavar="N", help="default: the rule's")
-    recipe.add_argument("--mixup-alpha", type=float, metavar="A", help="default: the rule's")
-    recipe.add_argument("--seed", type=int, default=0, metavar="N")
-    recipe.add_argument("--precision", choices=PRECISIONS, default=PRECISIONS[0])
-    recipe.add_argument("--grad-checkpointing", action="store_true", help="trade time for memory")
-    recipe.add_argument("--activation-recompute", action="store_true", help="recompute norms alone")
-    recipe.add_argument("--fsdp", action="store_true", help="shard over the processes")
-    recipe.add_argument("--eval-every", type=positive, metavar="STEPS")
-    recipe.add_argument("--save-every", type=positive, default=100, metavar="STEPS")
+    option = recipe.add_argument
+    default = "default %(default)s"
+    option("--head", choices=("zero", "random"), default="zero", help=default)
+    option("--batch-size", type=positive, default=BATCH_SIZE, metavar="N", help=default)
+    option("--batch-split", type=positive, default=1, metavar="N", help="parts, to save memory")
+    option("--base-lr", type=float, default=BASE_LEARNING_RATE, metavar="RATE", help=default)
+    option("--steps", type=positive, metavar="N", help="default: the rule's")
+    option("--mixup-alpha", type=float, metavar="A", help="default: the rule's")
+    option("--seed", type=int, default=0, metavar="N", help=default)
+    option("--precision", choices=PRECISIONS, default=PRECISIONS[0], help=default)
+    option("--grad-checkpointing", action="store_true", help="trade time for memory")
+    option("--activation-recompute", action="store_true", help="recompute norms alone")
+    option("--fsdp", action="store_true", help="shard over the processes")
+    option("--eval-every", type=positive, metavar="STEPS", help="default: at the end alone")
+    option("--save-every", type=positive, default=100, metavar="STEPS", help=default)
 
 
 def _resolution(text: str) -> Resolution:
@@ -202,8 +202,9 @@ def _finish(
     eval_processor(sides).save_pretrained(args.output / "model")
     if result.metrics is not None:
         metrics = result.metrics
+        top5 = f"top-5 {metrics.top5:.2%}, " if model.num_labels > 5 else ""
         print(
-            f"top-1 {metrics.top1:.2%}, top-5 {metrics.top5:.2%}, loss {metrics.loss:.4f} on "
+            f"top-1 {metrics.top1:.2%}, {top5}loss {metrics.loss:.4f} on "
             f"{metrics.num_examples} images"
         )
     print(f"the classifier is {args.output / 'model'}", file=sys.stderr)

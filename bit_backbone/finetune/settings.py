@@ -19,10 +19,10 @@ class FineTuneSettings:
     """How to fine-tune; the defaults are BiT-HyperRule's.
 
     Attributes:
-        batch_size: Examples per optimizer step, of all processes together.
+        batch_size: Examples per optimizer step, of all processes together; the rule's 512.
         batch_split: Into how many parts each process cuts its share, to save memory.
-        base_lr: Full learning rate.
-        momentum: Of SGD.
+        base_lr: Full learning rate; the rule's 0.003.
+        momentum: Of SGD; the rule's 0.9.
         steps: Optimizer steps; None for as many as the rule has for the size of the data set,
             otherwise the rule's schedule is scaled.
         mixup_alpha: Of mixup's Beta(alpha, alpha); None for the rule's, 0 for no mixup.

@@ -320,7 +320,10 @@ def other_weights(arguments):
         (lambda a: a | {"output": OutputSettings()}, "pool was 'avg' and is None"),
         (lambda a: a | {"processor": native_size()}, "processor.do_resize was True and is False"),
         (lambda a: a | {"source": a["source"] / "a"}, "images was 10 and is 2"),
-        (lambda a: a | {"backbone": tiny(out_indices=[1])}, r"out_indices was \[1, 3\] and is"),
+        (
+            lambda a: a | {"backbone": tiny(out_indices=[1])},
+            r"out_indices was \[1, 3\] and is \[1\]\. Repeat",  # and not: other weights
+        ),
         (other_weights, r"the weights are others\. Repeat"),
     ],
 )
