@@ -38,6 +38,7 @@ check: $(installed)  ## check format, lint and types
 
 docs: $(installed)  ## build the site, in build/site; a broken link or reference is an error
 	NO_MKDOCS_2_WARNING=1 $(bin)/mkdocs build --strict --quiet
+	@echo "the site is build/site, its first page build/site/index.html"
 
 dist: $(installed)  ## build the sdist and the wheel, in dist/, and check both
 	rm -rf dist

@@ -9,6 +9,7 @@ done again: the same command goes on where it was interrupted.
 """
 
 import argparse
+import signal
 import sys
 import time
 from importlib.resources import as_file, files
@@ -43,11 +44,12 @@ TRAINING = {
     "clip_norm": 1.0,
 }
 GOAL = 0.5
+STOPPED = 128 + signal.SIGINT
 PICTURED = 6
 
 
 def main() -> int:
-    """Run the steps; the exit status is 1 where the detector misses the goal."""
+    """Run the steps; the exit status is 1 where the detector misses the goal, 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("demo"), help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
@@ -60,11 +62,12 @@ def main() -> int:
         pretrain(backbone, args.seed)
     metrics, picture = detect(data, backbone, args.output / f"run_{args.seed}", args.seed)
     if metrics is None:
-        return 1
+        print("stopped and saved; the same command goes on from there")
+        return STOPPED
     Console().print(metrics_table(metrics, f"unseen test scenes, seed {args.seed}"))
     print(f"Feature maps: {args.output / 'features'}. Detections beside ground truth: {picture}.")
-    print(f"{time.monotonic() - began:.0f} s in all. Try it on any image:")
-    print(f"  bit-backbone detect IMAGE --checkpoint {picture.parent}")
+    print(f"{time.monotonic() - began:.0f} s since this start. Try it on any image:")
+    print(f"  {sys.executable} -m bit_backbone detect IMAGE --checkpoint {picture.parent}")
     return 0 if metrics["box_AP50"] >= GOAL else 1
 
 
@@ -92,7 +95,7 @@ def pretrain(path: Path, seed: int) -> None:
     images, labels = draw_digits(seed)
     model = BitForImageClassification(TINY.replace(feature_norm="none", num_labels=10))
     right = learn(model, images, labels, PRETRAINING["steps"])
-    print(f"pre-training: {right:.0%} of distorted digits right at the end")
+    print(f"pre-training: {right:.0%} of distorted digits right at the end (by chance: 10%)")
     with atomic_path(path) as temporary:
         torch.save(model.state_dict(), temporary)
 
@@ -160,4 +163,8 @@ def detect(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on with what is not done yet")
+        sys.exit(STOPPED)
