@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from inspect import signature
 from typing import Any
 
 import torchvision
@@ -16,7 +15,7 @@ from torchvision.models.segmentation import FCN, DeepLabV3
 import bit_backbone.torchvision  # noqa: F401 (registers the builders)
 from bit_backbone.config import BitConfig
 from bit_backbone.segmentation.model import Segmenter
-from bit_backbone.torchvision.arguments import arguments_of
+from bit_backbone.torchvision.arguments import check_arguments
 
 # Arguments that matter when a run begins, and not when its weights are read back.
 _PRETRAINING = ("weights", "weights_backbone", "trainable_backbone_layers")
@@ -60,7 +59,7 @@ class DetectorSpec:
             arguments["variant"] = BitConfig.from_dict(arguments["variant"])
         if self.keypoint_names:
             arguments["num_keypoints"] = len(self.keypoint_names)
-        _check_arguments(self.name, arguments)
+        check_arguments(torchvision.models.get_model_builder(self.name), arguments)
         model = torchvision.models.get_model(
             self.name, num_classes=len(self.categories) + 1, **arguments
         )
@@ -134,18 +133,6 @@ def needs_masks(name: str) -> bool:
 def needs_keypoints(name: str) -> bool:
     """Whether a registered detector is trained on keypoints."""
     return _class_of(name) is KeypointRCNN
-
-
-def _check_arguments(name: str, arguments: Mapping[str, Any]) -> None:
-    """Refuses arguments that nobody reads."""
-    builder = torchvision.models.get_model_builder(name)
-    legal = {*signature(builder).parameters}
-    if not is_segmenter(name):
-        legal |= arguments_of(_class_of(name))
-    unknown = sorted(set(arguments) - legal)
-    if unknown:
-        taken = ", ".join(sorted(legal - {"kwargs"}))
-        raise ValueError(f"{name} does not take {', '.join(unknown)}; it takes {taken}")
 
 
 def _class_of(name: str) -> Any:

@@ -1,8 +1,9 @@
 """The arguments of torchvision's detectors, which drop those that they do not know in silence."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from inspect import Parameter, signature
+from typing import Any
 
 from torch import nn
 
@@ -10,29 +11,40 @@ from bit_backbone.config import BitConfig
 
 # Read by GeneralizedRCNNTransform, to which the detectors hand on what they do not know.
 _OF_TRANSFORM = frozenset(("size_divisible", "fixed_size", "_skip_resize"))
-_OF_NETWORK = frozenset(field.name for field in dataclasses.fields(BitConfig))
+_OF_NETWORK = frozenset(field.name for field in dataclasses.fields(BitConfig)) - {"num_labels"}
 
 
-def arguments_of(detector: type[nn.Module]) -> set[str]:
-    """Returns the names that a detector of torchvision reads, beside its backbone."""
-    named = signature(detector).parameters.values()
-    own = {parameter.name for parameter in named if parameter.kind is not Parameter.VAR_KEYWORD}
-    return own - {"backbone"} | _OF_TRANSFORM
-
-
-def check_arguments(detector: type[nn.Module], given: Iterable[str]) -> None:
+def check_arguments(builder: Callable[..., nn.Module], given: Iterable[str]) -> None:
     """Refuses arguments that nobody would read.
 
+    Args:
+        builder: Of a model; it says what it returns, and may take further arguments for that.
+        given: Names of arguments.
+
     Raises:
-        TypeError: There are such; the message says where those of the network belong.
+        ValueError: There are such; the message says where those of the network belong.
     """
-    legal = arguments_of(detector)
+    own = signature(builder).parameters
+    legal = _named(own.values())
+    if len(legal) < len(own):
+        legal |= _named(signature(_class_of(builder)).parameters.values()) | _OF_TRANSFORM
     unknown = sorted(set(given) - legal)
-    if not unknown:
-        return
+    if unknown:
+        shown = sorted(name for name in legal - {"backbone"} if not name.startswith("_"))
+        raise ValueError(
+            f"{builder.__name__} does not take {', '.join(unknown)}"
+            f"{_hint(unknown) if 'variant' in own else ''}; it takes {', '.join(shown)}"
+        )
+
+
+def _named(parameters: Iterable[Parameter]) -> set[str]:
+    return {parameter.name for parameter in parameters if parameter.kind != Parameter.VAR_KEYWORD}
+
+
+def _class_of(builder: Callable[..., nn.Module]) -> Any:
+    return builder.__annotations__["return"]
+
+
+def _hint(unknown: Iterable[str]) -> str:
     network = [name for name in unknown if name in _OF_NETWORK]
-    hint = f"; variant takes a BitConfig with {', '.join(network)}" if network else ""
-    raise TypeError(
-        f"{detector.__name__} does not take {', '.join(unknown)}{hint}; it takes "
-        f"{', '.join(sorted(legal))}"
-    )
+    return f", but variant takes a BitConfig with {', '.join(network)}" if network else ""

@@ -32,13 +32,12 @@ def dense_config(variant: BitConfig | str, feature_norm: str | None = None) -> B
             asked for by name ``defaults.FEATURE_NORM``.
 
     Raises:
-        TypeError: The variant is neither.
-        ValueError: No such variant or feature norm.
+        ValueError: No such variant or feature norm, or the variant is neither of the two.
     """
     if isinstance(variant, str):
         return BitConfig.from_variant(variant, feature_norm=feature_norm or defaults.FEATURE_NORM)
     if not isinstance(variant, BitConfig):
-        raise TypeError(
+        raise ValueError(
             f"variant is a network's name or a BitConfig, got a {type(variant).__name__}; the "
             "builders make the network themselves"
         )

@@ -70,11 +70,10 @@ def fasterrcnn_bit_fpn(
         **kwargs: Arguments of torchvision's ``FasterRCNN``.
 
     Raises:
-        TypeError: torchvision's class does not take an argument.
-        ValueError: An argument is out of its range.
+        ValueError: An argument is out of its range, or one that torchvision's class does not take.
         CheckpointError: ``weights_backbone`` cannot be found, read or matched (a ValueError).
     """
-    check_arguments(FasterRCNN, kwargs)
+    check_arguments(fasterrcnn_bit_fpn, kwargs)
     FasterRCNN_BiT_FPN_Weights.verify(weights)
     backbone = _pyramid(
         variant, weights_backbone, trainable_backbone_layers, feature_norm, norm_layer, progress
@@ -100,7 +99,7 @@ def maskrcnn_bit_fpn(
     Arguments and errors are those of ``fasterrcnn_bit_fpn``; ``kwargs`` go to torchvision's
     ``MaskRCNN``.
     """
-    check_arguments(MaskRCNN, kwargs)
+    check_arguments(maskrcnn_bit_fpn, kwargs)
     MaskRCNN_BiT_FPN_Weights.verify(weights)
     backbone = _pyramid(
         variant, weights_backbone, trainable_backbone_layers, feature_norm, norm_layer, progress
@@ -128,7 +127,7 @@ def keypointrcnn_bit_fpn(
     arguments and the errors are those of ``fasterrcnn_bit_fpn``; ``kwargs`` go to torchvision's
     ``KeypointRCNN``.
     """
-    check_arguments(KeypointRCNN, kwargs)
+    check_arguments(keypointrcnn_bit_fpn, kwargs)
     KeypointRCNN_BiT_FPN_Weights.verify(weights)
     backbone = _pyramid(
         variant, weights_backbone, trainable_backbone_layers, feature_norm, norm_layer, progress
@@ -157,7 +156,7 @@ def retinanet_bit_fpn(
     Arguments and errors are those of ``fasterrcnn_bit_fpn``; ``kwargs`` go to torchvision's
     ``RetinaNet``.
     """
-    check_arguments(RetinaNet, kwargs)
+    check_arguments(retinanet_bit_fpn, kwargs)
     RetinaNet_BiT_FPN_Weights.verify(weights)
     backbone = _pyramid(
         variant,
@@ -189,7 +188,7 @@ def fcos_bit_fpn(
     Arguments and errors are those of ``fasterrcnn_bit_fpn``; ``kwargs`` go to torchvision's
     ``FCOS``.
     """
-    check_arguments(FCOS, kwargs)
+    check_arguments(fcos_bit_fpn, kwargs)
     FCOS_BiT_FPN_Weights.verify(weights)
     backbone = _pyramid(
         variant,

@@ -68,11 +68,10 @@ def fasterrcnn_bit_tiny_fpn(
         **kwargs: Arguments of torchvision's ``FasterRCNN``.
 
     Raises:
-        TypeError: torchvision's class does not take an argument.
-        ValueError: An argument is out of its range.
+        ValueError: An argument is out of its range, or one that torchvision's class does not take.
         CheckpointError: ``weights_backbone`` cannot be found, read or matched (a ValueError).
     """
-    check_arguments(FasterRCNN, kwargs)
+    check_arguments(fasterrcnn_bit_tiny_fpn, kwargs)
     FasterRCNN_BiT_FPN_Weights.verify(weights)
     config = dense_config(TINY, feature_norm)
     layers = validate_trainable_layers(

@@ -220,19 +220,23 @@ class TestArguments:
     @pytest.mark.parametrize("builder", [*DETECTORS, fasterrcnn_bit_tiny_fpn])
     def test_one_that_nobody_reads_is_refused(self, builder):
         """torchvision's own builders drop it."""
-        with pytest.raises(TypeError, match=r"does not take min_sise; it takes .*min_size, "):
+        with pytest.raises(ValueError, match=r"does not take min_sise; it takes .*min_size, "):
             builder(min_sise=64)
+        with pytest.raises(ValueError, match=r"take weigths_backbone.* takes .*weights_backbone"):
+            builder(weigths_backbone="BiT-M-R50x1")
 
     @pytest.mark.parametrize("builder", DETECTORS)
     def test_those_of_the_transform_are_handed_on(self, builder):
         assert detector(builder, size_divisible=64).transform.size_divisible == 64
 
     def test_one_of_the_network_is_sent_to_it(self):
-        with pytest.raises(TypeError, match="variant takes a BitConfig with output_stride"):
+        with pytest.raises(ValueError, match="variant takes a BitConfig with output_stride; it"):
             retinanet_bit_fpn(output_stride=16)
+        with pytest.raises(ValueError, match="tiny_fpn does not take output_stride; it takes"):
+            fasterrcnn_bit_tiny_fpn(output_stride=16)  # its network is fixed
 
     def test_a_network_that_is_built_already_is_refused(self):
-        with pytest.raises(TypeError, match="name or a BitConfig, got a BitBackbone"):
+        with pytest.raises(ValueError, match="name or a BitConfig, got a BitBackbone"):
             bit_fpn_backbone(BitBackbone(TINY))
 
 
