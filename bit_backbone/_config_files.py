@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bit_backbone._config_checks import check_spelling
-from bit_backbone._files import atomic_path, read_json
-from bit_backbone._saved import find
+from bit_backbone._files import atomic_path
+from bit_backbone._saved import read as read_saved
 
 if TYPE_CHECKING:
     from bit_backbone.config import BitConfig
@@ -28,8 +28,7 @@ def read(name_or_path: str | os.PathLike[str], **hub_options: Any) -> dict[str, 
     Raises:
         ValueError: There is none, or it is no BiT's.
     """
-    path = find(name_or_path, FILE_NAME, "from_variant", **hub_options)
-    values = read_json(path)
+    path, values = read_saved(name_or_path, FILE_NAME, "from_variant", **hub_options)
     if values.get("model_type") != MODEL_TYPE:
         raise ValueError(
             f"{path} must be a BiT configuration (model_type {MODEL_TYPE!r}), got "

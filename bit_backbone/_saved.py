@@ -6,6 +6,26 @@ import os
 from pathlib import Path
 from typing import Any
 
+from bit_backbone._files import read_json
+
+
+def read(
+    name_or_path: str | os.PathLike[str], file_name: str, instead: str, **hub_options: Any
+) -> tuple[Path, dict[str, Any]]:
+    """Returns the file that ``find`` finds, and the JSON object in it.
+
+    Raises:
+        ValueError: There is none, or something else is in it.
+    """
+    path = find(name_or_path, file_name, instead, **hub_options)
+    try:
+        return path, read_json(path)
+    except ValueError as error:
+        raise ValueError(
+            f"saved settings are a file {file_name}: {error}; {instead} has those of published "
+            "weights"
+        ) from error
+
 
 def find(
     name_or_path: str | os.PathLike[str], file_name: str, instead: str, **hub_options: Any
@@ -25,22 +45,13 @@ def find(
     if path.is_dir():
         path = path / file_name
     if path.is_file():
-        return _json(path, file_name, instead)
+        return path
     if path.is_absolute() or path.name == file_name:
         raise ValueError(
             f"saved settings are a file {file_name}, found none at {path}; {instead} has the "
             "published ones"
         )
     return _download(str(name_or_path), file_name, instead, **hub_options)
-
-
-def _json(path: Path, file_name: str, instead: str) -> Path:
-    if path.suffix not in ("", ".json"):  # the cache of the Hub keeps files under their hashes
-        raise ValueError(
-            f"saved settings are a file {file_name}, or its folder, got {path}; "
-            f"{instead} has those of published weights"
-        )
-    return path
 
 
 def _download(repository: str, file_name: str, instead: str, **options: Any) -> Path:

@@ -7,7 +7,13 @@ import torch
 from photographs import photograph
 from PIL import Image
 
-from bit_backbone import BitBackbone, BitConfig, BitForImageClassification, BitImageProcessor
+from bit_backbone import (
+    BitBackbone,
+    BitConfig,
+    BitForImageClassification,
+    BitImageProcessor,
+    BitModel,
+)
 from bit_backbone.classification import classify
 from bit_backbone.cli import main
 from bit_backbone.labels import class_names, imagenet_labels
@@ -16,6 +22,10 @@ TINY = BitConfig(
     embedding_size=16, hidden_sizes=(32, 64, 128, 256), depths=(1, 1, 1, 1), num_groups=8,
     num_labels=7,
 )  # fmt: skip
+
+
+# What shapes alone tell of: groups of 32.
+WIDE = BitConfig(embedding_size=32, hidden_sizes=(128, 128, 256, 256), depths=(1, 1, 1, 1))
 
 
 @pytest.fixture
@@ -132,7 +142,7 @@ def test_a_file_of_weights_is_classified_by_the_official_preset(images, tmp_path
 @pytest.mark.parametrize(
     ("changes", "arguments", "message"),
     [
-        ({"num_labels": 0}, [], "a checkpoint with a head, and this one has none"),
+        ({"num_labels": 0}, [], "has no classifier; classify takes weights that"),
         ({}, ["--preset", "best"], "'best' is neither a preset"),
         ({}, ["--labels", "LABELS"], "a head of 7 classes needs 7 names, got 2"),
         ({}, ["--labels", "BLANK"], "should hold one class name per line, and is empty"),
@@ -149,9 +159,13 @@ def test_what_is_refused(tmp_path, images, changes, arguments, message, capsys):
 
 
 def test_a_backbone_is_no_classifier(tmp_path, images, capsys):
-    BitBackbone(TINY).save_pretrained(tmp_path / "backbone")
-    assert main(["classify", str(images[0]), "--checkpoint", str(tmp_path / "backbone")]) == 2
-    assert "backbone is a backbone without a classifier; classify takes" in capsys.readouterr().err
+    backbone = BitBackbone(WIDE)
+    backbone.save_pretrained(tmp_path / "backbone")
+    torch.save(backbone.state_dict(), tmp_path / "backbone.pt")
+    torch.save(BitModel(WIDE).state_dict(), tmp_path / "model.pt")
+    for name in ("backbone", "backbone.pt", "model.pt"):
+        assert main(["classify", str(images[0]), "--checkpoint", str(tmp_path / name)]) == 2
+        assert f"{name} has no classifier; classify takes" in capsys.readouterr().err
 
 
 def test_the_folder_of_a_run_is_told_from_weights(tmp_path, images, capsys):

@@ -8,7 +8,6 @@ import torch
 from PIL import Image
 
 from bit_backbone import BitConfig, BitForImageClassification, BitImageProcessor
-from bit_backbone.checkpoints import CheckpointError
 from bit_backbone.cli import build_parser, main
 from bit_backbone.finetune import LabelledImages
 from bit_backbone.finetune.command import _with_weights_of as with_weights_of
@@ -58,8 +57,8 @@ def test_from_folders_to_predictions(folders, capsys):
     main(["classify", picture, "--checkpoint", str(folders / "run" / "model"), "--json"])
     best = json.loads(capsys.readouterr().out)["predictions"][0]
     assert best["label"] == "green"
-    with pytest.raises(CheckpointError, match=r"; the classifier of this run is .*run/model$"):
-        BitForImageClassification.from_pretrained(folders / "run")
+    assert main(["classify", picture, "--checkpoint", str(folders / "run")]) == 2
+    assert "fine-tuning: its classifier is" in capsys.readouterr().err
     assert command(folders, *arguments) == 0  # has nothing left to do
     assert capsys.readouterr().out == out
 
@@ -111,13 +110,23 @@ def test_evaluation_keeps_the_classes_of_training(folders):
     assert sorted(set(labelled.targets)) == [1, 2]
 
 
+def test_a_class_may_be_called_like_a_split(folders):
+    (folders / "vehicles").mkdir()
+    (folders / "eval" / "red").rename(folders / "vehicles" / "train")
+    labelled = LabelledImages(folders / "vehicles", classes=["bus", "car", "train"])
+    assert set(labelled.targets) == {2}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("--train", "nowhere"), "files ROOT/CLASS/IMAGE; under nowhere"),
         (("--eval", "strange"), "strange has folders of classes that the training images do not"),
         (("--eval", "empty"), "files ROOT/CLASS/IMAGE"),
-        (("--train", "splits"), "holds a data set's splits: test, train; name one of them, "),
+        (
+            ("--train", "splits"),
+            "a data set's splits: test, train; name one of them, splits/train",
+        ),
         (("--examples-per-class", "7"), "every class needs 7 examples, but class 0 has 6"),
         (("--batch-size", "0"), "a whole number of at least 1, got '0'"),
         (("--resolution", "40"), "RESIZE,CROP in pixels, such as 512,480; got '40'"),

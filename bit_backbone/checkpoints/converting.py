@@ -196,7 +196,7 @@ def _renamed(
 def _converted(
     checkpoint: Checkpoint, theirs: Format, names: Mapping[str, str], progress: bool
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    for name, spelt in track(names.items(), "converting", enabled=progress):
+    for name, spelt in track(names.items(), "converting", enabled=progress, transient=True):
         yield spelt, theirs.write_tensor(name, checkpoint.read(name))
 
 

@@ -21,4 +21,4 @@ class CheckpointError(ValueError):
 
 
 class NotDownloadedError(CheckpointError):
-    """A published file that is not on this machine, while ``HF_HUB_OFFLINE`` keeps it offline."""
+    """A file of the bucket or the Hub that is not here, while ``HF_HUB_OFFLINE`` is set."""

@@ -61,10 +61,7 @@ class LocalFolder(Place):
 
     def open(self) -> TensorFile:
         """Opens the folder's weights."""
-        try:
-            return open_folder(self.path)
-        except CheckpointError as error:
-            raise CheckpointError(f"{error}{_hint(self.path)}") from error
+        return open_folder(self.path)
 
     def config(self) -> Path | None:
         """Returns the folder's config.json.
@@ -77,23 +74,8 @@ class LocalFolder(Place):
             raise CheckpointError(
                 f"{self.path} must hold a {CONFIG_FILE} beside its weights; without one, pass the "
                 "weights' file, or build the model and load the folder into it"
-                f"{_hint(self.path)}"
             )
         return path
-
-
-def _hint(folder: Path) -> str:
-    """Tells what was meant by the folder of a training run."""
-    from bit_backbone.training.state import STATE_NAME
-
-    if (folder / "model" / CONFIG_FILE).is_file():
-        return f"; the classifier of this run is {folder / 'model'}"
-    if (folder / STATE_NAME).is_file():
-        return (
-            f"; {STATE_NAME} in it is of a training run: `bit-backbone detect` takes a detector's, "
-            "and a finished fine-tuning has its classifier in a folder model"
-        )
-    return ""
 
 
 @dataclass(frozen=True)

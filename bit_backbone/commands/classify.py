@@ -9,9 +9,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bit_backbone.commands.options import SOME_FAILED, positive
+from bit_backbone.commands.options import SOME_FAILED, device_of, positive, refuse_run
 
 if TYPE_CHECKING:
+    from bit_backbone.checkpoints import LoadReport
     from bit_backbone.classification import Prediction
     from bit_backbone.heads import BitForImageClassification
     from bit_backbone.preprocessing import BitImageProcessor
@@ -55,12 +56,10 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Classifies and prints; returns the exit status."""
-    import torch
-
     from bit_backbone.classification import classify
     from bit_backbone.labels import class_names, read_labels
 
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device_of(args)
     model = _classifier(args.checkpoint).to(device)
     names = class_names(model.config, None if args.labels is None else read_labels(args.labels))
     predictions = classify(
@@ -81,18 +80,27 @@ def run(args: argparse.Namespace) -> int:
 
 def _classifier(name: str) -> BitForImageClassification:
     from bit_backbone.checkpoints import CheckpointError
-    from bit_backbone.checkpoints.formats import HEAD_WEIGHT
     from bit_backbone.heads import BitForImageClassification
 
+    refuse_run(name)
     try:
-        return BitForImageClassification.from_pretrained(name)
+        model = BitForImageClassification.from_pretrained(name)
     except CheckpointError as error:
-        if error.report is None or HEAD_WEIGHT not in error.report.missing:
+        if error.report is None or not _lacks_head_alone(error.report):
             raise
-        raise ValueError(
-            f"{name} is a backbone without a classifier; classify takes weights with one, as "
-            "BiT-M-R50x1-ILSVRC2012 or what `bit-backbone finetune` makes"
-        ) from error
+    else:
+        if model.num_labels:
+            return model
+    raise ValueError(
+        f"{name} has no classifier; classify takes weights that have one, such as "
+        "BiT-M-R50x1-ILSVRC2012 or what `bit-backbone finetune` makes"
+    )
+
+
+def _lacks_head_alone(report: LoadReport) -> bool:
+    """Whether a file is short of what comes behind the last stage, and of nothing else."""
+    parts = {name.partition(".")[0] for name in report.missing}
+    return bool(parts) and parts <= {"norm", "classifier"} and report.same_network
 
 
 def _tracked(predictions: Iterable[Prediction], total: int) -> Iterator[Prediction]:

@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bit_backbone.commands.options import SOME_FAILED, device_of
+
 if TYPE_CHECKING:
     from torch import Tensor
-
-SOME_FAILED = 3
 
 
 def add_parser(subparsers: Any) -> None:
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     from bit_backbone.out_of_memory import fitting
 
     targets = _targets(args.images, args.output)
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device_of(args)
     model, spec = load_detector(args.checkpoint, device)
     failed = 0
     for path, target in targets.items():

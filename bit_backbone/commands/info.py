@@ -1,4 +1,4 @@
-"""``bit-backbone info``: what a variant costs at an image size."""
+"""``bit-backbone info``: what a network costs at an image size."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from bit_backbone.commands.options import (
     image_size,
     network_overrides,
     positive,
+    refuse_run,
 )
 from bit_backbone.config import DENSE_FEATURE_NORM, VARIANTS, BitConfig
 
@@ -31,14 +32,14 @@ def add_parser(subparsers: Any) -> None:
     """Adds the command."""
     parser = subparsers.add_parser(
         "info",
-        help="parameters, operations, output shapes and memory of a variant",
+        help="parameters, operations, output shapes and memory of a network",
         description="Counts on torch's meta device: nothing is allocated or computed. Memory is "
         "of activations alone, without parameters, input and library workspaces; with --train "
         "it is all that a process needs for a training step, but for library workspaces.",
     )
     parser.add_argument(
         "variant",
-        help=f"{', '.join(VARIANTS)}, the name of published weights, or a file or folder of some",
+        help=f"{', '.join(VARIANTS)}, a published checkpoint, or a checkpoint's file or folder",
     )
     parser.add_argument("--image-size", type=image_size, default=(224, 224), metavar="HxW")
     parser.add_argument("--batch", type=int, default=1, help="images per forward (default 1)")
@@ -63,12 +64,10 @@ def run(args: argparse.Namespace) -> None:
     """Prints the table.
 
     Raises:
-        ValueError: A training option is given without ``--train``.
+        ValueError: A training option is given without ``--train``, a value is out of its range, or
+            the variant is neither a name nor a checkpoint.
     """
-    overrides = network_overrides(args)
-    if args.detector:  # as the builders do, which have a default of their own
-        overrides.setdefault("feature_norm", DENSE_FEATURE_NORM)
-    config = _config(args.variant, overrides)
+    config = _config(args)
     if args.train:
         _print_training(args, config)
         return
@@ -78,14 +77,19 @@ def run(args: argparse.Namespace) -> None:
     _print_forward(args, config)
 
 
-def _config(variant: str, overrides: dict[str, Any]) -> BitConfig:
-    if not Path(variant).exists():
-        return BitConfig.from_variant(variant, **overrides)
+def _config(args: argparse.Namespace) -> BitConfig:
+    if args.variant in VARIANTS or not Path(args.variant).exists():
+        overrides = network_overrides(args)
+        if args.detector:  # as the builders do, which have a default of their own for a name
+            overrides.setdefault("feature_norm", DENSE_FEATURE_NORM)
+        return BitConfig.from_variant(args.variant, **overrides)
     from bit_backbone.checkpoints.pretrained import config_for
     from bit_backbone.checkpoints.sources import open_checkpoint
 
-    with open_checkpoint(variant) as checkpoint:
-        return config_for(variant, checkpoint).replace(**overrides)
+    refuse_run(args.variant)
+    with open_checkpoint(args.variant) as checkpoint:
+        config = config_for(args.variant, checkpoint)
+    return config.replace(**network_overrides(args, len(config.stages)))
 
 
 def _print_forward(args: argparse.Namespace, config: BitConfig) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from bit_backbone._extras import MissingExtraError
+from bit_backbone.commands.options import device_of
 from bit_backbone.detection.options import (
     build_parser,
     open_set,
@@ -91,7 +92,7 @@ def _test_only(args: argparse.Namespace) -> int:
 def _device(args: argparse.Namespace) -> Any:
     import torch
 
-    return torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return torch.device(device_of(args))
 
 
 def _announce(args: argparse.Namespace, train: int, test: int, settings: Any) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from bit_backbone.commands.options import (
     SOME_FAILED,
     add_network_options,
+    device_of,
     network_overrides,
     positive,
 )
@@ -170,7 +171,7 @@ def _backbone(args: argparse.Namespace) -> BitBackbone:
 
     from bit_backbone.backbone import BitBackbone
 
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device_of(args)
     if args.engine == "ray":
         device = "cpu"  # the actors move their copies
     if args.weights:

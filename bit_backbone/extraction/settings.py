@@ -23,6 +23,7 @@ VECTORS_PER_SHARD = 4096
 _NAMES, _WEIGHTS = "names of the images", "weights"
 _HASHED = (_NAMES, _WEIGHTS)
 _NETWORK = "network."
+_OUTPUTS = frozenset(f"{_NETWORK}{name}" for name in ("out_features", "out_indices"))
 
 
 @dataclass(frozen=True)
@@ -86,10 +87,10 @@ def describe(
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Tells each setting that changed; of a hash, that it did.
 
-    Another network has other weights, which need not be told.
+    Other outputs need other stages, whose weights need not be told.
     """
     changed = [n for n in dict.fromkeys((*before, *now)) if before.get(n) != now.get(n)]
-    if any(name.startswith(_NETWORK) for name in changed):
+    if not _OUTPUTS.isdisjoint(changed):
         changed = [name for name in changed if name != _WEIGHTS]
     return [
         f"the {name} are others" if name in _HASHED

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from bit_backbone.heads import BitForImageClassification
 
 PRECISIONS = ("float32", "bfloat16", "float16")
+MODEL_FOLDER = "model"  # of a finished run
 
 
 def add_parser(subparsers: Any) -> None:
@@ -198,8 +199,8 @@ def _finish(
             file=sys.stderr,
         )
         return 128 + result.signal
-    model.save_pretrained(args.output / "model")
-    eval_processor(sides).save_pretrained(args.output / "model")
+    model.save_pretrained(args.output / MODEL_FOLDER)
+    eval_processor(sides).save_pretrained(args.output / MODEL_FOLDER)
     if result.metrics is not None:
         metrics = result.metrics
         top5 = f"top-5 {metrics.top5:.2%}, " if model.num_labels > 5 else ""

@@ -48,10 +48,11 @@ class LabelledImages(ImageFolder):
     def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
         """Returns the classes and their indices."""
         found, indices = super().find_classes(directory)
-        if set(found) <= _SPLITS:
+        if set(found) <= _SPLITS - set(self._names or ()):
+            split = next((name for name in found if name.startswith("train")), found[0])
             raise ValueError(
                 f"labelled images are files ROOT/CLASS/IMAGE, and {directory} holds a data "
-                f"set's splits: {', '.join(found)}; name one of them, {Path(directory) / found[0]}"
+                f"set's splits: {', '.join(found)}; name one of them, {Path(directory) / split}"
             )
         if self._names is None:
             return found, indices

@@ -60,8 +60,9 @@ def finetune(
         model: The classifier, with a head for the data set's classes; it is trained in place.
             With FSDP it is sharded afterwards, and ``last.pt`` holds its weights.
         train_set: Map-style data set of (image [C, H, W], class), ready for the network.
-        folder: Of the run; receives ``last.pt``, ``log.jsonl`` and a TensorBoard log; with FSDP
-            ``last.pt`` at the end, and a folder of shards before.
+        folder: Of the run; receives ``last.pt``, ``log.jsonl`` and, where tensorboard is
+            installed, its event files; with FSDP ``last.pt`` at the end, and a folder of shards
+            before.
         settings: The recipe; None for the rule's.
         eval_set: The same for evaluation; None for none.
         device: Where to compute; None for this process's GPU, or the CPU where there is none.

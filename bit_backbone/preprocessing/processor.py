@@ -12,8 +12,8 @@ from typing import Any, Self, Unpack
 import torch
 from PIL import Image
 
-from bit_backbone._files import atomic_path, read_json
-from bit_backbone._saved import find
+from bit_backbone._files import atomic_path
+from bit_backbone._saved import read
 from bit_backbone.preprocessing import images as inputs
 from bit_backbone.preprocessing import pixels, presets, saved, settings
 from bit_backbone.preprocessing.batch import BatchFeature, collate
@@ -267,7 +267,7 @@ class BitImageProcessor:
         """
         if saved.has_preset_only(name_or_path):
             return cls.from_preset(str(name_or_path), **overrides)
-        path = find(
+        _, values = read(
             name_or_path,
             saved.FILE_NAME,
             "from_preset",
@@ -276,7 +276,7 @@ class BitImageProcessor:
             token=token,
             local_files_only=local_files_only,
         )
-        return cls.from_dict(read_json(path), **overrides)
+        return cls.from_dict(values, **overrides)
 
     def __repr__(self) -> str:
         arguments = ", ".join(f"{name}={value!r}" for name, value in self._stated().items())

@@ -44,6 +44,22 @@ def test_a_checkpoint_tells_its_own_network(tmp_path, capsys):
     assert "stage3" not in told
 
 
+def test_a_checkpoint_of_fewer_stages_shows_those_it_has(tmp_path, capsys):
+    config = BitConfig(embedding_size=32, hidden_sizes=(128, 128, 256), depths=(1, 1, 1))
+    BitModel(config).save_pretrained(tmp_path / "three")
+    assert main(["info", str(tmp_path / "three"), "--image-size", "64"]) == 0
+    told = capsys.readouterr().out
+    assert "stage1" in told
+    assert "stage3" in told
+
+
+def test_a_variant_is_meant_whatever_lies_beside(tmp_path, monkeypatch, capsys):
+    (tmp_path / "R50x1").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert main(["info", "R50x1", "--image-size", "64"]) == 0
+    assert "R50x1 on 1 x 64 x 64" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
