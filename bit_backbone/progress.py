@@ -32,7 +32,8 @@ class Bars(Progress):
         console = self.console
         shows_bars = console.is_jupyter or (console.is_terminal and not console.is_dumb_terminal)
         self._logs = enabled and not shows_bars
-        self._next_line = time.monotonic() + LOG_INTERVAL
+        self._began = time.monotonic()
+        self._next_line = self._began + LOG_INTERVAL
 
     def update(self, *args: Any, **changes: Any) -> None:
         """Changes a task, as rich does."""
@@ -45,13 +46,22 @@ class Bars(Progress):
         self._log()
 
     def _log(self) -> None:
-        if self._logs and not self.finished and time.monotonic() >= self._next_line:
-            self._next_line = time.monotonic() + LOG_INTERVAL
+        if not self._logs or self.finished:
+            return
+        now = time.monotonic()
+        if now >= self._next_line:
+            # Ever fewer lines: some hundred of a run of days.
+            self._next_line = now + max(LOG_INTERVAL, (now - self._began) / 50)
             self.console.print(self.make_tasks_table([t for t in self.tasks if not t.finished]))
 
 
 def track(
-    items: Iterable[T], description: str, total: int | None = None, *, enabled: bool = True
+    items: Iterable[T],
+    description: str,
+    total: int | None = None,
+    *,
+    enabled: bool = True,
+    transient: bool = False,
 ) -> Iterator[T]:
     """Yields the items, and shows how many of them are done.
 
@@ -60,6 +70,7 @@ def track(
         description: Shown before the bar.
         total: Number of items, where ``len`` does not tell.
         enabled: False shows nothing.
+        transient: Whether the bar goes away at the end.
     """
-    with Bars(enabled=enabled) as bars:
+    with Bars(enabled=enabled, transient=transient) as bars:
         yield from bars.track(items, total, description=description)

@@ -69,7 +69,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def rows(args: argparse.Namespace) -> Iterator[tuple[str, ...]]:
     """Yields the table's rows, showing progress."""
     cases = [(batch, *norm) for batch in args.batches for norm in NORMS]
-    for batch, channels, stride in track(cases, "measuring"):
+    for batch, channels, stride in track(cases, "measuring", transient=True):
         height, width = (-(-side // stride) for side in args.size)
         x = torch.randn(batch, channels, height, width, device="cuda", dtype=DTYPES[args.dtype])
         x = x.to(memory_format=LAYOUTS[args.layout])

@@ -9,7 +9,6 @@ done again: the same command goes on where it was interrupted.
 """
 
 import argparse
-import signal
 import sys
 import time
 from importlib.resources import as_file, files
@@ -23,9 +22,11 @@ from torch.nn import functional as F
 
 from bit_backbone import BitForImageClassification
 from bit_backbone._files import atomic_path
+from bit_backbone.cli import INTERRUPTED
 from bit_backbone.cli import main as bit_backbone
 from bit_backbone.datasets import CocoFolder, DigitScenes, build_scenes
-from bit_backbone.detection import DetectionSettings, DetectorSpec, train
+from bit_backbone.detection import DetectionSettings, DetectorSpec, TrainingResult, train
+from bit_backbone.detection.command import SIGNALLED
 from bit_backbone.detection.reports import metrics_table, save_comparison
 from bit_backbone.detection.transforms import train_transforms
 from bit_backbone.progress import track
@@ -40,16 +41,14 @@ TRAINING = {
     "batch_size": 4,
     "optimizer": "adamw",
     "base_lr": 1e-3,
-    "warmup_steps": 50,
     "clip_norm": 1.0,
 }
 GOAL = 0.5
-STOPPED = 128 + signal.SIGINT
 PICTURED = 6
 
 
 def main() -> int:
-    """Run the steps; the exit status is 1 where the detector misses the goal, 130 after Ctrl-C."""
+    """Run the steps; the exit status is 1 below the goal, 128 + its number after a signal."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("demo"), help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
@@ -60,10 +59,11 @@ def main() -> int:
     backbone = args.output / f"backbone_{args.seed}.pt"
     if not backbone.exists():
         pretrain(backbone, args.seed)
-    metrics, picture = detect(data, backbone, args.output / f"run_{args.seed}", args.seed)
+    result, picture = detect(data, backbone, args.output / f"run_{args.seed}", args.seed)
+    metrics = result.metrics
     if metrics is None:
-        print("stopped and saved; the same command goes on from there")
-        return STOPPED
+        print(f"stopped at step {result.step} and saved; the same command goes on from there")
+        return SIGNALLED + result.signal
     Console().print(metrics_table(metrics, f"unseen test scenes, seed {args.seed}"))
     print(f"Feature maps: {args.output / 'features'}. Detections beside ground truth: {picture}.")
     print(f"{time.monotonic() - began:.0f} s since this start. Try it on any image:")
@@ -150,7 +150,7 @@ def vary(images: Tensor) -> Tensor:
 
 def detect(
     data: dict[str, CocoFolder], backbone: Path, run: Path, seed: int
-) -> tuple[dict[str, float] | None, Path]:
+) -> tuple[TrainingResult, Path]:
     """Train and evaluate the detector, and draw what it finds."""
     arguments = {"weights_backbone": str(backbone), "trainable_backbone_layers": 5}
     spec = DetectorSpec("fasterrcnn_bit_tiny_fpn", data["train"].categories, arguments)
@@ -159,7 +159,7 @@ def detect(
     picture = run / "detections.jpg"
     if result.metrics is not None:
         save_comparison(result.model, data["test"], PICTURED, picture)
-    return result.metrics, picture
+    return result, picture
 
 
 if __name__ == "__main__":
@@ -167,4 +167,4 @@ if __name__ == "__main__":
         sys.exit(main())
     except KeyboardInterrupt:
         print("stopped; the same command goes on with what is not done yet")
-        sys.exit(STOPPED)
+        sys.exit(INTERRUPTED)

@@ -133,7 +133,7 @@ def _fill(folder: Path, scenes: DigitScenes, workers: int, quiet: bool) -> dict[
         "left_out": sum(scene.left_out for scene in written),
         "sha256": digest.hexdigest(),
     }
-    write_synced(folder / "manifest.json", _dump(manifest, indent=2))
+    write_synced(folder / MANIFEST, _dump(manifest, indent=2))
     return manifest
 
 

@@ -35,8 +35,8 @@ class Progress:
 
     def training(self, name: str, total: int, done: int) -> Task:
         """Adds the bar of the steps, and tells of those that an earlier run has done."""
-        if done and not self._bars.disable:
-            self._bars.console.print(f"{name} goes on behind step {done}")
+        if 0 < done < total and not self._bars.disable:
+            self._bars.console.print(f"{name} goes on after step {done}")
         return self._add(name, total, done)
 
     def evaluation(self, total: int) -> Task:
