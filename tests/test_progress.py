@@ -4,6 +4,7 @@ import pytest
 
 from bit_backbone import progress
 from bit_backbone.progress import Bars, track
+from bit_backbone.training.progress import Progress
 
 
 @pytest.fixture(autouse=True)
@@ -58,3 +59,12 @@ def test_a_terminal_gets_no_lines(
             bars.advance(task)
         drawn = capfd.readouterr().err
     assert drawn.count("working") <= 2
+
+
+@pytest.mark.parametrize(("done", "told"), [(0, ""), (4, "tuning goes on after step 4\n"), (9, "")])
+def test_a_run_says_where_it_goes_on(
+    done: int, told: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with Progress(enabled=True) as bars:
+        bars.training("tuning", 9, done).remove()
+        assert capfd.readouterr().err == told
