@@ -3,6 +3,7 @@
 import inspect
 import json
 import struct
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from bit_backbone.preprocessing import (
     images,
     settings,
 )
+from bit_backbone.preprocessing.images import decode
 
 RGB = np.asarray(photograph("chelsea@61x47"))  # [47, 61, 3] uint8
 KEEP = {"do_resize": False, "do_center_crop": False}
@@ -67,6 +69,7 @@ def test_files_are_turned_upright(tmp_path):
     [
         SyntaxError("broken PNG file"),
         EOFError("no more images"),
+        TypeError("'float' object cannot be interpreted as an integer"),
         struct.error("unpack requires 4 bytes"),
         Image.DecompressionBombError("exceeds limit"),
     ],
@@ -82,6 +85,21 @@ def test_what_pillow_raises_for_a_bad_file_becomes_a_value_error(error, tmp_path
     monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", fail)
     with pytest.raises(ValueError, match=rf"cat\.png is damaged or too large: {error}"):
         BitImageProcessor()(path)
+
+
+def test_a_length_in_a_damaged_file_is_not_allocated(tmp_path):
+    """Behind the pixels, Pillow reads what is left of their chunk by the length it tells."""
+    path = tmp_path / "cat.png"
+    Image.fromarray(RGB).save(path)
+    content = path.read_bytes()
+    at = content.index(b"IDAT")
+    path.write_bytes(content[: at - 4] + struct.pack(">I", 2**30) + content[at:])
+    tracemalloc.start()
+    try:
+        decode(path, "cat.png")
+        assert tracemalloc.get_traced_memory()[1] < 2**25
+    finally:
+        tracemalloc.stop()
 
 
 def test_batches_and_layouts():

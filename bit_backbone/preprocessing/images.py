@@ -4,9 +4,11 @@ The working form of an 8-bit grey, RGB or RGBA image is a ``PIL.Image.Image``, s
 Pillow's to the bit. Every other image becomes a tensor [C, H, W], uint8 or float32.
 """
 
+import io
 import os
 import struct
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import IO, TypeAlias
 
 import numpy as np
@@ -22,7 +24,7 @@ _COLOUR_CHANNELS = (1, 3, 4)
 # Pillow clips these to 255 when it converts them to RGB: a 16-bit scan would come out white.
 _DEEP_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 # What Pillow raises for damaged files and decompression bombs, beside OSError and ValueError.
-_PILLOW_ERRORS = (SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
+_PILLOW_ERRORS = (SyntaxError, EOFError, TypeError, struct.error, Image.DecompressionBombError)
 
 
 def flatten(images: ImageInput) -> list[ImageLike]:
@@ -122,12 +124,27 @@ def decode(file: str | os.PathLike[str] | IO[bytes], name: str) -> Image.Image:
         OSError: It is missing, truncated or no image.
     """
     try:
-        with Image.open(file) as image:
+        with _opened(file) as opened, Image.open(opened) as image:
             return ImageOps.exif_transpose(image)
     except UnidentifiedImageError as error:
         raise UnidentifiedImageError(f"cannot identify image file {name!r}") from error
     except _PILLOW_ERRORS as error:
         raise ValueError(f"{name} is damaged or too large: {error}") from error
+
+
+def _opened(file: str | os.PathLike[str] | IO[bytes]) -> AbstractContextManager[IO[bytes]]:
+    if isinstance(file, str | os.PathLike):
+        return _BoundedReader(io.FileIO(file))
+    return nullcontext(file)
+
+
+class _BoundedReader(io.BufferedReader):
+    """A file that allocates no more than it holds, whatever lengths a damaged image tells."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > io.DEFAULT_BUFFER_SIZE:
+            size = min(size, max(0, os.fstat(self.fileno()).st_size - self.tell()))
+        return super().read(size)
 
 
 def _read_pil(image: Image.Image, convert_rgb: bool) -> Image.Image:
