@@ -1,4 +1,4 @@
-"""Finding the file of settings that a saved model or processor has."""
+"""Reading the file of settings that a saved model or processor has."""
 
 from __future__ import annotations
 
@@ -12,12 +12,19 @@ from bit_backbone._files import read_json
 def read(
     name_or_path: str | os.PathLike[str], file_name: str, instead: str, **hub_options: Any
 ) -> tuple[Path, dict[str, Any]]:
-    """Returns the file that ``find`` finds, and the JSON object in it.
+    """Returns a file and the JSON object in it: the one given, that in a folder, or one of the Hub.
+
+    Args:
+        name_or_path: A folder, the file itself, or a repository of the Hugging Face Hub.
+        file_name: Of the file in the folder or repository.
+        instead: What has the published ones, for the message of the error.
+        **hub_options: Arguments of ``huggingface_hub.hf_hub_download``.
 
     Raises:
-        ValueError: There is none, or something else is in it.
+        ValueError: There is none, or something else is in it; the message says where it was looked
+            for.
     """
-    path = find(name_or_path, file_name, instead, **hub_options)
+    path = _find(name_or_path, file_name, instead, **hub_options)
     try:
         return path, read_json(path)
     except ValueError as error:
@@ -27,20 +34,10 @@ def read(
         ) from error
 
 
-def find(
+def _find(
     name_or_path: str | os.PathLike[str], file_name: str, instead: str, **hub_options: Any
 ) -> Path:
-    """Returns a file: the one given, that in a folder, or one downloaded from the Hub.
-
-    Args:
-        name_or_path: A folder, the file itself, or a repository of the Hugging Face Hub.
-        file_name: Of the file in the folder or repository.
-        instead: What has the published ones, for the message of the error.
-        **hub_options: Arguments of ``huggingface_hub.hf_hub_download``.
-
-    Raises:
-        ValueError: There is none; the message says where it was looked for.
-    """
+    """Returns the file given, that in a folder, or one downloaded from the Hub."""
     path = Path(name_or_path)
     if path.is_dir():
         path = path / file_name
