@@ -168,12 +168,6 @@ def test_a_backbone_is_no_classifier(tmp_path, images, capsys):
         assert f"{name} has no classifier; classify takes" in capsys.readouterr().err
 
 
-def test_the_folder_of_a_run_is_told_from_weights(tmp_path, images, capsys):
-    (tmp_path / "last.pt").touch()
-    assert main(["classify", str(images[0]), "--checkpoint", str(tmp_path)]) == 2
-    assert "a training run: `bit-backbone detect` takes a detector's" in capsys.readouterr().err
-
-
 def test_batches_need_one_size(images):
     model = BitForImageClassification(TINY).eval()
     ragged = BitImageProcessor(do_center_crop=False)

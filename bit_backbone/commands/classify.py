@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bit_backbone.commands.options import SOME_FAILED, device_of, positive, refuse_run
+from bit_backbone.commands.networks import refuse_run
+from bit_backbone.commands.options import SOME_FAILED, device_of, positive
 
 if TYPE_CHECKING:
     from bit_backbone.checkpoints import LoadReport

@@ -6,6 +6,8 @@ import argparse
 import sys
 from typing import Any
 
+from bit_backbone.commands.networks import refuse_run
+
 FORMATS = ("npz", "torch", "timm", "transformers", "detectron2", "native")
 
 
@@ -46,6 +48,7 @@ def run(args: argparse.Namespace) -> None:
     """Converts, and says what was written."""
     from bit_backbone.checkpoints import convert
 
+    refuse_run(args.source)
     report = convert(
         args.source,
         args.target,

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bit_backbone._files import atomic_path
-from bit_backbone.commands.options import (
-    SOME_FAILED,
+from bit_backbone.commands.networks import (
     add_network_options,
-    network_overrides,
-    positive,
+    add_weights_options,
+    backbone_of,
 )
+from bit_backbone.commands.options import SOME_FAILED, positive
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -38,14 +38,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("photos", nargs="+", type=Path, metavar="PHOTO")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="made if missing")
-    parser.add_argument("--variant", default="R50x1", help="default %(default)s")
-    parser.add_argument(
-        "--weights",
-        metavar="CHECKPOINT",
-        help="a file, a folder, a published name or owner/name on the Hub, which decides the "
-        "variant; default: random weights",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of random weights (default 0)")
+    add_weights_options(parser)
     parser.add_argument(
         "--short-side", type=positive, metavar="PIXELS", help="resize to this; default: as it is"
     )
@@ -72,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
 
     _check_names(args.photos)
     console = Console()
-    backbone = _backbone(args)
+    backbone = backbone_of(args)
     console.print(
         f"weights of {args.weights}"
         if args.weights
@@ -109,17 +102,6 @@ def _check_names(photos: list[Path]) -> None:
                 f"outputs are named after the photograph, and {other} and {photo} would both be "
                 f"{photo.stem!r}; rename one or run twice with different --output"
             )
-
-
-def _backbone(args: argparse.Namespace) -> BitBackbone:
-    import torch
-
-    from bit_backbone.backbone import BitBackbone
-
-    if args.weights:
-        return BitBackbone.from_pretrained(args.weights, **network_overrides(args))
-    torch.manual_seed(args.seed)
-    return BitBackbone(args.variant, **network_overrides(args)).eval()
 
 
 def _read(photo: Path, short_side: int | None) -> tuple[Image, Tensor]:

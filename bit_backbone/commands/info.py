@@ -6,13 +6,12 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from bit_backbone.commands.options import (
+from bit_backbone.commands.networks import (
     add_network_options,
-    image_size,
+    checkpoint_config,
     network_overrides,
-    positive,
-    refuse_run,
 )
+from bit_backbone.commands.options import image_size, positive
 from bit_backbone.config import DENSE_FEATURE_NORM, VARIANTS, BitConfig
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
@@ -78,18 +77,12 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _config(args: argparse.Namespace) -> BitConfig:
-    if args.variant in VARIANTS or not Path(args.variant).exists():
-        overrides = network_overrides(args)
-        if args.detector:  # as the builders do, which have a default of their own for a name
-            overrides.setdefault("feature_norm", DENSE_FEATURE_NORM)
-        return BitConfig.from_variant(args.variant, **overrides)
-    from bit_backbone.checkpoints.pretrained import config_for
-    from bit_backbone.checkpoints.sources import open_checkpoint
-
-    refuse_run(args.variant)
-    with open_checkpoint(args.variant) as checkpoint:
-        config = config_for(args.variant, checkpoint)
-    return config.replace(**network_overrides(args, len(config.stages)))
+    named = args.variant in VARIANTS or not Path(args.variant).exists()
+    config = BitConfig.from_variant(args.variant) if named else checkpoint_config(args.variant)
+    overrides = network_overrides(args, config)
+    if args.detector and named:  # as the builders do, which have a default of their own for a name
+        overrides.setdefault("feature_norm", DENSE_FEATURE_NORM)
+    return config.replace(**overrides)
 
 
 def _print_forward(args: argparse.Namespace, config: BitConfig) -> None:

@@ -7,16 +7,14 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bit_backbone.commands.options import (
-    SOME_FAILED,
+from bit_backbone.commands.networks import (
     add_network_options,
-    device_of,
-    network_overrides,
-    positive,
+    add_weights_options,
+    backbone_of,
 )
+from bit_backbone.commands.options import SOME_FAILED, device_of, positive
 
 if TYPE_CHECKING:
-    from bit_backbone.backbone import BitBackbone
     from bit_backbone.extraction.run import Engine
     from bit_backbone.preprocessing import BitImageProcessor
 
@@ -52,14 +50,7 @@ def add_parser(subparsers: Any) -> None:
 
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("network")
-    group.add_argument("--variant", default="R50x1", help="default %(default)s")
-    group.add_argument(
-        "--weights",
-        metavar="CHECKPOINT",
-        help="a file, a folder, a published name or owner/name on the Hub, which decides the "
-        "variant; default: random weights",
-    )
-    group.add_argument("--seed", type=int, default=0, help="of random weights (default 0)")
+    add_weights_options(group)
     add_network_options(parser)
     size = parser.add_argument_group("images").add_mutually_exclusive_group()
     size.add_argument(
@@ -154,7 +145,8 @@ def run(args: argparse.Namespace) -> int:
     notes = Console(stderr=True, highlight=False)
     ignored = f"; files ignored: {listing.ignored}" if listing.ignored else ""
     notes.print(f"{len(listing)} images{ignored}")
-    backbone = _backbone(args)
+    device = "cpu" if args.engine == "ray" else device_of(args)  # Ray's actors move their copies
+    backbone = backbone_of(args).to(device)
     if args.weights is None:
         notes.print(f"{args.variant} with random weights (seed {args.seed})")
     summary = extract(
@@ -164,20 +156,6 @@ def run(args: argparse.Namespace) -> int:
     told = f"{args.output}: {summary.written} of {len(listing)} images, {summary.failed} failed"
     print(f"{told} (failures.jsonl)" if summary.failed else told)
     return SOME_FAILED if summary.failed else 0
-
-
-def _backbone(args: argparse.Namespace) -> BitBackbone:
-    import torch
-
-    from bit_backbone.backbone import BitBackbone
-
-    device = device_of(args)
-    if args.engine == "ray":
-        device = "cpu"  # the actors move their copies
-    if args.weights:
-        return BitBackbone.from_pretrained(args.weights, **network_overrides(args)).to(device)
-    torch.manual_seed(args.seed)
-    return BitBackbone(args.variant, **network_overrides(args)).eval().to(device)
 
 
 def _processor(short_side: int | None) -> BitImageProcessor:

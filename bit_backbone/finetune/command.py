@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bit_backbone.commands.networks import refuse_run
 from bit_backbone.commands.options import image_size, positive
 from bit_backbone.finetune.hyperrule import BASE_LEARNING_RATE, BATCH_SIZE, Resolution, resolution
 
@@ -159,6 +160,7 @@ def _model(args: argparse.Namespace, classes: list[str]) -> BitForImageClassific
 
     from bit_backbone.heads import BitForImageClassification
 
+    refuse_run(args.checkpoint)
     model = BitForImageClassification.from_pretrained(args.checkpoint, head="drop")
     torch.manual_seed(args.seed)  # a random head is the same in every process
     model.reset_classifier(len(classes), dict(enumerate(classes)), zero=args.head == "zero")
@@ -208,5 +210,5 @@ def _finish(
             f"top-1 {metrics.top1:.2%}, {top5}loss {metrics.loss:.4f} on "
             f"{metrics.num_examples} images"
         )
-    print(f"the classifier is {args.output / 'model'}", file=sys.stderr)
+    print(f"the classifier is {args.output / MODEL_FOLDER}", file=sys.stderr)
     return 0

@@ -1,0 +1,112 @@
+"""Options that shape a network or name its weights, and the network that they tell."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bit_backbone import _config_checks as checks
+
+if TYPE_CHECKING:
+    from bit_backbone.backbone import BitBackbone
+    from bit_backbone.config import BitConfig
+
+NETWORK_OPTIONS = ("out_indices", "out_features", "output_stride", "global_padding", "feature_norm")
+
+
+def add_network_options(parser: argparse.ArgumentParser) -> None:
+    """Adds what selects outputs and shapes the network."""
+    outputs = parser.add_mutually_exclusive_group()
+    outputs.add_argument(
+        "--out-indices",
+        type=int,
+        nargs="+",
+        metavar="I",
+        help="outputs: 0 stem, 1 .. 4 stages; default: every stage",
+    )
+    outputs.add_argument("--out-features", nargs="+", metavar="NAME", help="outputs by name")
+    for name in ("output_stride", "global_padding", "feature_norm"):
+        choices = [choice for choice in checks.CHOICES[name] if choice is not None]
+        flag = f"--{name.replace('_', '-')}"
+        parser.add_argument(flag, type=type(choices[0]), choices=choices, help=f"BitConfig.{name}")
+
+
+def add_weights_options(group: Any) -> None:
+    """Adds what says whose weights a backbone has: a checkpoint's, or random ones."""
+    group.add_argument("--variant", default="R50x1", help="default %(default)s")
+    group.add_argument(
+        "--weights",
+        metavar="CHECKPOINT",
+        help="a file, a folder, a published name or owner/name on the Hub, which decides the "
+        "variant; default: random weights",
+    )
+    group.add_argument("--seed", type=int, default=0, help="of random weights (default 0)")
+
+
+def backbone_of(args: argparse.Namespace) -> BitBackbone:
+    """Builds the backbone that the options of both functions tell, on the CPU, for inference.
+
+    Raises:
+        ValueError: There is no such variant, checkpoint, output or value.
+    """
+    import torch
+
+    from bit_backbone.backbone import BitBackbone
+    from bit_backbone.config import BitConfig
+
+    if args.weights:
+        overrides = network_overrides(args, checkpoint_config(args.weights))
+        return BitBackbone.from_pretrained(args.weights, **overrides)
+    torch.manual_seed(args.seed)
+    config = BitConfig.from_variant(args.variant)
+    return BitBackbone(config.replace(**network_overrides(args, config))).eval()
+
+
+def network_overrides(args: argparse.Namespace, config: BitConfig) -> dict[str, Any]:
+    """Returns the BitConfig arguments that were given; every stage when no output was named."""
+    given = {name: getattr(args, name) for name in NETWORK_OPTIONS}
+    given = {name: value for name, value in given.items() if value is not None}
+    if not {"out_indices", "out_features"} & set(given):
+        given["out_indices"] = list(range(1, len(config.stages) + 1))
+    return given
+
+
+def checkpoint_config(name: str) -> BitConfig:
+    """Returns the configuration of a checkpoint, of which no tensor is read.
+
+    Raises:
+        ValueError: It is none, or none that can be read.
+    """
+    from bit_backbone.checkpoints.pretrained import config_for
+    from bit_backbone.checkpoints.sources import open_checkpoint
+
+    refuse_run(name)
+    with open_checkpoint(name) as checkpoint:
+        return config_for(name, checkpoint)
+
+
+def refuse_run(name: str) -> None:
+    """Refuses the folder of a training run where weights are wanted.
+
+    Raises:
+        ValueError: It is one; the message says what reads it.
+    """
+    from bit_backbone.checkpoints.sources import CONFIG_FILE
+    from bit_backbone.finetune.command import MODEL_FOLDER
+    from bit_backbone.training.state import STATE_NAME
+
+    folder = Path(name)
+    if (folder / CONFIG_FILE).exists():
+        return
+    if (folder / MODEL_FOLDER / CONFIG_FILE).is_file():
+        raise ValueError(
+            f"weights are a file or a folder with a {CONFIG_FILE}, and {name} is the folder of a "
+            f"fine-tuning: its classifier is {folder / MODEL_FOLDER}"
+        )
+    if (folder / STATE_NAME).is_file():
+        raise ValueError(
+            f"weights are a file or a folder with a {CONFIG_FILE}, and {name} is the folder of a "
+            f"training run: `bit-backbone detect` takes a detector's, and a fine-tuning has its "
+            f"classifier in {folder / MODEL_FOLDER} when it is finished"
+        )
