@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from bit_backbone._workers import end_with_parent
 from bit_backbone.heads import BitForImageClassification
 from bit_backbone.out_of_memory import TooLargeError, each_that_fits, fitting
 from bit_backbone.preprocessing import BitImageProcessor
@@ -65,7 +66,13 @@ def classify(
             "images of one batch need one size: crop them or resize them to a height and width "
             f"(got size {processor.size} without a crop), or pass batch_size 1"
         )
-    loader = DataLoader(_Files(paths, processor), batch_size, num_workers=workers, collate_fn=list)
+    loader = DataLoader(
+        _Files(paths, processor),
+        batch_size,
+        num_workers=workers,
+        collate_fn=list,
+        worker_init_fn=end_with_parent,
+    )
     for items in loader:
         images = [value for _, value in items if isinstance(value, Tensor)]
         rows = iter(each_that_fits(partial(_best, model, top_k), images, _too_large))

@@ -6,7 +6,6 @@ import json
 import multiprocessing
 import os
 import signal
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from bit_backbone._files import read_json
+from bit_backbone._workers import end_with_parent
 from bit_backbone.datasets.preview import contact_sheet
 from bit_backbone.datasets.records import annotation_records, document, image_record
 from bit_backbone.datasets.scenes import DigitScenes
@@ -167,14 +167,7 @@ def _mapper(workers: int) -> Iterator[Any]:
 def _start_worker() -> None:
     """Leaves Ctrl-C to the parent and ends when it does; a pool outlives a killed parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def follow() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
+    end_with_parent()
 
 
 def _jpeg(picture: Image.Image) -> bytes:

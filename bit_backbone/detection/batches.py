@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
+from bit_backbone._workers import end_with_parent
 from bit_backbone.training.processes import ONE_PROCESS, ProcessGroup
 from bit_backbone.training.stream import ORDER, Key, equal_share
 
@@ -92,6 +93,13 @@ def loader_of_share(
     positions = equal_share(count, group.rank, group.world_size)
     share = Subset(dataset, [position % count for position in positions])
     done = 0
-    for images, targets in DataLoader(share, batch_size, num_workers=workers, collate_fn=collate):
+    loader = DataLoader(
+        share,
+        batch_size,
+        num_workers=workers,
+        collate_fn=collate,
+        worker_init_fn=end_with_parent,
+    )
+    for images, targets in loader:
         yield positions[done : done + len(images)], images, targets
         done += len(images)

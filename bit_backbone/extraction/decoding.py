@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from bit_backbone._workers import end_with_parent
 from bit_backbone.extraction.errors import ExtractionError
 from bit_backbone.extraction.listing import ImageRef
 from bit_backbone.out_of_memory import TooLargeError, fitting
@@ -157,7 +158,11 @@ def decoded_images(
     chunks: Any = _Chunks(shards)
     reading: Any = _Reading(decoder)
     loader: Iterable[list[Decoded]] = DataLoader(
-        reading, batch_sampler=chunks, num_workers=workers, collate_fn=list
+        reading,
+        batch_sampler=chunks,
+        num_workers=workers,
+        collate_fn=list,
+        worker_init_fn=end_with_parent,
     )
     for chunk in _watched(loader):
         for image in chunk:
