@@ -1,23 +1,36 @@
-"""Processes that work for another one and must not outlive it."""
+"""Processes that work for another one: they end with it, and no sooner."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 
 
-def end_with_parent(*_: object) -> None:
-    """Ends this process as soon as the one that started it has ended, even if that was killed.
+def serve_parent(*_: object) -> None:
+    """Leaves to the parent when this process ends.
 
-    For the ``worker_init_fn`` of a DataLoader and the ``initializer`` of a pool. A worker of either
-    that has results which nobody will read any more waits for ever otherwise, and keeps its memory.
+    For the ``worker_init_fn`` of a DataLoader and the ``initializer`` of a pool. Ctrl-C, torchrun,
+    systemd and Slurm signal parents and workers alike: a worker that obeyed would take from its
+    parent the time to save. A worker whose parent was killed has results that nobody will read any
+    more; it would wait for ever, and keep its memory.
     """
     parent = multiprocessing.parent_process()
     assert parent is not None
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Blocked, not ignored: whoever waits for it learns who sent it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+    threading.Thread(target=_obey, args=(parent.pid,), daemon=True).start()
 
-    def follow() -> None:
-        parent.join()
-        os._exit(1)
 
-    threading.Thread(target=follow, daemon=True).start()
+def _follow(parent: multiprocessing.process.BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
+
+
+def _obey(parent_pid: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent_pid:
+        pass
+    os._exit(0)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from bit_backbone._workers import end_with_parent
+from bit_backbone._workers import serve_parent
 from bit_backbone.heads import BitForImageClassification
 from bit_backbone.out_of_memory import TooLargeError, each_that_fits, fitting
 from bit_backbone.preprocessing import BitImageProcessor
@@ -71,7 +71,7 @@ def classify(
         batch_size,
         num_workers=workers,
         collate_fn=list,
-        worker_init_fn=end_with_parent,
+        worker_init_fn=serve_parent,
     )
     for items in loader:
         images = [value for _, value in items if isinstance(value, Tensor)]

@@ -5,7 +5,6 @@ import io
 import json
 import multiprocessing
 import os
-import signal
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from bit_backbone._files import read_json
-from bit_backbone._workers import end_with_parent
+from bit_backbone._workers import serve_parent
 from bit_backbone.datasets.preview import contact_sheet
 from bit_backbone.datasets.records import annotation_records, document, image_record
 from bit_backbone.datasets.scenes import DigitScenes
@@ -160,14 +159,8 @@ def _mapper(workers: int) -> Iterator[Any]:
         return
     # Forking a process in which torch runs threads can deadlock; spawning is safe.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_start_worker) as pool:
+    with ProcessPoolExecutor(workers, context, initializer=serve_parent) as pool:
         yield partial(pool.map, chunksize=8)
-
-
-def _start_worker() -> None:
-    """Leaves Ctrl-C to the parent and ends when it does; a pool outlives a killed parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    end_with_parent()
 
 
 def _jpeg(picture: Image.Image) -> bytes:

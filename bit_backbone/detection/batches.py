@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
-from bit_backbone._workers import end_with_parent
+from bit_backbone._workers import serve_parent
 from bit_backbone.training.processes import ONE_PROCESS, ProcessGroup
 from bit_backbone.training.stream import ORDER, Key, equal_share
 
@@ -98,7 +98,7 @@ def loader_of_share(
         batch_size,
         num_workers=workers,
         collate_fn=collate,
-        worker_init_fn=end_with_parent,
+        worker_init_fn=serve_parent,
     )
     for images, targets in loader:
         yield positions[done : done + len(images)], images, targets

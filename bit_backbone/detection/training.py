@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from bit_backbone._workers import end_with_parent
+from bit_backbone._workers import serve_parent
 from bit_backbone.detection.batches import AspectRatioBatches, collate
 from bit_backbone.detection.learner import Learner
 from bit_backbone.detection.models import DetectorSpec
@@ -170,7 +170,7 @@ class _Run:
             num_workers=self.settings.workers,
             collate_fn=collate,
             pin_memory=self.group.device.type == "cuda",
-            worker_init_fn=end_with_parent,
+            worker_init_fn=serve_parent,
         )
 
     def _is_evaluation_due(self) -> bool:

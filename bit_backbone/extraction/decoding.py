@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from bit_backbone._workers import end_with_parent
+from bit_backbone._workers import serve_parent
 from bit_backbone.extraction.errors import ExtractionError
 from bit_backbone.extraction.listing import ImageRef
 from bit_backbone.out_of_memory import TooLargeError, fitting
@@ -162,7 +162,7 @@ def decoded_images(
         batch_sampler=chunks,
         num_workers=workers,
         collate_fn=list,
-        worker_init_fn=end_with_parent,
+        worker_init_fn=serve_parent,
     )
     for chunk in _watched(loader):
         for image in chunk:

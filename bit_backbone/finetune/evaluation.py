@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
-from bit_backbone._workers import end_with_parent
+from bit_backbone._workers import serve_parent
 from bit_backbone.training.processes import ProcessGroup
 from bit_backbone.training.stream import equal_share
 
@@ -65,7 +65,7 @@ def evaluate(
     count = len(dataset)
     positions = equal_share(count, group.rank, group.world_size)
     share = Subset(dataset, [position % count for position in positions])
-    loader = DataLoader(share, batch_size, num_workers=workers, worker_init_fn=end_with_parent)
+    loader = DataLoader(share, batch_size, num_workers=workers, worker_init_fn=serve_parent)
     left = sum(position < count for position in positions)  # the rest is at the end
     was_training = model.training
     model.eval()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from bit_backbone._workers import end_with_parent
+from bit_backbone._workers import serve_parent
 from bit_backbone.finetune.evaluation import Metrics, evaluate
 from bit_backbone.finetune.learner import Learner
 from bit_backbone.finetune.settings import FineTuneSettings
@@ -165,7 +165,7 @@ class _Run:
             batch_sampler=plan,
             num_workers=settings.workers,
             pin_memory=group.device.type == "cuda",
-            worker_init_fn=end_with_parent,
+            worker_init_fn=serve_parent,
         )
         for images, labels in loader:
             yield tuple(t.to(group.device, non_blocking=True) for t in (images, labels))
