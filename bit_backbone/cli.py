@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -55,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         (ValueError, OSError or a missing extra) or a lack of memory, told on stderr; 130 after
         Ctrl-C, 141 when the reader of the output went away.
     """
+    _prepare_streams()
     args = build_parser().parse_args(argv)
     try:
         with fitting("the command"):
@@ -72,3 +74,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"bit-backbone: error: {error}", file=sys.stderr)
         return USAGE_ERROR
+
+
+def _prepare_streams() -> None:
+    """Lets any file name be printed, and commands print where there is nothing to print to."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # the shell's >&-
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (for as long as the process)
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

@@ -1,11 +1,14 @@
 """The command's frame: exit statuses, messages on stderr, usage errors."""
 
 import argparse
+import os
+import shlex
 import subprocess
 import sys
 from types import ModuleType
 
 import pytest
+from PIL import Image
 
 import bit_backbone
 from bit_backbone import cli
@@ -100,3 +103,35 @@ def test_a_reader_that_goes_away_ends_the_command_quietly() -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 141
+
+
+@pytest.mark.parametrize("arguments", [["checkpoints", "--json"], ["checkpoints"]])
+def test_a_reader_that_was_never_there_is_one_that_went_away(arguments) -> None:
+    command = [sys.executable, "-m", "bit_backbone", *arguments]
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_a_closed_stdout_is_no_error() -> None:
+    command = f"{shlex.quote(sys.executable)} -m bit_backbone checkpoints '*R50x1*' >&-"
+    done = subprocess.run(command, shell=True, stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_file_name_that_is_no_text_is_printed_escaped() -> None:
+    code = PRINTS_FOR_EVER.replace('while True:\n        print("y")', 'print("\\udcff.png")')
+    strict = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, env=strict, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"\\udcff.png\n", b"")
+
+
+@pytest.mark.parametrize("device", ["nonsense", "cuda:99"])
+def test_a_device_that_is_not_there(device, tmp_path, capsys) -> None:
+    Image.new("RGB", (32, 32)).save(tmp_path / "photo.png")
+    output = ["--output", str(tmp_path / "out")]
+    assert cli.main(["extract", str(tmp_path), *output, "--device", device]) == 2
+    assert f"such as cpu or cuda:0, got {device!r}: " in capsys.readouterr().err

@@ -44,13 +44,13 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Prints the table."""
-    from rich.console import Console
+    from bit_backbone.commands.output import Output
 
     entries = _select(args.pattern)
     if args.json:
         print(json.dumps([dataclasses.asdict(entry) for entry in entries], indent=2))
         return
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else PIPED_WIDTH)
+    console = Output(highlight=False, width=None if sys.stdout.isatty() else PIPED_WIDTH)
     console.print(_table(entries))
     if args.pattern is None:
         console.print(_vtab_line())

@@ -58,13 +58,12 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Extracts and draws every photograph; returns the exit status."""
-    from rich.console import Console
-
+    from bit_backbone.commands.output import Output
     from bit_backbone.out_of_memory import fitting
     from bit_backbone.profiling import StageTimer
 
     _check_names(args.photos)
-    console = Console()
+    console = Output()
     backbone = backbone_of(args)
     console.print(
         f"weights of {args.weights}"

@@ -87,12 +87,12 @@ def _config(args: argparse.Namespace) -> BitConfig:
 
 def _print_forward(args: argparse.Namespace, config: BitConfig) -> None:
     import torch
-    from rich.console import Console
 
+    from bit_backbone.commands.output import Output
     from bit_backbone.profiling import profile
 
     costs = profile(config, args.image_size, batch=args.batch, dtype=getattr(torch, args.dtype))
-    console = Console(highlight=False)
+    console = Output(highlight=False)
     height, width = args.image_size
     console.print(f"{args.variant} on {args.batch} x {height} x {width}, {args.dtype}")
     console.print(f"parameters              {costs.parameters / 1e6:10.2f} M    no head")

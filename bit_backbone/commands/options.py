@@ -29,7 +29,19 @@ def image_size(text: str) -> tuple[int, int]:
 
 
 def device_of(args: argparse.Namespace) -> str:
-    """Returns the device asked for, or the GPU, or the CPU where there is none."""
+    """Returns the device asked for, or the GPU, or the CPU where there is none.
+
+    Raises:
+        ValueError: torch finds no such device.
+    """
     import torch
 
-    return args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # the latter from builds without CUDA
+        raise ValueError(
+            f"--device names a device that torch finds here, such as cpu or cuda:0, got "
+            f"{device!r}: {str(error).splitlines()[0]}"
+        ) from error
+    return str(device)

@@ -105,11 +105,10 @@ def _announce(args: argparse.Namespace, train: int, test: int, settings: Any) ->
 def _report(
     args: argparse.Namespace, model: nn.Module, test_set: TrainingSet, metrics: dict[str, float]
 ) -> None:
-    from rich.console import Console
-
+    from bit_backbone.commands.output import Output
     from bit_backbone.detection.reports import metrics_table, save_comparison
 
-    Console().print(metrics_table(metrics, f"{len(test_set)} test images"))
+    Output().print(metrics_table(metrics, f"{len(test_set)} test images"))
     if args.pictures > 0:
         picture = args.output / PICTURE_NAME
         save_comparison(model, test_set, args.pictures, picture)
