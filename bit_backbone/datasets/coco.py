@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -118,11 +119,14 @@ class CocoFolder(torch.utils.data.Dataset[tuple[Tensor, Target]]):
         return [record["width"] / record["height"] for record in self._images]
 
     def document(self) -> dict[str, Any]:
-        """Returns the records that are used, crowds included, as COCO's evaluation reads them."""
-        objects = [object_ for objects in self._by_image.values() for object_ in objects]
+        """Returns the records that are used, crowds included, as COCO's evaluation reads them.
+
+        Annotations are numbered anew, from 1: an evaluator takes a match with id 0 for none.
+        """
+        objects = chain.from_iterable(self._by_image.values())
         records = {
             "images": self._images,
-            "annotations": objects,
+            "annotations": [object_ | {"id": i} for i, object_ in enumerate(objects, start=1)],
             "categories": self._categories,
         }
         # pycocotools writes into what it is given

@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,32 @@ def test_what_was_skipped_is_not_missed(coco_folder: Path) -> None:
     data = CocoFolder(coco_folder, on_invalid="skip")
     assert len(data.problems) == 1
     assert evaluate(Oracle(data), data)["box_AR"] == pytest.approx(1.0)
+
+
+@pytest.fixture(params=["faster_coco_eval", "pycocotools"])
+def coco_api(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Evaluate by one of the two packages."""
+    pytest.importorskip(request.param)
+    if request.param == "pycocotools":
+        monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
+
+
+def rewrite(folder: Path, change: Callable[[dict], None]) -> None:
+    """Changes the annotations of a folder, which are numbered as they stand in the list."""
+    content = json.loads((folder / "instances.json").read_text())
+    for number, annotation in enumerate(content["annotations"]):
+        annotation["id"] = number
+        change(annotation)
+    (folder / "instances.json").write_text(json.dumps(content))
+
+
+@pytest.mark.usefixtures("coco_api")
+def test_ids_from_zero_on_change_nothing(coco_folder: Path) -> None:
+    rewrite(coco_folder, lambda annotation: None)
+    data = CocoFolder(coco_folder, masks=True, keypoints=True)
+    metrics = evaluate(Oracle(data), data)
+    for kind in ("box", "mask", "keypoint"):
+        assert metrics[f"{kind}_AP"] == pytest.approx(1.0), kind
 
 
 def test_the_mode_of_the_model_is_kept(data: CocoFolder) -> None:
