@@ -26,7 +26,8 @@ class Annotations:
 
     Attributes:
         images: The images, in the file's order.
-        by_image: The annotations of each image id, with "area" and "iscrowd" filled in.
+        by_image: The annotations of each image id, with "area" and "iscrowd" filled in, and where
+            keypoints are asked for those of crowds (all 0) and "num_keypoints" (those labelled).
         categories: The categories, by ascending id.
         problems: What was left out, and why.
     """
@@ -151,7 +152,7 @@ class _Reader:
             if not problems:
                 seen.add(record["id"])
                 if image_id in self.sizes:
-                    self.found.by_image[image_id].append(_complete(record))
+                    self.found.by_image[image_id].append(self._complete(record))
 
     def _object_problems(
         self, record: dict[str, Any], width: int, height: int
@@ -179,7 +180,11 @@ class _Reader:
             Problem(kind, detail, file, image_id, annotation_id) for kind, detail in problems
         ]
 
-
-def _complete(record: dict[str, Any]) -> dict[str, Any]:
-    width, height = record["bbox"][2:]
-    return {"area": width * height, "iscrowd": 0} | record
+    def _complete(self, record: dict[str, Any]) -> dict[str, Any]:
+        width, height = record["bbox"][2:]
+        record = {"area": width * height, "iscrowd": 0} | record
+        if self.keypoints:
+            count = self.num_keypoints[record["category_id"]]
+            points = [0] * 3 * count if record["iscrowd"] else record["keypoints"]
+            record |= {"keypoints": points, "num_keypoints": sum(v > 0 for v in points[2::3])}
+        return record

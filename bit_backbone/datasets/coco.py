@@ -194,7 +194,7 @@ def _masks(objects: list[dict[str, Any]], height: int, width: int) -> Tensor:
 
 
 def _keypoints(objects: list[dict[str, Any]], count: int) -> Tensor:
-    rows = [[0] * 3 * count if o["iscrowd"] else o["keypoints"] for o in objects]
+    rows = [o["keypoints"] for o in objects]
     return torch.tensor(rows, dtype=torch.float32).reshape(-1, count, 3)
 
 

@@ -19,6 +19,18 @@ def test_a_sound_file(coco_files) -> None:
     assert (first["area"], second["area"], second["iscrowd"]) == (60, 40 * 30, 0)
 
 
+def test_keypoints_are_counted_and_those_of_crowds_filled_in(coco_files) -> None:
+    dog, cat = coco_files.content["annotations"]
+    dog |= {"iscrowd": 1, "keypoints": None}
+    cat["num_keypoints"] = 2
+    coco_files.write()
+    found = read_annotations(coco_files.file, coco_files.images, keypoints=True)
+    told = [(record["keypoints"], record["num_keypoints"]) for record in found.objects()]
+    assert told == [([0] * 6, 0), ([0, 0, 0, 20, 10, 2], 1)]
+    found = read_annotations(coco_files.file, coco_files.images)
+    assert [record.get("num_keypoints") for record in found.objects()] == [None, 2]
+
+
 @pytest.fixture
 def damaged(coco_files):
     """One image missing, one good object, one object with two problems, one of a lost image."""

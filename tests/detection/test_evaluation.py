@@ -105,6 +105,23 @@ def test_ids_from_zero_on_change_nothing(coco_folder: Path) -> None:
         assert metrics[f"{kind}_AP"] == pytest.approx(1.0), kind
 
 
+@pytest.mark.usefixtures("coco_api")
+@pytest.mark.parametrize("crowd_keypoints", [None, [1, 2]])
+def test_keypoints_are_evaluated_without_what_the_file_may_leave_out(
+    crowd_keypoints: list[int] | None, coco_folder: Path
+) -> None:
+    def leave_out(annotation: dict) -> None:
+        annotation.pop("num_keypoints", None)
+        if annotation["id"] == 1:
+            annotation |= {"iscrowd": 1, "keypoints": crowd_keypoints}
+            if crowd_keypoints is None:
+                del annotation["keypoints"]
+
+    rewrite(coco_folder, leave_out)
+    data = CocoFolder(coco_folder, keypoints=True)
+    assert evaluate(Oracle(data), data)["keypoint_AP"] == pytest.approx(1.0)
+
+
 def test_the_mode_of_the_model_is_kept(data: CocoFolder) -> None:
     for training in (True, False):
         model = Oracle(data).train(training)
