@@ -7,6 +7,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from bit_backbone.datasets.headers import size_problems
 from bit_backbone.datasets.problems import AnnotationError, Problem
 from bit_backbone.datasets.rules import (
     attribute_problems,
@@ -50,7 +51,7 @@ def read_annotations(
     keypoints: bool = False,
     on_invalid: str = "raise",
 ) -> Annotations:
-    """Reads and checks an annotation file.
+    """Reads and checks an annotation file, and the sizes of its images by their headers.
 
     Args:
         file: The JSON file.
@@ -73,6 +74,7 @@ def read_annotations(
     if reader.found.problems:
         raise AnnotationError(file, reader.found.problems, "No policy can skip a category.")
     reader.read_images(content["images"])
+    reader.check_sizes()
     reader.read_annotations(content["annotations"])
     if reader.found.problems and on_invalid == "raise":
         way_out = 'Correct the file, or pass on_invalid="skip" to go on without these records.'
@@ -137,6 +139,17 @@ class _Reader:
                 self.found.by_image[image_id] = []
             if is_id(image_id):
                 self.names.setdefault(image_id, str(name))
+
+    def check_sizes(self) -> None:
+        """Sorts out the images whose file has another size; goes before their annotations."""
+        images, self.found.images = self.found.images, []
+        for record, problems in size_problems(images, self.folder):
+            image_id = record["id"]
+            self._report(problems, record["file_name"], image_id)
+            if problems:
+                del self.sizes[image_id], self.found.by_image[image_id]
+            else:
+                self.found.images.append(record)
 
     def read_annotations(self, records: list[dict[str, Any]]) -> None:
         seen: set[int] = set()

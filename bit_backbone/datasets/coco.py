@@ -14,6 +14,7 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
 from bit_backbone.datasets.annotations import read_annotations
+from bit_backbone.datasets.headers import wrong_size
 from bit_backbone.datasets.masks import decode_mask, import_mask_api
 from bit_backbone.datasets.problems import AnnotationError, Problem, describe
 from bit_backbone.preprocessing.images import read
@@ -141,10 +142,8 @@ class CocoFolder(torch.utils.data.Dataset[tuple[Tensor, Target]]):
         pixels = F.to_dtype(F.to_image(image), torch.uint8, scale=True)
         height, width = pixels.shape[-2:]
         if (height, width) != (record["height"], record["width"]):
-            detail = (
-                f"annotated as {record['width']}x{record['height']}, the file is {width}x{height}"
-            )
-            problem = Problem("wrong size", detail, record["file_name"], record["id"])
+            kind, detail = wrong_size(record, width, height)
+            problem = Problem(kind, detail, record["file_name"], record["id"])
             raise AnnotationError(self.file, [problem], "Correct the file or remove the record.")
         return pixels.as_subclass(Tensor)
 

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 from pycocotools.coco import COCO
 from torchvision.models.detection import KeypointRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -183,7 +183,23 @@ def save_floats(path) -> None:
     Image.fromarray(np.full((30, 40), 0.2, np.float32)).save(path, format="TIFF")
 
 
-@pytest.mark.parametrize("save", [save_grey, save_palette, save_turned, save_floats])
+def save_turned_tiff(path) -> None:
+    Image.new("RGB", (30, 40), (51, 51, 51)).save(path, "TIFF", tiffinfo={0x0112: 6})
+
+
+def save_late_exif(path) -> None:
+    """Save a PNG whose orientation stands behind the pixels."""
+    save_turned(path)
+    data = path.read_bytes()
+    start = data.index(b"eXIf") - 4
+    end = start + 12 + int.from_bytes(data[start : start + 4], "big")
+    path.write_bytes(data[:start] + data[end:-12] + data[start:end] + data[-12:])
+
+
+SAVERS = [save_grey, save_palette, save_turned, save_floats, save_turned_tiff, save_late_exif]
+
+
+@pytest.mark.parametrize("save", SAVERS)
 def test_images_of_other_modes_and_orientations(save, coco_files) -> None:
     save(coco_files.images / "a.png")
     image, _ = CocoFolder(coco_files.write())[0]
@@ -191,10 +207,29 @@ def test_images_of_other_modes_and_orientations(save, coco_files) -> None:
     assert torch.allclose(image, torch.tensor(0.2))
 
 
-def test_an_image_of_another_size_is_told(coco_files) -> None:
-    Image.new("RGB", (30, 40)).save(coco_files.images / "a.png")
+@pytest.mark.parametrize("save", [save_turned, save_floats, save_turned_tiff])
+def test_a_size_annotated_as_the_pixels_lie_is_told_before_any_is_read(save, coco_files) -> None:
+    save(coco_files.images / "a.png")
+    upright = CocoFolder(coco_files.write())[0][0].shape[:0:-1]
+    coco_files.content["images"][0] |= {"width": upright[1], "height": upright[0]}
+    coco_files.write()
+    message = r"a.png \(image 7\): wrong size: annotated as 30x40, the file is 40x30 when turned"
+    with pytest.raises(AnnotationError, match=message):
+        CocoFolder(coco_files.root)
+    folder = CocoFolder(coco_files.root, on_invalid="skip")
+    assert [problem.kind for problem in folder.problems] == ["wrong size"]
+    assert [folder.file_name(i) for i in range(len(folder))] == ["b.png"]
+
+
+def test_sizes_are_found_without_decoding_an_image(coco_files, monkeypatch) -> None:
+    monkeypatch.setattr(ImageFile.ImageFile, "load", None)
+    assert len(CocoFolder(coco_files.write())) == 2
+
+
+def test_a_size_that_has_changed_since_is_told(coco_files) -> None:
     folder = CocoFolder(coco_files.write())
-    message = r"a.png \(image 7\): wrong size: annotated as 40x30, the file is 30x40"
+    Image.new("RGB", (31, 40)).save(coco_files.images / "a.png")
+    message = r"a.png \(image 7\): wrong size: annotated as 40x30, the file is 31x40\n"
     with pytest.raises(AnnotationError, match=message):
         folder[0]
 

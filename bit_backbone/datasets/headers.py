@@ -1,0 +1,67 @@
+"""Whether images have the sizes that their annotations say, mostly by their headers alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from PIL.ExifTags import Base
+
+from bit_backbone.preprocessing.images import decode
+from bit_backbone.progress import track
+from bit_backbone.training.processes import is_first_process
+
+THREADS = 8  # that wait for a disk; a header costs some 0.2 ms of computing
+SHOWN = 5000  # images from which on the progress is shown
+ON_ITS_SIDE = 5  # the EXIF orientations from this on exchange width and height
+
+
+def size_problems(
+    records: list[dict[str, Any]], folder: Path
+) -> Iterator[tuple[dict[str, Any], list[tuple[str, str]]]]:
+    """Yields each entry of ``images``, and (kind, detail) where its file has another size.
+
+    Files are taken upright, by their EXIF orientation. Those that cannot be read have no problem
+    here: reading them says what is wrong.
+    """
+    is_shown = len(records) >= SHOWN and is_first_process()
+    with ThreadPoolExecutor(THREADS) as pool:
+        sizes = pool.map(partial(_other_size, folder), records)
+        shown = track(sizes, "checking sizes", len(records), enabled=is_shown, transient=True)
+        for record, size in zip(records, shown, strict=True):
+            yield record, [] if size is None else [wrong_size(record, *size)]
+
+
+def wrong_size(record: dict[str, Any], width: int, height: int) -> tuple[str, str]:
+    """Returns kind and detail of the problem that an upright file has this size."""
+    detail = f"annotated as {record['width']}x{record['height']}, the file is {width}x{height}"
+    if (width, height) == (record["height"], record["width"]):
+        detail += " when turned upright by its EXIF orientation, if it has one"
+    return "wrong size", detail
+
+
+def _other_size(folder: Path, record: dict[str, Any]) -> tuple[int, int] | None:
+    """Returns width and height of an upright file, None where they are those annotated."""
+    path, annotated = folder / record["file_name"], (record["width"], record["height"])
+    try:
+        if _size_in_header(path) == annotated:
+            return None
+        # A header does not always tell: a PNG may have its orientation behind the pixels.
+        size = decode(path, str(path)).size
+    except Exception:  # of any kind: Pillow's plugins raise many on damaged files
+        return None
+    return None if size == annotated else size
+
+
+def _size_in_header(path: Path) -> tuple[int, int] | None:
+    with Image.open(path) as image:
+        if image.format == "TIFF":
+            return None  # whether Pillow has turned the size already depends on its version
+        # Not the method of a PNG, which decodes all of it in search of a late orientation.
+        orientation = Image.Image.getexif(image).get(Base.Orientation, 1)
+        width, height = image.size
+    return (height, width) if orientation >= ON_ITS_SIDE else (width, height)
