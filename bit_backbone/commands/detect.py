@@ -19,8 +19,8 @@ def add_parser(subparsers: Any) -> None:
         "detect",
         help="draw what a trained detector or segmenter finds in images",
         description="Prints the objects found in each image and writes NAME_detections.png. An "
-        "image that cannot be read or is too large for the memory is reported and skipped; the "
-        "exit status is then 3.",
+        "image that cannot be read, is too thin or too large for the memory is reported and "
+        "skipped; the exit status is then 3.",
     )
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
     parser.add_argument(
@@ -56,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
 
     from bit_backbone._files import atomic_path
     from bit_backbone.detection.drawing import draw_result
+    from bit_backbone.detection.models import check_image
     from bit_backbone.detection.runs import load_detector
     from bit_backbone.out_of_memory import fitting
 
@@ -67,6 +68,7 @@ def run(args: argparse.Namespace) -> int:
         try:
             with fitting("the image"), torch.inference_mode():
                 image = _read(path)
+                check_image(model, image)
                 (found,) = model([image.to(device)])
                 picture = draw_result(image, found, spec.categories, min_score=args.min_score)
         except (OSError, ValueError) as error:

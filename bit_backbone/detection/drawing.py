@@ -14,6 +14,7 @@ from torchvision.transforms.v2 import functional as F
 from bit_backbone.visualization import beside
 
 LEAST_SIDE = 320  # smaller photographs are enlarged, so that the text can be read
+ENLARGED_SIDE = 4 * LEAST_SIDE  # of the longer side: a strip is not enlarged beyond it
 GOLDEN_RATIO = 0.618034  # consecutive multiples lie far apart on the circle of hues
 MASK_OPACITY = 0.45
 GAP = 6
@@ -38,7 +39,8 @@ def draw_semantic(image: Tensor, semantic: Tensor, names: Sequence[str]) -> Imag
         names: Names of the classes, label 1 first.
 
     Returns:
-        The photograph, enlarged by a whole factor where its shorter side is below 320 pixels.
+        The photograph, enlarged by a whole factor where its shorter side is below 320 pixels, as
+        far as its longer side stays within 1280.
     """
     present = [int(k) for k in semantic.unique().tolist() if 0 < k <= len(names)]
     layers = torch.stack([semantic == label for label in present]) if present else ()
@@ -63,7 +65,8 @@ def draw_objects(
         min_score: Objects with a smaller score are left out.
 
     Returns:
-        The photograph, enlarged by a whole factor where its shorter side is below 320 pixels.
+        The photograph, enlarged by a whole factor where its shorter side is below 320 pixels, as
+        far as its longer side stays within 1280.
     """
     picture = F.to_pil_image(image.clamp(0, 1).cpu())
     kept = _kept(objects, len(names), min_score)
@@ -121,7 +124,8 @@ def _kept(objects: dict[str, Any], num_names: int, min_score: float) -> dict[str
 
 
 def _enlarged(picture: Image.Image) -> Image.Image:
-    zoom = max(1, round(LEAST_SIDE / min(picture.size)))
+    wanted, most = round(LEAST_SIDE / min(picture.size)), ENLARGED_SIDE // max(picture.size)
+    zoom = max(1, min(wanted, most))
     return picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.BICUBIC)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torchvision
-from torch import nn
+from torch import Tensor, nn
 from torchvision.models.detection import FCOS, KeypointRCNN, MaskRCNN, RetinaNet
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.segmentation import FCN, DeepLabV3
@@ -110,6 +110,30 @@ def check_name(name: str) -> None:
         )
     if name not in detectors() + segmenters():
         raise ValueError(f"{_known()}; got {name!r}")
+
+
+def check_image(model: nn.Module, image: Tensor) -> None:
+    """Refuses an image of which a detector's resizing leaves nothing; segmenters do not resize.
+
+    Args:
+        model: A detector or ``Segmenter``.
+        image: [3, H, W].
+
+    Raises:
+        ValueError: The image is too thin.
+    """
+    resizing: Any = getattr(model, "transform", None)
+    if resizing is None or resizing.fixed_size is not None:
+        return
+    height, width = image.shape[-2:]
+    shorter, longer = sorted((height, width))
+    # as torchvision computes it, to the bit
+    scale = min(resizing.min_size[-1] / shorter, resizing.max_size / longer)
+    if int(shorter * scale) < 1:
+        raise ValueError(
+            f"an image of {width}x{height} is too thin: the detector makes its longer side at most "
+            f"{resizing.max_size} pixels, which leaves none of the shorter one; cut it into pieces"
+        )
 
 
 def _known() -> str:

@@ -138,6 +138,16 @@ def test_a_drawn_box_stands_where_the_object_is(data: CocoFolder) -> None:
     assert picture.getpixel((x1, y2)) == colour_of(int(target["labels"][0]))
 
 
+@pytest.mark.parametrize(
+    ("size", "drawn"),
+    [((2, 2000), (2, 2000)), ((2000, 2), (2000, 2)), ((3, 300), (12, 1200)), ((1, 1), (320, 320))],
+)
+def test_a_strip_is_not_enlarged_without_bound(size: tuple, drawn: tuple) -> None:
+    nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
+    picture = draw_objects(torch.zeros(3, *size), nothing, ["thing"])
+    assert (picture.height, picture.width) == drawn
+
+
 @pytest.mark.parametrize(("label", "score"), [(0, 0.9), (1, 0.4)])
 def test_background_and_doubtful_objects_are_not_drawn(label: int, score: float) -> None:
     image = torch.zeros(3, 400, 400)

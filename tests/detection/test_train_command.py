@@ -12,6 +12,7 @@ from bit_backbone import cli
 from bit_backbone.datasets import DigitScenes, build_scenes
 from bit_backbone.detection import tasks, training
 from bit_backbone.detection.command import main
+from bit_backbone.detection.models import DetectorSpec, check_image
 from bit_backbone.detection.options import augmentations, build_parser, settings_of
 
 MODEL = ("--model", "fasterrcnn_bit_tiny_fpn", "--argument", "min_size=64")
@@ -167,19 +168,34 @@ def test_detect_draws_on_any_image(options: list[str], tmp_path: Path, capsys) -
     photos.mkdir()
     Image.new("L", (90, 70), 40).save(photos / "grey.png")
     (photos / "broken.jpg").write_text("no image")
-    given = [str(photos / name) for name in ("grey.png", "broken.jpg")]
+    Image.new("RGB", (9000, 2)).save(photos / "thin.png")  # 1333 x 0 in the detector
+    given = [str(photos / name) for name in ("thin.png", "grey.png", "broken.jpg")]
     capsys.readouterr()
     request = ["detect", *given, "--checkpoint", str(run), "--output", str(tmp_path / "drawn")]
     assert cli.main([*request, "--min-score", "0"]) == 3
     told = capsys.readouterr()
     assert f"skipped {photos / 'broken.jpg'}: " in told.err
-    assert "1 of 2 images, 1 failed" in told.out
+    assert f"skipped {photos / 'thin.png'}: an image of 9000x2 is too thin: " in told.err
+    assert "1 of 3 images, 2 failed" in told.out
     assert [path.name for path in (tmp_path / "drawn").iterdir()] == ["grey_detections.png"]
     with Image.open(tmp_path / "drawn" / "grey_detections.png") as picture:
         assert picture.size == (90 * 5, 70 * 5)
         assert len(picture.getcolors(1 << 20)) > 1  # something was drawn on the grey
-    assert cli.main(["detect", given[0], "--checkpoint", str(run / "last.pt")]) == 0
+    assert cli.main(["detect", given[1], "--checkpoint", str(run / "last.pt")]) == 0
     assert (photos / "grey_detections.png").exists()
+
+
+@pytest.mark.parametrize("size", [(1, 200), (200, 1), (1, 201), (2, 401), (1, 1)])
+def test_an_image_is_too_thin_just_where_resizing_fails(size: tuple) -> None:
+    model = DetectorSpec("fasterrcnn_bit_tiny_fpn", ("thing",), {"max_size": 200}).build()
+    image = torch.zeros(3, *size)
+    try:
+        model.eval().transform([image])
+    except RuntimeError:
+        with pytest.raises(ValueError, match="too thin: the detector makes its longer side at "):
+            check_image(model, image)
+    else:
+        check_image(model, image)
 
 
 @pytest.mark.parametrize(
