@@ -186,7 +186,18 @@ def open_set(args: argparse.Namespace, split: str, spec_name: str) -> TrainingSe
 
     Raises:
         AnnotationError: The annotations are wrong, and ``--on-invalid`` is "raise".
+        ValueError: There is no image.
     """
+    dataset = _open(args, split, spec_name)
+    if not len(dataset):
+        raise ValueError(
+            f"a {split} set has at least one image: {dataset.file} lists none that can be used; "
+            f"give another --{split} or --{split}-annotations"
+        )
+    return dataset
+
+
+def _open(args: argparse.Namespace, split: str, spec_name: str) -> TrainingSet:
     from bit_backbone.datasets.coco import CocoFolder
     from bit_backbone.datasets.semantic import SemanticFolder
     from bit_backbone.detection.models import is_segmenter, needs_keypoints, needs_masks

@@ -10,7 +10,7 @@ from rectangles import SMALL, write_coco
 
 from bit_backbone import cli
 from bit_backbone.datasets import DigitScenes, build_scenes
-from bit_backbone.detection import tasks, training
+from bit_backbone.detection import runs, tasks, training
 from bit_backbone.detection.command import main
 from bit_backbone.detection.models import DetectorSpec, check_image
 from bit_backbone.detection.options import augmentations, build_parser, settings_of
@@ -88,6 +88,32 @@ def test_bad_annotations_are_reported_with_file_and_id(
     path.write_text(json.dumps(content))
     assert main([*options, str(tmp_path / "run"), *RECIPE]) == 2
     assert f"{file} {ids}: " in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("model", ["fasterrcnn_bit_tiny_fpn", "fcn_bit"])
+@pytest.mark.parametrize(
+    ("split", "option"), [("train", []), ("test", []), ("test", ["--test-only"])]
+)
+def test_a_set_without_images_is_refused_before_training(
+    split: str,
+    option: list[str],
+    model: str,
+    options: list[str],
+    tmp_path: Path,
+    capsys,
+    monkeypatch,
+) -> None:
+    folder = Path(options[options.index(f"--{split}") + 1])
+    content = json.loads((folder / "instances.json").read_text())
+    content |= {"images": [], "annotations": []}
+    (folder / "instances.json").write_text(json.dumps(content))
+    spec = DetectorSpec(model, ("block", "bar"))
+    monkeypatch.setattr(runs, "load_detector", lambda *_: (torch.nn.Identity(), spec))
+    request = [*options, str(tmp_path / "run"), *RECIPE, "--model", model, *option]
+    assert main(request) == 2
+    told = capsys.readouterr().err
+    assert f"a {split} set has at least one image: {folder / 'instances.json'} lists none" in told
     assert not (tmp_path / "run").exists()
 
 
