@@ -50,7 +50,7 @@ def build_scenes(
 
     Args:
         scenes: What to draw.
-        output: The folder to make; its parents are made too.
+        output: The folder to make; its parents are made too, and links are followed.
         workers: Processes that draw. More than one needs the usual ``__main__`` guard in a script.
         quiet: Show no progress bar.
 
@@ -59,15 +59,21 @@ def build_scenes(
         images and annotations.
 
     Raises:
-        ValueError: ``output`` holds something else, or fewer than 1 worker is asked for.
+        ValueError: ``output`` holds something else or is a mount point, or fewer than 1 worker is
+            asked for.
         MissingExtraError: scikit-learn or scikit-image is missing.
         OSError: The folder cannot be written.
     """
-    target = Path(output).absolute()
+    target = Path(os.path.realpath(output))  # a folder cannot be renamed to a link
     if workers < 1:
         raise ValueError(f"workers should be at least 1; got {workers}")
     if manifest := _finished(target, scenes):
         return manifest
+    if os.path.ismount(target):
+        raise ValueError(
+            "the finished folder takes the place of an empty one, which a mount point cannot "
+            f"give up; got {target}: name a folder in it"
+        )
     with workspace(target) as folder:
         # Another process may have built the same scenes while this one waited for the workspace.
         if manifest := _finished(target, scenes):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -136,6 +137,27 @@ def test_a_strange_or_damaged_folder_is_refused(tmp_path) -> None:
 def test_an_empty_folder_is_filled(tmp_path) -> None:
     assert build_scenes(DigitScenes(num_images=1), tmp_path)["images"] == 1
     assert (tmp_path / "manifest.json").is_file()
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_link_to_an_empty_or_missing_folder_is_followed(exists, tmp_path) -> None:
+    real, link = tmp_path / "disk" / "real", tmp_path / "link"
+    if exists:
+        real.mkdir(parents=True)
+    link.symlink_to(real)
+    scenes = DigitScenes(num_images=1)
+    manifest = build_scenes(scenes, link)
+    assert link.is_symlink()
+    assert (real / "manifest.json").is_file()
+    assert [path.name for path in real.parent.iterdir()] == ["real"]
+    assert build_scenes(scenes, link) == manifest
+
+
+def test_a_mount_point_is_refused_before_drawing(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(os.path, "ismount", lambda path: path == tmp_path)
+    with pytest.raises(ValueError, match=r"a mount point cannot give up; got .*: name a folder in"):
+        build_scenes(DigitScenes(num_images=5000), tmp_path)
+    assert not list(tmp_path.parent.glob("*.partial"))
 
 
 def test_workers_below_one_are_refused(tmp_path) -> None:
