@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 import torch
@@ -38,7 +39,8 @@ def evaluate(
     Returns:
         ``mIoU`` over background and categories, ``mean_accuracy``, ``pixel_accuracy`` and
         ``IoU_background``, ``IoU_<category>``, ...; in 0..1, and -1 for a class that is neither
-        annotated nor predicted (which the means leave out).
+        annotated nor predicted (which the means leave out). Classes that share a name have their
+        label behind it: ``IoU_cat (3)``.
     """
     count = len(dataset.categories) + 1
     confusion = torch.zeros(count, count, dtype=torch.int64, device=group.device)
@@ -73,9 +75,15 @@ def summarize(confusion: Tensor, categories: tuple[str, ...]) -> dict[str, float
         "mean_accuracy": _mean(accuracies),
         "pixel_accuracy": _mean(hits.sum() / annotated.sum()),
     }
-    names = ("background", *categories)
+    names = _distinct(("background", *categories))
     shown = ious.nan_to_num(nan=-1.0).tolist()
     return metrics | {f"IoU_{name}": iou for name, iou in zip(names, shown, strict=True)}
+
+
+def _distinct(names: tuple[str, ...]) -> list[str]:
+    """Returns the names of the labels 0, 1, ..., with the label where several share one."""
+    counts = Counter(names)
+    return [n if counts[n] == 1 else f"{n} ({label})" for label, n in enumerate(names)]
 
 
 def _mean(values: Tensor) -> float:

@@ -246,6 +246,20 @@ def test_a_class_that_is_nowhere_is_left_out_of_the_mean() -> None:
     assert summarize(torch.zeros(3, 3, dtype=torch.int64), ("cat", "dog"))["mIoU"] == -1
 
 
+def test_classes_that_share_a_name_are_told_apart() -> None:
+    confusion = torch.tensor([[6, 2, 0, 0], [0, 4, 0, 0], [0, 0, 1, 1], [0, 0, 0, 3]])
+    metrics = summarize(confusion, ("cat", "background", "cat"))
+    ious = {name: value for name, value in metrics.items() if name.startswith("IoU_")}
+    assert ious == pytest.approx(
+        {
+            "IoU_background (0)": 6 / 8,
+            "IoU_cat (1)": 4 / 6,
+            "IoU_background (2)": 1 / 2,
+            "IoU_cat (3)": 3 / 4,
+        }
+    )
+
+
 def test_a_drawn_label_map_has_the_colours_of_its_classes() -> None:
     semantic = torch.zeros(400, 400, dtype=torch.int64)
     semantic[100:200, 100:200], semantic[300:, 300:] = 2, IGNORED
