@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bit_backbone.commands.options import SOME_FAILED, device_of
+from bit_backbone.detection.options import device_name
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,7 +37,9 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--min-score", type=_score, default=0.5, metavar="0..1", help="default %(default)s"
     )
-    parser.add_argument("--device", help="default: the GPU, or the CPU where there is none")
+    parser.add_argument(
+        "--device", type=device_name, help="default: the GPU, or the CPU where there is none"
+    )
     parser.set_defaults(func=run)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with fitting("the command"):
             return _test_only(args) if args.test_only else _train(args)
+    except KeyboardInterrupt:  # outside of training, which saves first
+        print("train_torchvision.py: interrupted", file=sys.stderr)
+        return SIGNALLED + signal.SIGINT
     except (ValueError, OSError, MissingExtraError) as error:
         print(f"train_torchvision.py: error: {error}", file=sys.stderr)
         return USAGE_ERROR

@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bit_backbone.commands.options import positive
 from bit_backbone.detection.settings import OPTIMIZERS, DetectionSettings
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     option("--output", type=Path, required=True, metavar="RUN", help="folder of the run")
     option("--test-only", action="store_true", help="evaluate RUN as it was last saved")
     option("--pictures", type=int, default=6, metavar="N", help="test images drawn (default 6)")
-    option("--device", help="default: the GPU, or the CPU where there is none")
+    option("--device", type=device_name, help="default: the GPU, or the CPU where there is none")
     _add_model_options(parser.add_argument_group("model"))
     _add_data_options(parser.add_argument_group("data, in COCO's format"))
     _add_recipe_options(parser.add_argument_group("recipe"))
@@ -91,7 +93,7 @@ def _add_data_options(group: Any) -> None:
 def _add_recipe_options(group: Any) -> None:
     defaults = {field.name: field.default for field in dataclasses.fields(DetectionSettings)}
     length = group.add_mutually_exclusive_group()
-    length.add_argument("--epochs", type=float, help=f"default {DEFAULT_EPOCHS}")
+    length.add_argument("--epochs", type=_epochs, help=f"default {DEFAULT_EPOCHS}")
     length.add_argument("--steps", type=int, metavar="N")
     option = group.add_argument
     option("--optimizer", choices=OPTIMIZERS, default=defaults["optimizer"])
@@ -113,11 +115,41 @@ def _add_recipe_options(group: Any) -> None:
         metavar="N",
         help="default: a tenth of the steps, at most 100",
     )
-    numbers = ("batch_size", "base_lr", "momentum", "weight_decay", "clip_norm")
+    images = defaults["batch_size"]
+    option("--batch-size", type=positive, default=images, metavar="N", help=f"default {images}")
+    numbers = ("base_lr", "momentum", "weight_decay", "clip_norm")
     for name in (*numbers, "seed", "workers", "save_every"):
         flag, value = f"--{name.replace('_', '-')}", defaults[name]
         option(flag, type=type(value), default=value, metavar="N", help=f"default {value}")
     option("--eval-every", type=int, metavar="STEPS", help="default: at the end alone")
+
+
+def device_name(text: str) -> str:
+    """Parses the name of a device that torch knows and this machine has, for argparse."""
+    import torch
+
+    try:
+        device = torch.device(text)
+    except RuntimeError:
+        raise argparse.ArgumentTypeError(
+            f'a device has a name of torch, such as "cpu", "cuda" or "cuda:1"; got {text!r}'
+        ) from None
+    count = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise argparse.ArgumentTypeError(
+            f"torch finds {count} GPUs here, which are cuda:0, cuda:1, ...; got {text!r}"
+        )
+    return text
+
+
+def _epochs(text: str) -> float:
+    try:
+        epochs = float(text)
+    except ValueError:
+        epochs = math.nan
+    if not 0 < epochs < math.inf:
+        raise argparse.ArgumentTypeError(f"a finite number above 0, got {text!r}")
+    return epochs
 
 
 def _argument(text: str) -> tuple[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -13,7 +14,11 @@ from bit_backbone.datasets import DigitScenes, build_scenes
 from bit_backbone.detection import runs, tasks, training
 from bit_backbone.detection.command import main
 from bit_backbone.detection.models import DetectorSpec, check_image
-from bit_backbone.detection.options import augmentations, build_parser, settings_of
+from bit_backbone.detection.options import (
+    augmentations,
+    build_parser,
+    settings_of,
+)
 
 MODEL = ("--model", "fasterrcnn_bit_tiny_fpn", "--argument", "min_size=64")
 RECIPE = ("--steps", "2", "--batch-size", "2", "--warmup-steps", "1", "--pictures", "2")
@@ -138,6 +143,36 @@ def test_a_wrong_option_is_an_error(
     assert message in told
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--batch-size", "0"], "a whole number of at least 1, got '0'"),
+        (["--batch-size", "-4"], "a whole number of at least 1, got '-4'"),
+        (["--epochs", "inf"], "a finite number above 0, got 'inf'"),
+        (["--epochs", "nan"], "a finite number above 0, got 'nan'"),
+        (["--epochs", "0"], "a finite number above 0, got '0'"),
+        (["--epochs", "many"], "a finite number above 0, got 'many'"),
+        (["--device", "nope"], "'cpu', 'cuda' or 'cuda:1'; got 'nope'"),
+        (["--device", "cuda:99"], "GPUs here, which are cuda:0, cuda:1, ...; got 'cuda:99'"),
+    ],
+)
+def test_a_value_that_no_run_can_have_is_a_usage_error(given, message: str, capsys) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["--output", "run", *given])
+    assert message in capsys.readouterr().err.replace('"', "'")
+
+
+def test_an_interrupted_test_is_told_in_a_line(
+    options: list[str], tmp_path: Path, capsys, monkeypatch
+) -> None:
+    run = [*options, str(tmp_path / "run"), *RECIPE, "--pictures", "0"]
+    assert main(run) == 0
+    monkeypatch.setattr(tasks, "evaluate_on", Mock(side_effect=KeyboardInterrupt))
+    capsys.readouterr()
+    assert main([*run, "--test-only"]) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "train_torchvision.py: interrupted"
+
+
 @pytest.mark.parametrize("text", ["min_size", "min_size=", "feature_norm=preact"])
 def test_an_argument_that_is_no_json_is_a_usage_error(text: str, capsys) -> None:
     with pytest.raises(SystemExit, match="2"):
@@ -235,6 +270,12 @@ def test_detect_says_what_is_wrong(images: list[str], message: str, tmp_path: Pa
     request = ["detect", *images, "--checkpoint", str(tmp_path), "--output", "drawn"]
     assert cli.main(request) == 2
     assert message in capsys.readouterr().err
+
+
+def test_detect_refuses_a_device_that_is_none(capsys) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["detect", "a.png", "--checkpoint", "run", "--device", "nope"])
+    assert "a device has a name of torch" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("score", ["1.5", "-0.1", "nan", "high"])
