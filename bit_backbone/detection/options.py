@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import json
 import math
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -170,9 +171,14 @@ def detector_arguments(args: argparse.Namespace) -> dict[str, Any]:
         arguments["variant"] = (
             json.loads(Path(args.variant).read_text()) if is_file else args.variant
         )
-    for name in ("weights_backbone", "trainable_backbone_layers"):
-        if getattr(args, name) is not None:
-            arguments[name] = getattr(args, name)
+    if args.trainable_backbone_layers is not None:
+        arguments["trainable_backbone_layers"] = args.trainable_backbone_layers
+    if args.weights_backbone is not None:
+        # The run records it: in one form, and good in any folder. Other names are no files.
+        is_local = os.path.exists(args.weights_backbone)
+        arguments["weights_backbone"] = (
+            os.path.abspath(args.weights_backbone) if is_local else args.weights_backbone
+        )
     return arguments
 
 

@@ -17,6 +17,7 @@ from bit_backbone.detection.models import DetectorSpec, check_image
 from bit_backbone.detection.options import (
     augmentations,
     build_parser,
+    detector_arguments,
     settings_of,
 )
 
@@ -160,6 +161,21 @@ def test_a_value_that_no_run_can_have_is_a_usage_error(given, message: str, caps
     with pytest.raises(SystemExit, match="2"):
         main(["--output", "run", *given])
     assert message in capsys.readouterr().err.replace('"', "'")
+
+
+@pytest.mark.parametrize("form", ["cktiny", "./cktiny", "../here/cktiny", "{}/cktiny"])
+def test_a_local_checkpoint_is_recorded_in_one_form(form: str, tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "here" / "cktiny").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    given = ["--output", "run", "--weights-backbone", form.format(tmp_path / "here")]
+    arguments = detector_arguments(build_parser().parse_args(given))
+    assert arguments == {"weights_backbone": str(tmp_path / "here" / "cktiny")}
+
+
+def test_a_published_checkpoint_is_recorded_by_its_name() -> None:
+    given = ["--output", "run", "--weights-backbone", "BiT-M-R50x1"]
+    arguments = detector_arguments(build_parser().parse_args(given))
+    assert arguments == {"weights_backbone": "BiT-M-R50x1"}
 
 
 def test_an_interrupted_test_is_told_in_a_line(
