@@ -8,7 +8,6 @@ import sys
 from types import ModuleType
 
 import pytest
-from PIL import Image
 
 import bit_backbone
 from bit_backbone import cli
@@ -130,8 +129,11 @@ def test_a_file_name_that_is_no_text_is_printed_escaped() -> None:
 
 
 @pytest.mark.parametrize("device", ["nonsense", "cuda:99"])
-def test_a_device_that_is_not_there(device, tmp_path, capsys) -> None:
-    Image.new("RGB", (32, 32)).save(tmp_path / "photo.png")
-    output = ["--output", str(tmp_path / "out")]
-    assert cli.main(["extract", str(tmp_path), *output, "--device", device]) == 2
+@pytest.mark.parametrize(
+    "command",
+    ["extract . --output out", "classify . --checkpoint bit", "detect . --checkpoint run"],
+)
+def test_a_device_that_is_not_there(command, device, capsys) -> None:
+    with pytest.raises(SystemExit):
+        cli.main([*command.split(), "--device", device])
     assert f"such as cpu or cuda:0, got {device!r}: " in capsys.readouterr().err

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bit_backbone.commands.networks import refuse_run
-from bit_backbone.commands.options import SOME_FAILED, device_of, positive
+from bit_backbone.commands.options import SOME_FAILED, add_device_option, device_of, positive
 
 if TYPE_CHECKING:
     from bit_backbone.checkpoints import LoadReport
@@ -51,7 +51,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--workers", type=int, default=0, metavar="N", help="processes that read images, default 0"
     )
-    parser.add_argument("--device", help="default: the GPU, or the CPU where there is none")
+    add_device_option(parser)
     parser.set_defaults(func=run)
 
 

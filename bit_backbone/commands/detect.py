@@ -7,8 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bit_backbone.commands.options import SOME_FAILED, device_of
-from bit_backbone.detection.options import device_name
+from bit_backbone.commands.options import SOME_FAILED, add_device_option, device_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,9 +36,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--min-score", type=_score, default=0.5, metavar="0..1", help="default %(default)s"
     )
-    parser.add_argument(
-        "--device", type=device_name, help="default: the GPU, or the CPU where there is none"
-    )
+    add_device_option(parser)
     parser.set_defaults(func=run)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 SOME_FAILED = 3  # exit status of a batch job that skipped something
 
@@ -28,20 +29,28 @@ def image_size(text: str) -> tuple[int, int]:
     return size
 
 
-def device_of(args: argparse.Namespace) -> str:
-    """Returns the device asked for, or the GPU, or the CPU where there is none.
+def add_device_option(group: Any) -> None:
+    """Adds ``--device``, which ``device_of`` reads."""
+    group.add_argument(
+        "--device", type=_device, help="default: the GPU, or the CPU where there is none"
+    )
 
-    Raises:
-        ValueError: torch finds no such device.
-    """
+
+def _device(text: str) -> str:
     import torch
 
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # the latter from builds without CUDA
-        raise ValueError(
-            f"--device names a device that torch finds here, such as cpu or cuda:0, got "
-            f"{device!r}: {str(error).splitlines()[0]}"
-        ) from error
-    return str(device)
+        torch.empty(0, device=text)
+    except (RuntimeError, AssertionError) as error:  # the latter of a torch without CUDA
+        raise argparse.ArgumentTypeError(
+            f"a device that torch finds here, such as cpu or cuda:0, got {text!r}: "
+            f"{str(error).splitlines()[0]}"
+        ) from None
+    return text
+
+
+def device_of(args: argparse.Namespace) -> str:
+    """Returns the device asked for, or the GPU, or the CPU where there is none."""
+    import torch
+
+    return args.device or ("cuda" if torch.cuda.is_available() else "cpu")

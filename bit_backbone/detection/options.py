@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bit_backbone.commands.options import positive
+from bit_backbone.commands.options import add_device_option, positive
 from bit_backbone.detection.settings import OPTIMIZERS, DetectionSettings
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     option("--output", type=Path, required=True, metavar="RUN", help="folder of the run")
     option("--test-only", action="store_true", help="evaluate RUN as it was last saved")
     option("--pictures", type=int, default=6, metavar="N", help="test images drawn (default 6)")
-    option("--device", type=device_name, help="default: the GPU, or the CPU where there is none")
+    add_device_option(parser)
     _add_model_options(parser.add_argument_group("model"))
     _add_data_options(parser.add_argument_group("data, in COCO's format"))
     _add_recipe_options(parser.add_argument_group("recipe"))
@@ -123,24 +123,6 @@ def _add_recipe_options(group: Any) -> None:
         flag, value = f"--{name.replace('_', '-')}", defaults[name]
         option(flag, type=type(value), default=value, metavar="N", help=f"default {value}")
     option("--eval-every", type=int, metavar="STEPS", help="default: at the end alone")
-
-
-def device_name(text: str) -> str:
-    """Parses the name of a device that torch knows and this machine has, for argparse."""
-    import torch
-
-    try:
-        device = torch.device(text)
-    except RuntimeError:
-        raise argparse.ArgumentTypeError(
-            f'a device has a name of torch, such as "cpu", "cuda" or "cuda:1"; got {text!r}'
-        ) from None
-    count = torch.cuda.device_count()
-    if device.type == "cuda" and (device.index or 0) >= count:
-        raise argparse.ArgumentTypeError(
-            f"torch finds {count} GPUs here, which are cuda:0, cuda:1, ...; got {text!r}"
-        )
-    return text
 
 
 def _epochs(text: str) -> float:

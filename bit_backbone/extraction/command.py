@@ -12,7 +12,7 @@ from bit_backbone.commands.networks import (
     add_weights_options,
     backbone_of,
 )
-from bit_backbone.commands.options import SOME_FAILED, device_of, positive
+from bit_backbone.commands.options import SOME_FAILED, add_device_option, device_of, positive
 
 if TYPE_CHECKING:
     from bit_backbone.extraction.run import Engine
@@ -110,7 +110,7 @@ def _add_engine_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="compile the network, which takes half a minute or more",
     )
-    group.add_argument("--device", help="default: the GPU, or the CPU where there is none")
+    add_device_option(group)
     group = parser.add_argument_group("engine")
     group.add_argument(
         "--engine",

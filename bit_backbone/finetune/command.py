@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bit_backbone.commands.networks import refuse_run
-from bit_backbone.commands.options import image_size, positive
+from bit_backbone.commands.options import add_device_option, image_size, positive
 from bit_backbone.finetune.hyperrule import BASE_LEARNING_RATE, BATCH_SIZE, Resolution, resolution
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def add_parser(subparsers: Any) -> None:
     _add_data_options(parser)
     _add_recipe_options(parser)
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="loaders, default 0")
-    parser.add_argument("--device", help="default: the GPU, or the CPU where there is none")
+    add_device_option(parser)
     parser.set_defaults(func=run)
 
 

@@ -153,8 +153,8 @@ def test_a_wrong_option_is_an_error(
         (["--epochs", "nan"], "a finite number above 0, got 'nan'"),
         (["--epochs", "0"], "a finite number above 0, got '0'"),
         (["--epochs", "many"], "a finite number above 0, got 'many'"),
-        (["--device", "nope"], "'cpu', 'cuda' or 'cuda:1'; got 'nope'"),
-        (["--device", "cuda:99"], "GPUs here, which are cuda:0, cuda:1, ...; got 'cuda:99'"),
+        (["--device", "nope"], "such as cpu or cuda:0, got 'nope'"),
+        (["--device", "cuda:99"], "such as cpu or cuda:0, got 'cuda:99'"),
     ],
 )
 def test_a_value_that_no_run_can_have_is_a_usage_error(given, message: str, capsys) -> None:
@@ -286,12 +286,6 @@ def test_detect_says_what_is_wrong(images: list[str], message: str, tmp_path: Pa
     request = ["detect", *images, "--checkpoint", str(tmp_path), "--output", "drawn"]
     assert cli.main(request) == 2
     assert message in capsys.readouterr().err
-
-
-def test_detect_refuses_a_device_that_is_none(capsys) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        cli.main(["detect", "a.png", "--checkpoint", "run", "--device", "nope"])
-    assert "a device has a name of torch" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("score", ["1.5", "-0.1", "nan", "high"])
