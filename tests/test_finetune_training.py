@@ -1,8 +1,11 @@
 """Fine-tuning runs: learning, resuming, splitting, distributing and stopping."""
 
+import dataclasses
 import json
+import math
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -281,7 +284,18 @@ def test_a_run_is_resumed_with_its_own_recipe(tmp_path, changes, message):
         ({"base_lr": 0.0}, "base learning rate is positive, got 0.0"),
         ({"batch_size": 7}, "share even, for mixup, that is, of 2; got 7"),
         ({"batch_split": 9}, "batch_split is at most the batch of one process, 8, got 9"),
-        ({"base_lr": 1e30, "steps": 40}, "the loss of step .* is nan; a smaller base_lr"),
+        ({"mixup_alpha": math.nan}, "mixup_alpha is a finite number, got nan"),
+        ({"mixup_alpha": math.inf}, "mixup_alpha is a finite number, got inf"),
+        ({"base_lr": math.inf}, "base_lr is a finite number, got inf"),
+        (
+            {"base_lr": 1e30, "steps": 40},
+            r"the loss of step .* is nan; start anew in another folder, with a base_lr smaller "
+            r"than 1e\+30: this run resumes with its own recipe alone",
+        ),
+        (
+            {"base_lr": 1e30, "steps": 40, "precision": "bfloat16"},
+            r"smaller than 1e\+30 or with precision float32 instead of bfloat16",
+        ),
     ],
 )
 def test_settings_that_are_refused(tmp_path, settings, message):
@@ -296,3 +310,18 @@ def test_a_damaged_state_is_refused(tmp_path):
         path.write_bytes(content)
         with pytest.raises(ValueError, match="holds no state of a training run"):
             run(tmp_path, steps=1)
+
+
+def test_a_full_disk_is_an_error_of_the_system_and_leaves_the_last_state(tmp_path):
+    run(tmp_path, steps=1)
+    before = (tmp_path / "last.pt").read_bytes()
+    larger = dataclasses.replace(final(tmp_path), extra={"more": torch.zeros(100_000)})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before), limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            larger.save(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (tmp_path / "last.pt").read_bytes() == before
+    assert not list(tmp_path.glob(".last.pt.*"))

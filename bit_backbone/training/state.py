@@ -35,9 +35,19 @@ class RunState:
     extra: dict[str, Any]
 
     def save(self, folder: Path) -> None:
-        """Writes the state, in place of the last one."""
-        with atomic_path(folder / STATE_NAME) as temporary:
-            torch.save(vars(self), temporary)
+        """Writes the state, in place of the last one.
+
+        Raises:
+            OSError: It cannot be written, as on a full disk; the last one is kept.
+        """
+        with atomic_path(folder / STATE_NAME) as temporary, temporary.open("wb") as file:
+            try:
+                torch.save(vars(self), file)
+            except RuntimeError as error:  # which torch makes of the file's own
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise
+            file.flush()  # before atomic_path syncs
 
     @classmethod
     def load(cls, folder: Path) -> RunState | None:
