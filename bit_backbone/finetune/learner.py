@@ -77,8 +77,9 @@ class Learner:
         mean = self.group.sum(loss).item() / self.group.world_size
         if not np.isfinite(mean) and not self.scaler.is_enabled():
             raise ValueError(
-                f"the loss of step {step} is {mean}; a smaller base_lr, or precision float32, may "
-                "help: the last saved state is still there"
+                f"the loss of step {step} is {mean}; start anew in another folder, with a base_lr "
+                f"smaller than {self.settings.base_lr:g}{_or_exactly(self.settings.precision)}: "
+                "this run resumes with its own recipe alone"
             )
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -106,3 +107,7 @@ class Learner:
         with self.autocast():
             (logits,) = self.network(images, output_hidden_states=False, return_dict=False)
         return F.cross_entropy(logits.to(images.dtype), targets)
+
+
+def _or_exactly(precision: str) -> str:
+    return "" if precision == "float32" else f" or with precision float32 instead of {precision}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,11 +61,14 @@ class FineTuneSettings:
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise ValueError(f"{name} is at least 0, got {value}")
+        for name in ("base_lr", "mixup_alpha"):
+            value = getattr(self, name)
+            if value is not None and not math.isfinite(value):
+                raise ValueError(f"{name} is a finite number, got {value}")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum lies in [0, 1), got {self.momentum}")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision is one of {', '.join(PRECISIONS)}, got {self.precision!r}")
-
         if self.fsdp and self.precision == "float16":
             raise ValueError(
                 "fsdp reduces gradients before they are unscaled; take bfloat16, got float16"
