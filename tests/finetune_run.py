@@ -36,9 +36,12 @@ class Examples:
         return image.to(torch.get_default_dtype()), label
 
 
-def make_model(**overrides: object) -> BitForImageClassification:
-    torch.manual_seed(5)
-    return BitForImageClassification(CONFIG, **overrides)
+def make_model(seed: int = 5, zero: bool = False, **overrides: object) -> BitForImageClassification:
+    torch.manual_seed(seed)
+    model = BitForImageClassification(CONFIG, **overrides)
+    if zero:
+        model.reset_classifier(CONFIG.num_labels, zero=True)
+    return model
 
 
 def main() -> None:

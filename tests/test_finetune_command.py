@@ -1,5 +1,6 @@
 """bit-backbone finetune: from folders of images to a saved classifier."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -171,6 +172,29 @@ def test_another_preparation_is_no_resumption(folders, capsys):
     assert command(folders, "--steps", "1") == 0
     assert command(folders, "--steps", "1", "--no-flip") == 2
     assert "with another recipe (flip True -> False)" in capsys.readouterr().err
+
+
+def test_another_checkpoint_or_head_is_no_resumption(folders, capsys):
+    same = dataclasses.replace(TINY, global_padding="same")
+    model = BitForImageClassification.from_pretrained(folders / "checkpoint")
+    BitForImageClassification(TINY).save_pretrained(folders / "other")
+    padded = BitForImageClassification(same)
+    padded.load_state_dict(model.state_dict())
+    padded.save_pretrained(folders / "padded")
+    assert command(folders, "--steps", "1") == 0
+    capsys.readouterr()
+    for options, message in (
+        ({"checkpoint": "other"}, "initial_weights '"),
+        ({"checkpoint": "padded"}, "(network.global_padding None -> 'same')"),
+    ):
+        assert command(folders, "--steps", "1", **options) == 2
+        assert message in capsys.readouterr().err
+    assert command(folders, "--steps", "1", "--head", "random") == 2
+    assert "zero_head True -> False" in capsys.readouterr().err
+    saved = BitForImageClassification.from_pretrained(folders / "run" / "model")
+    assert saved.config.global_padding is None
+    model.save_pretrained(folders / "copy")
+    assert command(folders, "--steps", "1", checkpoint="copy") == 0
 
 
 def test_a_broken_image_is_named(folders, capsys):

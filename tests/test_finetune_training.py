@@ -139,7 +139,8 @@ def test_a_broken_run_resumes_bit_for_bit(tmp_path, precision):
     assert_same_state(tmp_path / "broken", tmp_path / "whole")
     logs = [read_log(tmp_path / name / "log.jsonl") for name in ("broken", "whole")]
     assert logs[0] == logs[1]
-    again = run(tmp_path / "broken", model=make_model(), **options)  # has nothing left to do
+    model = make_model(drop_path_rate=0.2)
+    again = run(tmp_path / "broken", model=model, **options)  # has nothing left to do
     assert again.metrics == result.metrics
     assert all(p.dtype == torch.float32 for p in final(tmp_path / "broken").model.values())
 
@@ -265,12 +266,45 @@ def test_the_rules_defaults(tmp_path):
         ({"base_lr": 0.1}, r"at step 12 with another recipe \(base_lr 0.05 -> 0.1\); give it the"),
         ({"seed": 1, "steps": 9}, r"\(seed 0 -> 1, steps 12 -> 9\)"),
         ({"examples": Examples(22)}, r"\(num_examples 21 -> 22\)"),
+        (
+            {"model": make_model(global_padding="same")},
+            r"\(network.global_padding None -> 'same'\)",
+        ),
+        ({"model": make_model(seed=6)}, r"\(initial_weights '\w{16}' -> '\w{16}'\)"),
+        ({"model": make_model(zero=True)}, r"\(initial_weights .*, zero_head False -> True\)"),
     ],
 )
 def test_a_run_is_resumed_with_its_own_recipe(tmp_path, changes, message):
     run(tmp_path)
     with pytest.raises(ValueError, match=message):
         run(tmp_path, **changes)
+
+
+def test_a_model_that_a_run_has_trained_goes_on_with_it(tmp_path):
+    run(tmp_path / "whole")
+    model = make_model()
+    with pytest.raises(OSError, match="the disk is gone"):
+        run(tmp_path / "broken", Failing(8 * 7 + 3), model)
+    run(tmp_path / "broken", model=model)  # its weights are those of step 7, the state's of step 6
+    assert_same_state(tmp_path / "broken", tmp_path / "whole")
+    loaded = make_model(seed=6)
+    loaded.load_state_dict(final(tmp_path / "broken").model)
+    assert run(tmp_path / "broken", model=loaded).step == SETTINGS["steps"]
+    with pytest.raises(ValueError, match=r"another recipe \(initial_weights"):
+        run(tmp_path / "broken", model=make_model(seed=6))
+    run(tmp_path / "next", model=model)
+    with pytest.raises(ValueError, match=r"another recipe \(initial_weights"):
+        run(tmp_path / "next")  # which began with trained weights
+
+
+def test_a_run_of_a_version_that_recorded_no_start_goes_on_with_a_warning(tmp_path, caplog):
+    run(tmp_path, steps=1)
+    state = final(tmp_path)
+    unknown = ("network", "zero_head", "initial_weights")
+    recipe = {name: value for name, value in state.recipe.items() if name not in unknown}
+    dataclasses.replace(state, recipe=recipe).save(tmp_path)
+    assert run(tmp_path, steps=1).step == 1
+    assert "did not record the weights and the network that it started from" in caplog.text
 
 
 @pytest.mark.parametrize(

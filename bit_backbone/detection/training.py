@@ -106,7 +106,9 @@ class _Run:
             train_set.aspect_ratios(), settings.batch_size, settings.seed, range(0), group
         )
         self.store = RunStore(folder, group, settings.fsdp)
-        saved = self.store.open(self.recipe)
+        saved = self.store.open()
+        if saved is not None:
+            self.store.check_recipe(saved, self.recipe)
         self.step = 0 if saved is None else saved.step
         self.learner = Learner(self._model(spec, saved), settings, group)
         if saved is not None:

@@ -16,6 +16,13 @@ from bit_backbone._workers import serve_parent
 from bit_backbone.finetune.evaluation import Metrics, evaluate
 from bit_backbone.finetune.learner import Learner
 from bit_backbone.finetune.settings import FineTuneSettings
+from bit_backbone.finetune.start import (
+    has_trained,
+    note_training,
+    same_weights,
+    start_of_run,
+    with_known_start,
+)
 from bit_backbone.heads import BitForImageClassification
 from bit_backbone.training.processes import Interruption, ProcessGroup, process_group
 from bit_backbone.training.progress import Progress
@@ -59,7 +66,9 @@ def finetune(
 
     Args:
         model: The classifier, with a head for the data set's classes; it is trained in place.
-            With FSDP it is sharded afterwards, and ``last.pt`` holds its weights.
+            With FSDP it is sharded afterwards, and ``last.pt`` holds its weights. A run is
+            resumed with the network and the weights that it started from, or with those that it
+            has reached.
         train_set: Map-style data set of (image [C, H, W], class), ready for the network.
         folder: Of the run; receives ``last.pt``, ``log.jsonl`` and, where tensorboard is
             installed, its event files; with FSDP ``last.pt`` at the end, and a folder of shards
@@ -106,15 +115,27 @@ class _Run:
         self.recipe = settings.recipe() | {
             "num_examples": len(train_set),
             "num_labels": model.num_labels,
+            **start_of_run(model, group),
             **facts,
         }
         self.store = RunStore(folder, group, settings.fsdp)
-        saved = self.store.open(self.recipe)
+        saved = self.store.open()
+        if saved is not None:
+            self._check_resumption(model, saved)
+        note_training(model, folder)
         self.step = 0 if saved is None else saved.step
         self.learner = Learner(model, settings, alpha, group)
         if saved is not None:
             self.store.restore(self.learner.model, self.learner.optimizer)
             self.learner.scaler.load_state_dict(saved.extra)
+
+    def _check_resumption(self, model: BitForImageClassification, saved: Facts) -> None:
+        weights = self.store.weights
+        is_of_run = has_trained(model, self.folder)
+        if saved.recipe.get("initial_weights") != self.recipe["initial_weights"]:
+            is_of_run |= weights is not None and same_weights(model, weights)
+        self.recipe = with_known_start(self.recipe, saved.recipe, is_of_run, self.folder)
+        self.store.check_recipe(saved, self.recipe)
 
     def _save(self) -> None:
         self.store.save(self._facts(), self.learner.model, self.learner.optimizer)

@@ -57,6 +57,21 @@ class ProcessGroup:
         dist.all_gather_object(values, value)
         return values
 
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Ends in every process or in none: the first error of one is raised in all of them.
+
+        Without it, the others would wait for a process that has given up.
+        """
+        error = None
+        try:
+            yield
+        except Exception as own:
+            error = own
+        for first in (error, *self.gather(error)):
+            if first is not None:
+                raise first
+
     def barrier(self) -> None:
         """Waits until every process is here."""
         if self.world_size > 1:

@@ -55,29 +55,38 @@ class RunStore:
         self.folder, self.group, self.sharded = folder, group, sharded
         self._state: RunState | None = None
 
-    def open(self, recipe: Mapping[str, Any]) -> Facts | None:
+    def open(self) -> Facts | None:
         """Reads the facts of the last state, and removes what killed processes left behind.
-
-        Args:
-            recipe: The run's.
 
         Returns:
             None where nothing is saved.
 
         Raises:
-            ValueError: The state is damaged, of another recipe, or of a run with or without FSDP
-                unlike this one.
+            ValueError: The state is damaged, or of a run with or without FSDP unlike this one.
         """
-        if self.group.is_first:
-            self._tidy()
-        self.group.barrier()
-        shards = self._shards()
-        self._state = None if self.sharded and shards else RunState.load(self.folder)
-        if self._state is None and not shards:
-            return None
-        facts = self._facts(shards)
-        RunState(facts.step, facts.recipe, {}, {}, {}).check_recipe(dict(recipe), self.folder)
-        return facts
+        with self.group.together():
+            if self.group.is_first:
+                self._tidy()
+        with self.group.together():
+            shards = self._shards()
+            self._state = None if self.sharded and shards else RunState.load(self.folder)
+            nothing = self._state is None and not shards
+            return None if nothing else self._facts(shards)
+
+    def check_recipe(self, saved: Facts, recipe: Mapping[str, Any]) -> None:
+        """Refuses to go on with another recipe than the run began with.
+
+        Raises:
+            ValueError: The recipes differ; the message lists in what.
+        """
+        with self.group.together():
+            state = RunState(saved.step, saved.recipe, {}, {}, {})
+            state.check_recipe(dict(recipe), self.folder)
+
+    @property
+    def weights(self) -> dict[str, Any] | None:
+        """The model's in the state that ``open`` found, until ``restore``; None where sharded."""
+        return None if self._state is None else self._state.model
 
     def _facts(self, shards: Path | None) -> Facts:
         if self.sharded and shards is not None:

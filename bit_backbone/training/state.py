@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,10 +73,11 @@ class RunState:
         Raises:
             ValueError: The recipes differ; the message lists in what.
         """
+        before, now = _flat(self.recipe), _flat(recipe)
         changed = {
-            name: (self.recipe.get(name), recipe.get(name))
-            for name in sorted({*self.recipe, *recipe})
-            if self.recipe.get(name) != recipe.get(name)
+            name: (before.get(name), now.get(name))
+            for name in sorted({*before, *now})
+            if before.get(name) != now.get(name)
         }
         if changed:
             listed = ", ".join(f"{name} {old!r} -> {new!r}" for name, (old, new) in changed.items())
@@ -83,3 +85,14 @@ class RunState:
                 f"{folder} holds a run at step {self.step} with another recipe ({listed}); give it "
                 "the same one to resume, or choose another folder"
             )
+
+
+def _flat(recipe: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Gives every value its own name, such as ``network.num_groups``, for short messages."""
+    values: dict[str, Any] = {}
+    for name, value in recipe.items():
+        if isinstance(value, Mapping) and value:
+            values |= _flat(value, f"{prefix}{name}.")
+        else:
+            values[f"{prefix}{name}"] = value
+    return values

@@ -1,0 +1,91 @@
+"""What a run starts from: the network, its weights and its head, so that it resumes as itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from bit_backbone.heads import BitForImageClassification
+from bit_backbone.training.processes import ProcessGroup
+
+# What training does not depend on: names, and what a forward pass returns beside the logits.
+_NAMES = ("num_labels", "id2label", "label2id", "problem_type")
+_OUTPUTS = ("output_hidden_states", "return_dict", "out_features", "out_indices")
+
+_LOGGER = logging.getLogger(__name__)
+_trained_in: WeakKeyDictionary[nn.Module, Path] = WeakKeyDictionary()
+
+
+def start_of_run(model: BitForImageClassification, group: ProcessGroup) -> dict[str, Any]:
+    """Returns what identifies a model before training; the first process's weights count."""
+    config = dataclasses.asdict(model.config)
+    network = {name: v for name, v in config.items() if name not in (*_NAMES, *_OUTPUTS)}
+    weights = None
+    if group.is_first:
+        weights = {"zero_head": _is_zero(model.classifier), "initial_weights": digest(model)}
+    return {"network": json.loads(json.dumps(network)), **group.gather(weights)[0]}
+
+
+def digest(model: nn.Module) -> str:
+    """Returns the beginning of a SHA-256 over the names, kinds and values of all weights."""
+    sha = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        sha.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return sha.hexdigest()[:16]
+
+
+def _is_zero(head: nn.Module) -> bool:
+    return not any(parameter.any() for parameter in head.parameters())
+
+
+def note_training(model: nn.Module, folder: Path) -> None:
+    """Remembers that this process trains a model in a folder, after which its weights differ."""
+    _trained_in[model] = Path(os.path.realpath(folder))
+
+
+def has_trained(model: nn.Module, folder: Path) -> bool:
+    """Whether a model has got its weights from this process's training in a folder."""
+    return _trained_in.get(model) == Path(os.path.realpath(folder))
+
+
+def with_known_start(
+    recipe: Mapping[str, Any], saved: Mapping[str, Any], is_of_run: bool, folder: Path
+) -> dict[str, Any]:
+    """Returns a recipe with the start that its run has recorded, as far as it cannot be compared.
+
+    Args:
+        recipe: Of the resumed run.
+        saved: Of the run that it goes on with.
+        is_of_run: Whether the model has its weights from that run: they say nothing of the start.
+        folder: Of the run.
+    """
+    if "initial_weights" not in saved:
+        _LOGGER.warning(
+            "the run in %s is of an earlier version, which did not record the weights and the "
+            "network that it started from: they are not compared with those given now",
+            folder,
+        )
+        start = ("network", "zero_head", "initial_weights")
+        return {name: value for name, value in recipe.items() if name not in start}
+    kept = ("zero_head", "initial_weights") if is_of_run else ()
+    return {**recipe, **{name: saved[name] for name in kept}}
+
+
+def same_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> bool:
+    """Whether a model has the given state dict."""
+    own = model.state_dict()
+    return own.keys() == weights.keys() and all(
+        own[name].dtype == value.dtype and torch.equal(own[name].cpu(), value)
+        for name, value in weights.items()
+    )
