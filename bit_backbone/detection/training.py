@@ -21,7 +21,7 @@ from bit_backbone.detection.runs import load_spec, save_spec
 from bit_backbone.detection.settings import DetectionSettings
 from bit_backbone.detection.tasks import TrainingSet, evaluate_on
 from bit_backbone.training.parallel import average_statistics
-from bit_backbone.training.processes import Interruption, ProcessGroup, process_group
+from bit_backbone.training.processes import Interruption, process_group
 from bit_backbone.training.progress import Progress, Task
 from bit_backbone.training.runlog import RunLog, is_evaluated
 from bit_backbone.training.saving import Facts, RunStore
@@ -81,8 +81,12 @@ def train(
     """
     for dataset in (train_set, *([] if eval_set is None else [eval_set])):
         check_categories(spec, dataset)
-    with process_group(device) as group, Interruption() as interruption:
-        run = _Run(spec, train_set, eval_set, Path(folder), settings, group)
+    with (
+        process_group(device) as group,
+        Interruption() as interruption,
+        RunStore(Path(folder), group, settings.fsdp) as store,
+    ):
+        run = _Run(spec, train_set, eval_set, store, settings)
         with Progress(show_progress and group.is_first) as progress:
             return run.until_done(interruption, progress)
 
@@ -95,22 +99,21 @@ class _Run:
         spec: DetectorSpec,
         train_set: TrainingSet,
         eval_set: TrainingSet | None,
-        folder: Path,
+        store: RunStore,
         settings: DetectionSettings,
-        group: ProcessGroup,
     ) -> None:
         self.train_set, self.eval_set = train_set, eval_set
-        self.folder, self.settings, self.group = folder, settings, group
+        self.store, self.settings = store, settings
+        self.folder, self.group = store.folder, store.group
         self.recipe = settings.recipe() | {"detector": spec.to_dict(), "images": len(train_set)}
         self.plan = AspectRatioBatches(
-            train_set.aspect_ratios(), settings.batch_size, settings.seed, range(0), group
+            train_set.aspect_ratios(), settings.batch_size, settings.seed, range(0), self.group
         )
-        self.store = RunStore(folder, group, settings.fsdp)
         saved = self.store.open()
         if saved is not None:
             self.store.check_recipe(saved, self.recipe)
         self.step = 0 if saved is None else saved.step
-        self.learner = Learner(self._model(spec, saved), settings, group)
+        self.learner = Learner(self._model(spec, saved), settings, self.group)
         if saved is not None:
             self.store.restore(self.learner.model, self.learner.optimizer)
 

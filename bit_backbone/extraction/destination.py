@@ -9,7 +9,6 @@ DEST/failures.jsonl        at the end: every image without features, and why
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from bit_backbone._files import atomic_path, read_json
+from bit_backbone._locks import LOCK_FILE, lock_folder
 from bit_backbone.extraction.errors import ExtractionError
 from bit_backbone.extraction.features import Failure, Features
 from bit_backbone.extraction.settings import OutputSettings, differences
@@ -28,7 +28,6 @@ from bit_backbone.extraction.writers import index_columns, open_shard, printable
 SETTINGS_FILE = "extraction.json"
 INDEX_FILE = "index.parquet"
 FAILURES_FILE = "failures.jsonl"
-_LOCK_FILE = ".lock"
 _PROGRESS = "progress"
 # What atomic_path leaves when it is killed: a dot, the final name, a dot, eight random characters.
 _LEFTOVER = re.compile(r"\.(.+)\.[a-z0-9_]{8}")
@@ -81,16 +80,10 @@ class Destination:
         if self.folder.exists() and not self.folder.is_dir():
             raise ValueError(f"the output is a folder, and {self.folder} is a file")
         self._refuse_foreign_files()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        lock = (self.folder / _LOCK_FILE).open("wb")
         try:
-            # A lock of lockf belongs to the process alone; one of flock would live on in its
-            # workers after a kill, and refuse the next run.
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            lock.close()
+            return lock_folder(self.folder)
+        except BlockingIOError as error:
             raise ExtractionError(f"another extraction is writing to {self.folder}") from error
-        return lock
 
     def _refuse_foreign_files(self) -> None:
         if not self.folder.is_dir() or (self.folder / SETTINGS_FILE).exists():
@@ -98,7 +91,7 @@ class Destination:
         foreign = [
             name
             for name in os.listdir(self.folder)
-            if name != _LOCK_FILE and not name.startswith(f".{SETTINGS_FILE}.")
+            if name != LOCK_FILE and not name.startswith(f".{SETTINGS_FILE}.")
         ]
         if foreign:
             raise ValueError(

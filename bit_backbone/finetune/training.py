@@ -24,7 +24,7 @@ from bit_backbone.finetune.start import (
     with_known_start,
 )
 from bit_backbone.heads import BitForImageClassification
-from bit_backbone.training.processes import Interruption, ProcessGroup, process_group
+from bit_backbone.training.processes import Interruption, process_group
 from bit_backbone.training.progress import Progress
 from bit_backbone.training.runlog import RunLog
 from bit_backbone.training.saving import Facts, RunStore
@@ -88,8 +88,12 @@ def finetune(
             finite, or the folder holds a run of another recipe.
     """
     settings = settings or FineTuneSettings()
-    with process_group(device) as group, Interruption() as interruption:
-        run = _Run(model, train_set, eval_set, Path(folder), settings, group, facts or {})
+    with (
+        process_group(device) as group,
+        Interruption() as interruption,
+        RunStore(Path(folder), group, settings.fsdp) as store,
+    ):
+        run = _Run(model, train_set, eval_set, store, settings, facts or {})
         with Progress(show_progress and group.is_first) as progress:
             return run.until_done(interruption, progress)
 
@@ -102,29 +106,28 @@ class _Run:
         model: BitForImageClassification,
         train_set: Any,
         eval_set: Any,
-        folder: Path,
+        store: RunStore,
         settings: FineTuneSettings,
-        group: ProcessGroup,
         facts: Mapping[str, Any],
     ) -> None:
         self.train_set, self.eval_set = train_set, eval_set
-        self.folder, self.settings, self.group = folder, settings, group
+        self.store, self.settings = store, settings
+        self.folder, self.group = store.folder, store.group
         self.schedule = settings.schedule(len(train_set))
         alpha = settings.alpha(len(train_set))
-        _check_batches(settings, alpha, group.world_size)
+        _check_batches(settings, alpha, self.group.world_size)
         self.recipe = settings.recipe() | {
             "num_examples": len(train_set),
             "num_labels": model.num_labels,
-            **start_of_run(model, group),
+            **start_of_run(model, self.group),
             **facts,
         }
-        self.store = RunStore(folder, group, settings.fsdp)
         saved = self.store.open()
         if saved is not None:
             self._check_resumption(model, saved)
-        note_training(model, folder)
+        note_training(model, self.folder)
         self.step = 0 if saved is None else saved.step
-        self.learner = Learner(model, settings, alpha, group)
+        self.learner = Learner(model, settings, alpha, self.group)
         if saved is not None:
             self.store.restore(self.learner.model, self.learner.optimizer)
             self.learner.scaler.load_state_dict(saved.extra)

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 import torch.distributed.checkpoint as dcp
@@ -21,6 +21,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from bit_backbone._files import atomic_path, leftovers, read_json, sync
+from bit_backbone._locks import lock_folder
 from bit_backbone.training.processes import ProcessGroup
 from bit_backbone.training.runlog import LOG_NAME
 from bit_backbone.training.state import STATE_NAME, RunState
@@ -43,7 +44,8 @@ class RunStore:
 
     A sharded state is written by all processes at once (torch.distributed.checkpoint), and read
     by any number of them. Every state replaces the one before when it is complete. A sharded run
-    that comes to its end leaves a ``last.pt`` too.
+    that comes to its end leaves a ``last.pt`` too. As a context manager it keeps other runs out of
+    the folder.
 
     Args:
         folder: Of the run.
@@ -54,6 +56,32 @@ class RunStore:
     def __init__(self, folder: Path, group: ProcessGroup, sharded: bool) -> None:
         self.folder, self.group, self.sharded = folder, group, sharded
         self._state: RunState | None = None
+        self._lock: IO[bytes] | None = None
+
+    def __enter__(self) -> RunStore:
+        """Takes hold of the folder.
+
+        Raises:
+            ValueError: Another process is training in it.
+            OSError: It cannot be written.
+        """
+        with self.group.together():
+            if self.group.is_first:
+                self._lock = self._lock_folder()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._lock is not None:
+            self._lock.close()
+
+    def _lock_folder(self) -> IO[bytes]:
+        try:
+            return lock_folder(self.folder)
+        except BlockingIOError as error:
+            raise ValueError(
+                f"a folder takes one run at a time, and another process is training in "
+                f"{self.folder}; wait for its end, or choose another folder"
+            ) from error
 
     def open(self) -> Facts | None:
         """Reads the facts of the last state, and removes what killed processes left behind.
@@ -62,7 +90,8 @@ class RunStore:
             None where nothing is saved.
 
         Raises:
-            ValueError: The state is damaged, or of a run with or without FSDP unlike this one.
+            ValueError: The state is damaged, of a run with or without FSDP unlike this one, or not
+                the same in all processes.
         """
         with self.group.together():
             if self.group.is_first:
@@ -71,7 +100,22 @@ class RunStore:
             shards = self._shards()
             self._state = None if self.sharded and shards else RunState.load(self.folder)
             nothing = self._state is None and not shards
-            return None if nothing else self._facts(shards)
+            facts = None if nothing else self._facts(shards)
+        self._check_shared(None if facts is None else facts.step)
+        return facts
+
+    def _check_shared(self, step: int | None) -> None:
+        steps = self.group.gather(step)
+        if any(other != steps[0] for other in steps):
+            found = ", ".join(
+                f"process {rank} {'none' if step is None else f'one at step {step}'}"
+                for rank, step in enumerate(steps)
+            )
+            raise ValueError(
+                "the folder of a run has to be one that all processes see, such as one on a shared "
+                f"disk, and of the run in {self.folder} finds {found}; copy the first process's "
+                "folder to all machines, or give one that they share"
+            )
 
     def check_recipe(self, saved: Facts, recipe: Mapping[str, Any]) -> None:
         """Refuses to go on with another recipe than the run began with.
@@ -126,12 +170,12 @@ class RunStore:
 
     def save(self, facts: Facts, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Writes a state, in place of the last one; returns when it is safe, in every process."""
-        if self.sharded:
-            self._save_shards(facts, model, optimizer)
-        elif self.group.is_first:
-            state = model.state_dict(), optimizer.state_dict()
-            RunState(facts.step, facts.recipe, *state, facts.extra).save(self.folder)
-        self.group.barrier()
+        with self.group.together():
+            if self.sharded:
+                self._save_shards(facts, model, optimizer)
+            elif self.group.is_first:
+                state = model.state_dict(), optimizer.state_dict()
+                RunState(facts.step, facts.recipe, *state, facts.extra).save(self.folder)
 
     def _save_shards(
         self, facts: Facts, model: nn.Module, optimizer: torch.optim.Optimizer
@@ -151,9 +195,9 @@ class RunStore:
             return
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         weights = get_model_state_dict(model, options=options)
-        if self.group.is_first:
-            RunState(facts.step, facts.recipe, weights, {}, facts.extra).save(self.folder)
-        self.group.barrier()
+        with self.group.together():
+            if self.group.is_first:
+                RunState(facts.step, facts.recipe, weights, {}, facts.extra).save(self.folder)
 
     def _shards(self) -> Path | None:
         """Returns the latest complete folder of shards."""

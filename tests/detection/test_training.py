@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from held_locks import held
 from rectangles import SMALL
 
 from bit_backbone.datasets import CocoFolder
@@ -254,6 +255,15 @@ def once(function):
     """Let a function be called once, and be interrupted the second time."""
     calls = iter([function])
     return lambda *args, **options: next(calls, interrupted)(*args, **options)
+
+
+def test_two_runs_at_once_are_refused(coco_folder: Path, tmp_path: Path) -> None:
+    with (
+        held(tmp_path),
+        pytest.raises(ValueError, match=r"another process is training in .*; wait"),
+    ):
+        run(SPEC, CocoFolder(coco_folder), tmp_path)
+    assert not (tmp_path / "detector.json").exists()
 
 
 def test_what_killed_processes_left_is_removed(coco_folder: Path, tmp_path: Path) -> None:
