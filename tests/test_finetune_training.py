@@ -197,6 +197,32 @@ def test_a_signal_saves_first(tmp_path, number):
     assert_same_state(tmp_path / "ended", tmp_path / "whole")
 
 
+class Broken(Examples):
+    """An evaluation set without a readable image."""
+
+    def __getitem__(self, index):
+        raise OSError("the image is broken")
+
+
+@pytest.mark.parametrize(("eval_every", "steps"), [(None, 12), (5, 5)])
+def test_a_failed_evaluation_costs_no_step_and_is_made_up_for(tmp_path, eval_every, steps):
+    options = {"eval_every": eval_every, "save_every": 100, "steps": 12}
+    eval_set = TensorDataset(torch.randn(4, 3, 20, 20), torch.arange(4))
+    whole = run(tmp_path / "whole", eval_set=eval_set, **options)
+    with pytest.raises(OSError, match="the image is broken"):
+        run(tmp_path / "broken", eval_set=Broken(4), **options)
+    assert final(tmp_path / "broken").step == steps
+    assert run(tmp_path / "broken", eval_set=eval_set, **options).metrics == whole.metrics
+    logs = [read_log(tmp_path / name / "log.jsonl") for name in ("broken", "whole")]
+    assert logs[0] == logs[1]
+
+
+def test_a_signal_during_the_last_evaluation_is_told(tmp_path):
+    result = run(tmp_path, eval_set=Signalling(signal.SIGTERM, 3), steps=2)
+    assert (result.step, result.signal, result.metrics.num_examples) == (2, signal.SIGTERM, 21)
+    assert run(tmp_path, steps=2).signal == 0
+
+
 @pytest.fixture
 def interruptible():
     """Gives SIGINT Python's handler: a shell ignores it for what it runs in the background."""

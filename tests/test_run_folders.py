@@ -40,7 +40,7 @@ def launch(script: Path, *arguments: str, processes: int = 1) -> subprocess.Comp
 def test_two_runs_at_once_are_refused(tmp_path: Path) -> None:
     with (
         held(tmp_path),
-        pytest.raises(ValueError, match=r"another process is training in .*; wait"),
+        pytest.raises(ValueError, match="another process is training in"),
     ):
         run(tmp_path, steps=1)
     assert run(tmp_path, steps=1).step == 1  # the lock file stays, without its lock

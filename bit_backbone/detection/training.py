@@ -37,7 +37,7 @@ class TrainingResult:
             ``load_detector`` reads the run.
         step: Number of steps done.
         metrics: As ``evaluate_on`` returns them; None without an evaluation set, or before the end.
-        signal: Number of the signal that ended the run early, or 0.
+        signal: Number of the signal that came, or 0; at the end, during the last evaluation.
     """
 
     model: nn.Module
@@ -152,7 +152,8 @@ class _Run:
                 if self._is_evaluation_due():
                     metrics = self._evaluate(log, progress)
             self.store.finish(self._facts(), self.learner.model)
-            return TrainingResult(self.learner.model, self.step, metrics, 0)
+            number = self.group.max(interruption.signal)
+            return TrainingResult(self.learner.model, self.step, metrics, number)
         finally:
             if log is not None:
                 log.close()

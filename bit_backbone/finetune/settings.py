@@ -30,7 +30,7 @@ class FineTuneSettings:
         seed: Of the order of examples, augmentation, mixup and stochastic depth.
         precision: "float32", "bfloat16" or "float16" (with loss scaling), for autocast.
         eval_every: Evaluate after every so many steps, beside the end; None for the end alone.
-        save_every: Save after every so many steps, beside the end and interruptions.
+        save_every: Save after every so many steps, beside the end, interruptions and evaluations.
         workers: Loader processes, of each process; 0 loads in the process itself.
         fsdp: Whether to shard parameters, gradients and the optimizer's state over the processes
             (FSDP2), instead of keeping all of them in each.

@@ -25,8 +25,8 @@ from bit_backbone.finetune.start import (
 )
 from bit_backbone.heads import BitForImageClassification
 from bit_backbone.training.processes import Interruption, process_group
-from bit_backbone.training.progress import Progress
-from bit_backbone.training.runlog import RunLog
+from bit_backbone.training.progress import Progress, Task
+from bit_backbone.training.runlog import RunLog, is_evaluated
 from bit_backbone.training.saving import Facts, RunStore
 from bit_backbone.training.stream import BatchPlan, ExampleStream, SeededDataset
 
@@ -38,7 +38,7 @@ class FineTuneResult:
     Attributes:
         step: Number of steps done.
         metrics: Results on the evaluation set at the end, if there is one and the end was reached.
-        signal: Number of the signal that ended the run early, or 0.
+        signal: Number of the signal that came, or 0; at the end, during the last evaluation.
     """
 
     step: int
@@ -142,6 +142,8 @@ class _Run:
 
     def _save(self) -> None:
         self.store.save(self._facts(), self.learner.model, self.learner.optimizer)
+        if self.step == self.schedule.total:
+            self.store.finish(self._facts(), self.learner.model)
 
     def _facts(self) -> Facts:
         return Facts(self.step, self.recipe, self.learner.scaler.state_dict())
@@ -149,31 +151,33 @@ class _Run:
     def until_done(self, interruption: Interruption, progress: Progress) -> FineTuneResult:
         """Trains to the end of the schedule, or until a signal comes."""
         total = self.schedule.total
-        if self.step == total:  # a run that was finished before
-            self.store.finish(self._facts(), self.learner.model)  # a kill may have come before
-            return FineTuneResult(total, self._evaluate(None, progress), 0)
         log = RunLog(self.folder, self.step) if self.group.is_first else None
-        bar = progress.training("fine-tuning", total, self.step)
         try:
+            if self.step == total:  # a kill may have come before
+                self.store.finish(self._facts(), self.learner.model)
+            metrics = self._catch_up(log, progress)
+            bar = progress.training("fine-tuning", total, self.step)
             for images, labels in self._batches():
-                rate = self.schedule.learning_rate(self.step)
-                loss = self.learner.train_step(images, labels, self.step, rate)
-                if log is not None:
-                    log.write(self.step, loss=loss, learning_rate=rate)
-                self.step += 1
-                bar.advance(1, loss=loss, rate=rate)
+                self._step(images, labels, log, bar)
                 number = self.group.max(interruption.signal)
-                metrics = None if number else self._evaluate_when_due(log, progress)
-                if number or self.step % self.settings.save_every == 0 or self.step == total:
+                if number or self._is_evaluation_due() or self._is_save_due():
                     self._save()
                 if number:
-                    break
-            if self.step == total:
-                self.store.finish(self._facts(), self.learner.model)
-            return FineTuneResult(self.step, metrics, number)
+                    return FineTuneResult(self.step, None, number)
+                if self._is_evaluation_due():
+                    metrics = self._evaluate(log, progress)
+            return FineTuneResult(self.step, metrics, self.group.max(interruption.signal))
         finally:
             if log is not None:
                 log.close()
+
+    def _step(self, images: Tensor, labels: Tensor, log: RunLog | None, bar: Task) -> None:
+        rate = self.schedule.learning_rate(self.step)
+        loss = self.learner.train_step(images, labels, self.step, rate)
+        if log is not None:
+            log.write(self.step, loss=loss, learning_rate=rate)
+        self.step += 1
+        bar.advance(1, loss=loss, rate=rate)
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         settings, group = self.settings, self.group
@@ -194,14 +198,25 @@ class _Run:
         for images, labels in loader:
             yield tuple(t.to(group.device, non_blocking=True) for t in (images, labels))
 
-    def _evaluate_when_due(self, log: RunLog | None, progress: Progress) -> Metrics | None:
-        every = self.settings.eval_every or self.schedule.total
-        is_due = self.step % every == 0 or self.step == self.schedule.total
-        return self._evaluate(log, progress) if is_due else None
+    def _is_save_due(self) -> bool:
+        return self.step == self.schedule.total or self.step % self.settings.save_every == 0
 
-    def _evaluate(self, log: RunLog | None, progress: Progress) -> Metrics | None:
+    def _is_evaluation_due(self) -> bool:
         if self.eval_set is None:
+            return False
+        total = self.schedule.total
+        return self.step == total or self.step % (self.settings.eval_every or total) == 0
+
+    def _catch_up(self, log: RunLog | None, progress: Progress) -> Metrics | None:
+        """Makes the evaluation that a run was killed in, and that of a finished run anew."""
+        if not self.step or not self._is_evaluation_due():
             return None
+        is_logged = self.group.max(int(is_evaluated(self.folder, self.step)))
+        if is_logged and self.step < self.schedule.total:
+            return None
+        return self._evaluate(None if is_logged else log, progress)
+
+    def _evaluate(self, log: RunLog | None, progress: Progress) -> Metrics:
         bar = progress.evaluation(-(-len(self.eval_set) // self.group.world_size))
         share = self.settings.batch_size // self.group.world_size
         with self.learner.autocast():
