@@ -28,8 +28,8 @@ class ImageRef:
 
     Attributes:
         key: Its name in the output, unique in the source.
-        path: What messages call it; an image in a shard is SHARD/MEMBER.
-        file: The file to open.
+        path: What messages call it, as the source was named; an image in a shard is SHARD/MEMBER.
+        file: The file to open; absolute, since other processes may have another working folder.
         offset: First byte of the image in the file.
         size: Number of its bytes; None for the whole file.
         problem: Why there is nothing to read; None if there is.
@@ -47,7 +47,7 @@ class Listing(Sequence[ImageRef]):
     """The images of a source, in a fixed order.
 
     Attributes:
-        root: The folder whose disappearance means that the source is gone.
+        root: The folder whose disappearance means that the source is gone; absolute.
         ignored: Number of files that do not look like images.
     """
 
@@ -78,9 +78,9 @@ class Files(Listing):
     def __init__(
         self, root: Path, names: list[str], ignored: int = 0, watched: Path | None = None
     ) -> None:
-        self.root = root if watched is None else watched
+        self.root = (root if watched is None else watched).absolute()
         self.ignored = ignored
-        self._folder = str(root)
+        self._named, self._folder = str(root), str(root.absolute())
         self._names = names
 
     def __len__(self) -> int:
@@ -88,8 +88,8 @@ class Files(Listing):
 
     def __getitem__(self, index: int) -> ImageRef:  # type: ignore[override]  # no slices
         name = self._names[index]
-        path = os.path.join(self._folder, name)
-        return ImageRef(key_of(name.lstrip("/")), path, path)
+        path, file = os.path.join(self._named, name), os.path.join(self._folder, name)
+        return ImageRef(key_of(name.lstrip("/")), path, file)
 
 
 class Shards(Listing):
@@ -104,8 +104,9 @@ class Shards(Listing):
     """
 
     def __init__(self, files: list[Path], ignored: int = 0) -> None:
-        self.root = Path(os.path.commonpath([file.parent for file in files]))
+        self.root = Path(os.path.commonpath([file.parent.absolute() for file in files]))
         self.ignored = ignored
+        self._working_folder = Path.cwd()
         self._files = files
         self._keys: dict[str, None] = {}  # a set that keeps its order
         self._members: list[str] = []
@@ -123,7 +124,8 @@ class Shards(Listing):
         member = self._members[index]
         path = str(file / member) if member else str(file)
         place = self._offset[index], self._size[index]
-        return ImageRef(self._ordered[index], path, str(file), *place, self._problems.get(index))
+        key, problem = self._ordered[index], self._problems.get(index)
+        return ImageRef(key, path, str(self._working_folder / file), *place, problem)
 
     def _scan(self, number: int, file: Path) -> None:
         try:

@@ -181,7 +181,7 @@ def extract(
         )
     output = output or OutputSettings()
     channels = dict(zip(backbone.out_features, backbone.channels, strict=True))
-    folder = Destination(Path(destination), output, channels)
+    folder = Destination(Path(destination).absolute(), output, channels)
     job = Extraction(listing, backbone.eval(), processor, output, folder, batch_size, compile)
     with folder.opened(describe(listing, backbone, processor, output)):
         finished = folder.finished()

@@ -1,14 +1,17 @@
 """The same extraction on a real Ray cluster of several processes, one of which is killed."""
 
+import contextlib
 import os
 import pickle
 import signal
 import sys
+import tarfile
 import threading
 from pathlib import Path
 from unittest.mock import Mock
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from extraction_outputs import PROCESSOR, failures_in, maps_in, pooled, vectors_in, write_many
 from networks import tiny
@@ -98,6 +101,44 @@ def test_the_steps_of_the_cluster_give_the_same_result(source, tmp_path, monkeyp
         for name, level in levels.items():
             np.testing.assert_array_equal(level, others[key][name])
     assert failures_in(out) == failures_in(tmp_path / "local")
+
+
+@pytest.mark.parametrize("kind", ["folder", "glob", "list", "shards"])
+def test_relative_paths_start_at_the_folder_of_the_command(kind, tmp_path, monkeypatch):
+    """Actors have the folder that the cluster was started in."""
+    monkeypatch.setitem(sys.modules, "ray", Mock(get=pickle.loads))
+    write_many(tmp_path / "src", 3)
+    (tmp_path / "list.txt").write_text("src/00000.png\nsrc/00001.png\nsrc/00002.png\n")
+    with tarfile.open(tmp_path / "0.tar", "w") as shard:
+        for path in sorted((tmp_path / "src").iterdir()):
+            shard.add(path, path.name)
+    (tmp_path / "elsewhere").mkdir()
+
+    def engine(job, shards, bar):
+        with contextlib.chdir(tmp_path / "elsewhere"):
+            through_rays_steps(job, shards, bar)
+
+    source = {"folder": "src", "glob": "s*/*.png", "list": "list.txt", "shards": "0.tar"}[kind]
+    arguments = {"processor": PROCESSOR, "output": pooled()}
+    backbone, expected = tiny(out_indices=[1]).eval(), Summary(written=3, failed=0)
+    with contextlib.chdir(tmp_path):
+        assert extract(source, "out", backbone, engine=engine, **arguments) == expected
+    assert not list((tmp_path / "elsewhere").iterdir())
+    told = pq.read_table(tmp_path / "out/vectors").column("path").to_pylist()
+    named = "0.tar" if kind == "shards" else "src"
+    assert list(map(os.path.normpath, told)) == [f"{named}/{i:05d}.png" for i in range(3)]
+
+
+def test_a_source_named_otherwise_is_the_same(source, tmp_path, monkeypatch):
+    """By its relative path, or its absolute one: keys, and so the settings, are equal."""
+    backbone = tiny(out_indices=[1]).eval()
+    arguments = {"processor": PROCESSOR, "output": pooled(shard_size=7)}
+    monkeypatch.chdir(tmp_path)
+    first = extract("src", "out", backbone, **arguments)
+    settings = (tmp_path / "out/extraction.json").read_bytes()
+    (tmp_path / "out/progress/000002.json").unlink()
+    assert extract(source, tmp_path / "out", backbone, **arguments) == first
+    assert (tmp_path / "out/extraction.json").read_bytes() == settings
 
 
 def test_an_actor_that_cannot_write_sends_its_error_as_a_value(source, tmp_path, monkeypatch):
@@ -192,6 +233,15 @@ def test_a_run_that_one_machine_began_is_finished_by_a_cluster(cluster, source, 
     assert summary == Summary(written=60, failed=2)
     assert len(vectors_in(tmp_path / "out")) == 60
     assert (tmp_path / "out/vectors/000000.parquet").stat().st_mtime_ns == before
+
+
+@pytest.mark.slow
+def test_a_cluster_of_another_working_folder(cluster, source, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    backbone = tiny(out_indices=[1]).eval()
+    arguments = {"processor": PROCESSOR, "output": pooled(), "engine": RayEngine()}
+    assert extract("src", "out", backbone, **arguments) == Summary(written=60, failed=2)
+    assert len(vectors_in(tmp_path / "out")) == 60
 
 
 @pytest.mark.slow
