@@ -22,12 +22,20 @@ def imagenet_labels() -> tuple[str, ...]:
 def read_labels(path: Path) -> tuple[str, ...]:
     """Reads names from a text file, one per line in the order of the classes.
 
+    A byte-order mark and blank lines at the end are left out.
+
     Raises:
-        ValueError: The file holds none.
+        ValueError: The file holds none, or a line before the last name is blank.
     """
-    names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines())
-    if not any(names):
+    text = path.read_text(encoding="utf-8-sig").rstrip()
+    names = tuple(line.strip() for line in text.splitlines())
+    if not names:
         raise ValueError(f"{path} should hold one class name per line, and is empty")
+    if "" in names:
+        raise ValueError(
+            f"{path} should hold one class name per line; line {names.index('') + 1} is blank: "
+            "write a name there, or take the line out"
+        )
     return names
 
 
