@@ -128,7 +128,7 @@ def _fixed_part(pieces: Iterable[str]) -> Path:
 
 
 def _list_file(path: Path) -> Listing:
-    lines = path.read_text(encoding="utf-8", errors="surrogateescape").split("\n")
+    lines = path.read_text(encoding="utf-8-sig", errors="surrogateescape").split("\n")
     seen: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):
         name = line.strip()

@@ -95,6 +95,11 @@ def test_a_list_file_keeps_its_order_and_starts_at_its_own_folder(photos, tmp_pa
     (photos / "list.txt").unlink()
 
 
+def test_a_list_file_may_begin_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbfa.jpg\r\nb.jpg\r\n")
+    assert [ref.key for ref in find_images(tmp_path / "list.txt")] == ["a%2Ejpg", "b%2Ejpg"]
+
+
 def write_shard(path, *members):
     with tarfile.open(path, "w") as shard:
         for name, data in members:
