@@ -6,9 +6,10 @@ import glob
 import os
 import re
 from collections.abc import Iterable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from bit_backbone._extras import require
+from bit_backbone.extraction.destination import SETTINGS_FILE
 from bit_backbone.extraction.listing import IMAGE_SUFFIXES, Files, Listing, Shards, is_image
 
 SHARD_SUFFIX = ".tar"
@@ -17,6 +18,9 @@ _BRACES = re.compile(r"\{[^{}]*(\.\.|,)[^{}]*\}")
 
 def find_images(source: str | os.PathLike[str]) -> Listing:
     """Lists the images of a source.
+
+    Folders below the source that an extraction writes to are passed over, so that a repeated
+    command finds the images that it found the first time.
 
     Args:
         source: A folder, searched recursively; a glob ("photos/**/*.jpg"); a text file with one
@@ -77,7 +81,7 @@ def _of_one_kind(source: str, root: Path, names: Iterable[str]) -> Listing:
 def _walk(root: Path) -> Iterator[str]:
     """Yields every file below a folder, in order of name, with paths relative to it.
 
-    Links to folders are followed, each folder once.
+    Links to folders are followed, each folder once; destinations of extractions are left out.
     """
 
     def fail(error: OSError) -> None:
@@ -90,8 +94,11 @@ def _walk(root: Path) -> Iterator[str]:
             folders.clear()
             continue
         seen.add((status.st_dev, status.st_ino))
-        folders.sort()
         below = os.path.relpath(folder, root).replace(os.sep, "/")
+        if below != "." and SETTINGS_FILE in files:  # the root is what the user asked for
+            folders.clear()
+            continue
+        folders.sort()
         for file in sorted(files):
             yield file if below == "." else f"{below}/{file}"
 
@@ -112,7 +119,18 @@ def _matches(text: str) -> tuple[Path, list[str]]:
             found.add(piece)
         found.update(name for name in glob.iglob(piece, recursive=True) if not os.path.isdir(name))
     root = _fixed_part(pieces)
-    return root, [os.path.relpath(name, root).replace(os.sep, "/") for name in sorted(found)]
+    names = [os.path.relpath(name, root).replace(os.sep, "/") for name in sorted(found)]
+    written = _destinations(root, names)
+    return root, [name for name in names if os.path.dirname(name) not in written]
+
+
+def _destinations(root: Path, names: Iterable[str]) -> set[str]:
+    """Returns those folders of files, relative to the root, that extractions write to."""
+    folders = {os.path.dirname(name) for name in names}
+    above = {folder: {folder, *map(str, PurePosixPath(folder).parents)} for folder in folders}
+    every = set().union(*above.values()) - {"", "."}
+    written = {folder for folder in every if (root / folder / SETTINGS_FILE).exists()}
+    return {folder for folder in folders if not written.isdisjoint(above[folder])}
 
 
 def _fixed_part(pieces: Iterable[str]) -> Path:

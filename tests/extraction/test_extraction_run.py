@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -295,6 +296,27 @@ def test_a_finished_extraction_is_left_as_it_is(photos, tmp_path, backbone):
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("vectors/*")}
     assert extract(photos, tmp_path, backbone, **arguments) == first
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("vectors/*")} == before
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_a_command_with_its_output_in_its_source_is_repeated(
+    relative, photos, tmp_path, capsys, backbone, monkeypatch
+):
+    shutil.copytree(photos, tmp_path / "photos")
+    backbone.save_pretrained(tmp_path / "weights")
+    monkeypatch.chdir(tmp_path)
+    source = "photos" if relative else str(tmp_path / "photos")
+    command = ["extract", source, "--output", f"{source}/maps", "--weights", "weights"]
+    command += ["--short-side", str(SHORT_SIDE), "--device", "cpu", "--workers", "0"]
+    command += ["--shard-size", "4", "--out-indices", "1", "3"]
+    assert main(command) == 0
+    first = capsys.readouterr()
+    (tmp_path / "photos/maps/progress/000001.json").unlink()
+    assert main(command) == 0
+    again = capsys.readouterr()
+    assert again.out == first.out == f"{source}/maps: 10 of 10 images, 0 failed\n"
+    assert first.err.startswith("10 images\n")
+    assert again.err.startswith("10 images\n")
 
 
 @pytest.mark.parametrize("output", [pooled(shard_size=3), OutputSettings(shard_size=3)])

@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import tarfile
 from urllib.parse import unquote
 
@@ -84,6 +85,24 @@ def test_a_pattern(pattern, expected, photos, monkeypatch):
     monkeypatch.chdir(photos)
     assert [os.path.normpath(path) for path in paths(find_images(pattern))] == expected
     assert paths(find_images(pattern)) == paths(find_images(f"./{pattern}"))
+
+
+@pytest.mark.parametrize("below", ["maps", "a/deeper/maps"])
+@pytest.mark.parametrize("pattern", ["", "**", "**/*", "{*,*/*,*/*/*,*/*/*/*}"])
+def test_what_an_extraction_writes_is_no_source(pattern, below, photos, tmp_path):
+    source = tmp_path / "src"
+    shutil.copytree(photos, source)
+    (source / "notes.txt").touch()
+    listing = find_images(source / pattern)
+    (source / below / "vectors").mkdir(parents=True)
+    for name in ("shard-000000.tar", "thumbnail.jpg", "vectors/0.jpg", "vectors/000000.parquet"):
+        (source / below / name).touch()
+    with pytest.raises(ValueError, match=r"images and 1 \.tar files"):
+        find_images(source / pattern)
+    (source / below / "extraction.json").touch()
+    again = find_images(source / pattern)
+    assert paths(again) == paths(listing)
+    assert again.ignored == listing.ignored
 
 
 def test_a_list_file_keeps_its_order_and_starts_at_its_own_folder(photos, tmp_path):
