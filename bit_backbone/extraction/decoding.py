@@ -8,7 +8,6 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from PIL import Image
 from bit_backbone._workers import serve_parent
 from bit_backbone.extraction.errors import ExtractionError
 from bit_backbone.extraction.listing import ImageRef
+from bit_backbone.extraction.watched import WatchedFolder
 from bit_backbone.out_of_memory import TooLargeError, fitting
 from bit_backbone.preprocessing import BitImageProcessor
 from bit_backbone.preprocessing.images import decode
@@ -24,6 +24,8 @@ from bit_backbone.preprocessing.settings import PLAIN
 
 # The machine's troubles and not the image's: the next image would fail the same way.
 _MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ENOTCONN)
+# What reading a file raises when the disk that it was on is no longer there.
+_OUT_OF_REACH = (FileNotFoundError, NotADirectoryError, PermissionError)
 # Images that a worker returns at once: sending each costs more than a small image.
 _CHUNK = 4
 
@@ -62,7 +64,7 @@ class Decoder:
         root: The folder whose disappearance means that the source is gone.
     """
 
-    def __init__(self, processor: BitImageProcessor, root: Path) -> None:
+    def __init__(self, processor: BitImageProcessor, root: WatchedFolder) -> None:
         plain = processor.replace(**PLAIN)
         self._processor = plain.replace(do_rescale=False, do_normalize=False)
         self._root = root
@@ -87,8 +89,8 @@ class Decoder:
 
     def _failure(self, ref: ImageRef, error: Exception) -> Decoded:
         reason = str(error) or type(error).__name__
-        if isinstance(error, FileNotFoundError) and not self._root.exists():
-            return Decoded(ref, reason=f"the source is gone: no {self._root}", fatal=True)
+        if isinstance(error, _OUT_OF_REACH) and (trouble := self._root.trouble()) is not None:
+            return Decoded(ref, reason=f"the source is gone: {trouble}", fatal=True)
         return Decoded(ref, reason=reason, fatal=getattr(error, "errno", None) in _MACHINE)
 
 

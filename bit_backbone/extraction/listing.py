@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bit_backbone.extraction.keys import free_key, key_of, split_member
+from bit_backbone.extraction.watched import WatchedFolder
 
 # What Pillow reads without a program beside it: its list has EPS and PDF too.
 IMAGE_SUFFIXES = (
@@ -47,11 +48,11 @@ class Listing(Sequence[ImageRef]):
     """The images of a source, in a fixed order.
 
     Attributes:
-        root: The folder whose disappearance means that the source is gone; absolute.
+        root: The folder whose disappearance means that the source is gone.
         ignored: Number of files that do not look like images.
     """
 
-    root: Path
+    root: WatchedFolder
     ignored: int = 0
 
     def fingerprint(self) -> str:
@@ -78,7 +79,7 @@ class Files(Listing):
     def __init__(
         self, root: Path, names: list[str], ignored: int = 0, watched: Path | None = None
     ) -> None:
-        self.root = (root if watched is None else watched).absolute()
+        self.root = WatchedFolder(root if watched is None else watched)
         self.ignored = ignored
         self._named, self._folder = str(root), str(root.absolute())
         self._names = names
@@ -104,7 +105,8 @@ class Shards(Listing):
     """
 
     def __init__(self, files: list[Path], ignored: int = 0) -> None:
-        self.root = Path(os.path.commonpath([file.parent.absolute() for file in files]))
+        shared = os.path.commonpath([file.parent.absolute() for file in files])
+        self.root = WatchedFolder(Path(shared))
         self.ignored = ignored
         self._working_folder = Path.cwd()
         self._files = files

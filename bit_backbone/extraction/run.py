@@ -60,7 +60,7 @@ class Extraction:
 
     def without_listing(self) -> Extraction:
         """Returns the same extraction to send elsewhere, where shards come with their images."""
-        return dataclasses.replace(self, listing=Files(self.listing.root, []))
+        return dataclasses.replace(self, listing=Files(self.listing.root.path, []))
 
     def with_own_backbone(self) -> Extraction:
         """Returns the same extraction with a copy of the network."""

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import pickle
 import random
 import shutil
 import signal
@@ -29,6 +30,7 @@ from bit_backbone.extraction import (
     OutputSettings,
     Summary,
     extract,
+    find_images,
     writers,
 )
 from bit_backbone.extraction.decoding import Decoder
@@ -325,6 +327,58 @@ def test_a_source_that_vanishes_ends_with_one_error(workers, source, tmp_path, b
     assert visible(out) == {"extraction.json", "shard-000000.tar", "progress/000000.json"}
     shutil.move(tmp_path / "moved", source)
     assert extract(source, out, backbone, **run) == Summary(written=12, failed=2)
+
+
+def empty_folder(source):
+    source.mkdir()
+
+
+def other_folder(source):
+    source.mkdir()
+    (source / "NOT MOUNTED").touch()
+
+
+def a_file(source):
+    source.touch()
+
+
+ANOTHER = "is another folder than when it was listed"
+LEFT_BEHIND = {empty_folder: "is empty", other_folder: ANOTHER, a_file: ANOTHER}
+
+
+@pytest.mark.parametrize("kind", ["folder", "glob", "list"])
+@pytest.mark.parametrize("left", LEFT_BEHIND)
+def test_a_source_whose_disk_is_unmounted_ends_with_one_error(
+    left, kind, source, tmp_path, backbone
+):
+    """What was mounted on stays: an empty folder mostly."""
+    names = sorted(str(path) for path in source.iterdir())
+    (tmp_path / "list.txt").write_text("\n".join(names))
+    listed = {"folder": source, "glob": source / "*", "list": tmp_path / "list.txt"}[kind]
+    run = {"processor": PROCESSOR, "output": KINDS["maps"]}
+    listing = find_images(listed)
+    shutil.move(source, tmp_path / "moved")
+    left(source)
+    message = f"the source is gone: {source} {LEFT_BEHIND[left]}"
+    with pytest.raises(ExtractionError, match=message):
+        extract(listing, tmp_path / "out", backbone, **run)
+    assert visible(tmp_path / "out") == {"extraction.json"}
+    source.unlink() if source.is_file() else shutil.rmtree(source)
+    shutil.move(tmp_path / "moved", source)
+    assert extract(listed, tmp_path / "out", backbone, **run) == Summary(written=12, failed=2)
+
+
+def test_a_source_that_another_process_finds_empty_is_gone(source):
+    """There, the numbers of disks and folders are others and tell nothing."""
+    listing = find_images(source)
+    ref = listing[0]
+    shutil.move(source, source.with_name("moved"))
+    other_folder(source)
+    decoder = pickle.loads(pickle.dumps(Decoder(PROCESSOR, listing.root)))
+    assert not decoder(ref).fatal
+    (source / "NOT MOUNTED").unlink()
+    assert decoder(ref).reason == f"the source is gone: {source} is empty"
+    assert decoder(ref).fatal
 
 
 def test_an_image_that_vanishes_is_a_failure(source, tmp_path, backbone):

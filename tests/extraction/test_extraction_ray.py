@@ -53,7 +53,7 @@ def test_the_local_engine_has_no_actors(tmp_path, capsys):
 def test_what_is_too_large_to_travel_is_read_at_its_goal(tmp_path):
     listing = find_images(write_many(tmp_path, 5, sizes=[(20, 20)]))
     limit = 2 * 3 * 48 * 48
-    read = list(read_until(Decoder(PROCESSOR, tmp_path), list(listing), limit))
+    read = list(read_until(Decoder(PROCESSOR, listing.root), list(listing), limit))
     assert [type(image) for image in read] == [Decoded] * 2 + [ImageRef] * 3
 
 

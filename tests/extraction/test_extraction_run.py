@@ -513,8 +513,9 @@ def test_an_image_as_large_as_one_that_fitted_is_not_to_blame(tmp_path, backbone
 def test_an_image_that_cannot_be_decoded_for_lack_of_memory(first, fatal, tmp_path, monkeypatch):
     for side, name in ((20, "small.png"), (30, "middle.png"), (40, "large.png")):
         photograph(f"china@{side}x{side}").save(tmp_path / name)
-    refs = {os.path.basename(ref.path): ref for ref in find_images(tmp_path)}
-    decoder = Decoder(native_size(), tmp_path)
+    listing = find_images(tmp_path)
+    refs = {os.path.basename(ref.path): ref for ref in listing}
+    decoder = Decoder(native_size(), listing.root)
     if first is not None:
         assert decoder(refs[first]).reason is None
     with monkeypatch.context() as patch:

@@ -214,6 +214,6 @@ def test_a_shard_that_shrinks_after_it_was_listed_is_an_image_that_fails(photos,
     listing = Shards([write_shard(tmp_path / "0.tar", ("x.jpg", jpeg))])
     (ref,) = listing
     os.truncate(ref.file, ref.offset + len(jpeg) - 10)
-    read = Decoder(PROCESSOR, tmp_path)(ref)
+    read = Decoder(PROCESSOR, listing.root)(ref)
     assert read.reason == "the shard ends 10 bytes before the image does"
     assert not read.fatal
