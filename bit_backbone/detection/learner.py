@@ -65,8 +65,9 @@ class Learner:
         loss, values = self._losses(images, targets, step)
         if not math.isfinite(values["loss"]):
             raise ValueError(
-                f"the loss of step {step} is not finite ({values}); a smaller base_lr, a longer "
-                "warm-up or precision float32 may help: the last saved state is still there"
+                f"the loss of step {step} is not finite ({values}); start anew in another folder, "
+                "with a smaller base_lr, a longer warm-up or precision float32: this run resumes "
+                "with its own recipe alone"
             )
         self.optimizer.zero_grad()
         loss.backward()

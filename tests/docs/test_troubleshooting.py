@@ -22,6 +22,8 @@ from bit_backbone.datasets import CocoFolder
 from bit_backbone.finetune import LabelledImages
 from bit_backbone.finetune.mixup import mix_neighbours
 from bit_backbone.torchvision import bit_fpn_backbone, fasterrcnn_bit_fpn
+from bit_backbone.training.processes import ONE_PROCESS
+from bit_backbone.training.saving import RunStore
 from bit_backbone.training.state import RunState
 
 PAGE = "troubleshooting.md"
@@ -118,6 +120,24 @@ def annotations(path: Path) -> None:
     CocoFolder(path)
 
 
+def another_run(path: Path) -> None:
+    def refuse(folder: Path) -> None:
+        raise BlockingIOError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bit_backbone.training.saving.lock_folder", refuse)
+        RunStore(path, ONE_PROCESS, sharded=False).__enter__()
+
+
+def wrong_size(path: Path) -> None:
+    (path / "images").mkdir()
+    Image.new("RGB", (30, 40)).save(path / "images" / "turned.png")
+    image = {"id": 1, "file_name": "turned.png", "width": 40, "height": 30}
+    document = {"images": [image], "annotations": [], "categories": [{"id": 1, "name": "cat"}]}
+    (path / "instances.json").write_text(json.dumps(document))
+    CocoFolder(path)
+
+
 def deep_image(path: Path) -> None:
     BitImageProcessor()(Image.fromarray(np.zeros((8, 8), np.uint16)))
 
@@ -160,8 +180,10 @@ PROVOKED: dict[str, Callable[[Path], object]] = {
     "exists": target_exists,
     "extra": missing_extra,
     "recipe": another_recipe,
+    "two-runs": another_run,
     "no-images": LabelledImages,
     "annotations": annotations,
+    "wrong-size": wrong_size,
     "odd-batch": lambda _: mix_neighbours(torch.zeros(3, 1), 0.5),
     "enum": lambda _: fasterrcnn_bit_fpn(weights="COCO_V1"),
     "levels": lambda _: bit_fpn_backbone(tiny().replace(output_stride=16)),
