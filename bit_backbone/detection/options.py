@@ -206,8 +206,14 @@ def open_set(args: argparse.Namespace, split: str, spec_name: str) -> TrainingSe
 
     Raises:
         AnnotationError: The annotations are wrong, and ``--on-invalid`` is "raise".
-        ValueError: There is no image.
+        ValueError: There is no image, or only one of the two sets was given.
     """
+    other = "train" if split == "test" else "test"
+    if getattr(args, split) is None and getattr(args, other) is not None and not args.test_only:
+        raise ValueError(
+            f"a run on a data set of one's own trains on --train and is evaluated on --test; got "
+            f"--{other} {getattr(args, other)} without --{split}"
+        )
     dataset = _open(args, split, spec_name)
     if not len(dataset):
         raise ValueError(

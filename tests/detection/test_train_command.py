@@ -123,6 +123,16 @@ def test_a_set_without_images_is_refused_before_training(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_data_set_of_ones_own_has_both_parts(
+    split: str, coco_folder: Path, tmp_path: Path, capsys
+) -> None:
+    given = [*MODEL, f"--{split}", str(coco_folder), "--output", str(tmp_path / "run"), *RECIPE]
+    assert main(given) == 2
+    assert f"got --{split} {coco_folder} without --" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
