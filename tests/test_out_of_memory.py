@@ -151,7 +151,9 @@ def test_features_skip_an_image_too_large_for_the_memory(weights, photos, tmp_pa
 
 
 def test_a_command_that_does_not_fit_ends_with_one_line(monkeypatch, tmp_path, photos, capsys):
-    monkeypatch.setattr("bit_backbone.commands.features._backbone", lambda args: torch.empty(2**60))
+    monkeypatch.setattr(
+        "bit_backbone.commands.features.backbone_of", lambda args: torch.empty(2**60)
+    )
     assert main(["features", str(photos / "a.png"), "--output", str(tmp_path)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("bit-backbone: error: the command does not fit into memory: ")
