@@ -5,7 +5,7 @@ Importing the package is cheap: a name is imported, and torch with it, when it i
 
 from typing import TYPE_CHECKING
 
-from bit_backbone._lazy import lazy_exports
+from bit_backbone.utils.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from bit_backbone.backbone import BitBackbone

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bit_backbone._config_checks import check_spelling
-from bit_backbone._files import atomic_path
-from bit_backbone._saved import read as read_saved
+from bit_backbone.utils.files import atomic_path
+from bit_backbone.utils.saved_settings import read as read_saved
 
 if TYPE_CHECKING:
     from bit_backbone.config import BitConfig

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from bit_backbone._workers import serve_parent
 from bit_backbone.heads import BitForImageClassification
-from bit_backbone.out_of_memory import TooLargeError, each_that_fits, fitting
 from bit_backbone.preprocessing import BitImageProcessor
 from bit_backbone.preprocessing.settings import PLAIN
+from bit_backbone.utils.out_of_memory import TooLargeError, each_that_fits, fitting
+from bit_backbone.utils.workers import serve_parent
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import sys
 from collections.abc import Sequence
 
 from bit_backbone import __version__
-from bit_backbone._extras import MissingExtraError
-from bit_backbone.out_of_memory import fitting
+from bit_backbone.utils.extras import MissingExtraError
+from bit_backbone.utils.out_of_memory import fitting
 
 # Each module exposes add_parser(subparsers) and imports torch only inside the function it sets as
 # `func`, so that listing the commands stays quick.

@@ -11,8 +11,8 @@ from torch import nn
 from bit_backbone.datasets import SemanticFolder
 from bit_backbone.detection import DetectionSettings, DetectorSpec, train
 from bit_backbone.training.parallel import average_statistics, distribute
-from bit_backbone.training.processes import ProcessGroup, process_group
 from bit_backbone.training.state import RunState
+from bit_backbone.utils.processes import ProcessGroup, process_group
 
 SPEC = DetectorSpec("fcn_bit", ("block", "bar"), {"variant": VARIANT})
 

@@ -57,7 +57,7 @@ def measured(
 
 def main() -> None:
     from bit_backbone.training.parallel import process_mesh, shard
-    from bit_backbone.training.processes import process_group
+    from bit_backbone.utils.processes import process_group
 
     with process_group("cpu") as group:
         model = shard(BitBackbone(CONFIG).train(), process_mesh(group.device))

@@ -4,7 +4,7 @@ import torch
 from finetune_run import make_model
 
 from bit_backbone.training.parallel import process_mesh, shard
-from bit_backbone.training.processes import process_group
+from bit_backbone.utils.processes import process_group
 
 
 @torch.no_grad()

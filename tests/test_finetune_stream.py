@@ -14,7 +14,7 @@ from bit_backbone.finetune import evaluation, transforms
 from bit_backbone.finetune.hyperrule import Resolution
 from bit_backbone.outputs import ImageClassifierOutput
 from bit_backbone.training import stream
-from bit_backbone.training.processes import ProcessGroup
+from bit_backbone.utils.processes import ProcessGroup
 
 ALONE = ProcessGroup(0, 1, torch.device("cpu"))
 

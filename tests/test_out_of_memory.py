@@ -16,7 +16,12 @@ from PIL import Image
 from bit_backbone import BitForImageClassification
 from bit_backbone.cli import main
 from bit_backbone.detection import DetectorSpec
-from bit_backbone.out_of_memory import TooLargeError, each_that_fits, fitting, is_out_of_memory
+from bit_backbone.utils.out_of_memory import (
+    TooLargeError,
+    each_that_fits,
+    fitting,
+    is_out_of_memory,
+)
 
 TOO_MANY = 2**60  # bytes: no processor addresses so many
 

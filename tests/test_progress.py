@@ -2,9 +2,9 @@
 
 import pytest
 
-from bit_backbone import progress
-from bit_backbone.progress import Bars, track
 from bit_backbone.training.progress import Progress
+from bit_backbone.utils import progress
+from bit_backbone.utils.progress import Bars, track
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ import bit_backbone
 READER = """
 import signal, sys
 from torch.utils.data import DataLoader
-from bit_backbone._workers import serve_parent
+from bit_backbone.utils.workers import serve_parent
 
 class Chunks:
     def __len__(self):

@@ -24,8 +24,8 @@ from benchmarking.rounds import measure
 from benchmarking.workloads import DEFAULT_WORKLOADS, WORKLOADS, Workload
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 
-from bit_backbone._files import atomic_path
-from bit_backbone.progress import Bars
+from bit_backbone.utils.files import atomic_path
+from bit_backbone.utils.progress import Bars
 
 
 def parse() -> argparse.Namespace:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from bit_backbone.kernels import is_faster_in_triton, kernel_policy
 from bit_backbone.layers import GroupNormAct
-from bit_backbone.progress import track
+from bit_backbone.utils.progress import track
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 LAYOUTS = {"channels-last": torch.channels_last, "contiguous": torch.contiguous_format}

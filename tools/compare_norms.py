@@ -25,17 +25,17 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from bit_backbone import BitForImageClassification
-from bit_backbone._files import atomic_path, read_json
 from bit_backbone.datasets import CocoFolder, DigitScenes, build_scenes
 from bit_backbone.detection import DetectionSettings, evaluate
 from bit_backbone.detection.batches import AspectRatioBatches, collate
 from bit_backbone.detection.learner import Learner
 from bit_backbone.detection.transforms import train_transforms
 from bit_backbone.layers import GroupNormAct
-from bit_backbone.progress import track
 from bit_backbone.torchvision.tiny import TINY, fasterrcnn_bit_tiny_fpn
-from bit_backbone.training.processes import process_group
 from bit_backbone.training.stream import SeededDataset
+from bit_backbone.utils.files import atomic_path, read_json
+from bit_backbone.utils.processes import process_group
+from bit_backbone.utils.progress import track
 
 IMAGE_SIZE = (96, 96)
 CATEGORY = "digit"  # one for all: to tell ten apart takes longer to learn than to find them

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bit_backbone import BitForImageClassification
-from bit_backbone._files import atomic_path
 from bit_backbone.cli import INTERRUPTED
 from bit_backbone.cli import main as bit_backbone
 from bit_backbone.datasets import CocoFolder, DigitScenes, build_scenes
@@ -29,8 +28,9 @@ from bit_backbone.detection import DetectionSettings, DetectorSpec, TrainingResu
 from bit_backbone.detection.command import SIGNALLED
 from bit_backbone.detection.reports import metrics_table, save_comparison
 from bit_backbone.detection.transforms import train_transforms
-from bit_backbone.progress import track
 from bit_backbone.torchvision.tiny import TINY
+from bit_backbone.utils.files import atomic_path
+from bit_backbone.utils.progress import track
 
 PHOTOGRAPHS = ("china.jpg", "flower.jpg")
 SCENES = {"train": 1000, "test": 200}

@@ -9,11 +9,11 @@ the two markers of the document is replaced; nothing is allocated.
 import argparse
 from pathlib import Path
 
-from bit_backbone._files import atomic_path
 from bit_backbone.config import VARIANTS
 from bit_backbone.memory import TrainingOptions, detector_step, training_memory
-from bit_backbone.progress import track
 from bit_backbone.torchvision import fasterrcnn_bit_fpn
+from bit_backbone.utils.files import atomic_path
+from bit_backbone.utils.progress import track
 
 SHAPE = (2, 3, 800, 1333)
 FSDP = 8

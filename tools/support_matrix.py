@@ -26,7 +26,7 @@ from xml.etree import ElementTree
 
 from rich.console import Console
 
-from bit_backbone._files import atomic_path
+from bit_backbone.utils.files import atomic_path
 
 ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "build" / "matrix"

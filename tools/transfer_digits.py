@@ -25,7 +25,6 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from bit_backbone import BitForImageClassification
-from bit_backbone._files import atomic_path
 from bit_backbone.datasets import DigitScenes
 from bit_backbone.finetune import (
     FineTuneSettings,
@@ -35,8 +34,9 @@ from bit_backbone.finetune import (
     select_few_shot,
     train_transform,
 )
-from bit_backbone.progress import track
 from bit_backbone.torchvision.tiny import TINY
+from bit_backbone.utils.files import atomic_path
+from bit_backbone.utils.progress import track
 
 NETWORK = TINY.replace(feature_norm="none")
 SIDE = 40  # of a picture, in pixels

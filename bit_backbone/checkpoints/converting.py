@@ -16,7 +16,6 @@ from bit_backbone.checkpoints.checkpoint import Checkpoint
 from bit_backbone.checkpoints.errors import CheckpointError
 from bit_backbone.checkpoints.files import WEIGHT_FILES
 from bit_backbone.checkpoints.formats import FORMATS, HEAD, HEAD_WEIGHT, STEM_GAIN, Format
-from bit_backbone.checkpoints.hollow import hollow
 from bit_backbone.checkpoints.matching import Target, is_own, match
 from bit_backbone.checkpoints.pretrained import config_for, remove_older_weights
 from bit_backbone.checkpoints.sources import CONFIG_FILE, Source, open_checkpoint
@@ -31,7 +30,8 @@ from bit_backbone.checkpoints.writing import (
 )
 from bit_backbone.config import BitConfig
 from bit_backbone.network import BitNetwork
-from bit_backbone.progress import track
+from bit_backbone.utils.empty_weights import hollow
+from bit_backbone.utils.progress import track
 
 
 @dataclass(frozen=True)

@@ -26,11 +26,11 @@ from huggingface_hub.utils import (
     enable_progress_bars,
 )
 
-from bit_backbone._files import atomic_path
 from bit_backbone.checkpoints.errors import CheckpointError, NotDownloadedError
 from bit_backbone.checkpoints.files import WEIGHT_FILES, open_file
 from bit_backbone.checkpoints.files.sharded import read_weight_map
 from bit_backbone.checkpoints.published import BUCKET, PublishedCheckpoint
+from bit_backbone.utils.files import atomic_path
 
 _BARS: ContextVar[bool] = ContextVar("progress bars", default=True)
 

@@ -13,17 +13,17 @@ import torch
 from torch import nn
 
 from bit_backbone._config_files import to_text
-from bit_backbone._files import read_json
 from bit_backbone.checkpoints.checkpoint import Checkpoint
 from bit_backbone.checkpoints.errors import CheckpointError
 from bit_backbone.checkpoints.files import FLOAT_DTYPES, WEIGHT_FILES
 from bit_backbone.checkpoints.formats import FORMATS, STEM_GAIN
-from bit_backbone.checkpoints.hollow import hollow
 from bit_backbone.checkpoints.loading import load_checkpoint
 from bit_backbone.checkpoints.matching import Target
 from bit_backbone.checkpoints.sources import CONFIG_FILE, Place, Source, locate
 from bit_backbone.checkpoints.writing import write_safetensors, write_text, writing
 from bit_backbone.config import MODEL_TYPE, BitConfig
+from bit_backbone.utils.empty_weights import hollow
+from bit_backbone.utils.files import read_json
 
 _INDEX = "model.safetensors.index.json"
 _SHARDS = "model-*-of-*.safetensors"

@@ -13,8 +13,8 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from bit_backbone._files import atomic_path
 from bit_backbone.checkpoints.errors import CheckpointError
+from bit_backbone.utils.files import atomic_path
 
 NamedTensors: TypeAlias = Iterable[tuple[str, torch.Tensor]]
 Writer: TypeAlias = Callable[[Path, NamedTensors], None]

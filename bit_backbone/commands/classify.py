@@ -106,7 +106,7 @@ def _lacks_head_alone(report: LoadReport) -> bool:
 
 def _tracked(predictions: Iterable[Prediction], total: int) -> Iterator[Prediction]:
     """Shows a progress bar on stderr; results go to stdout, above the bar on a terminal."""
-    from bit_backbone.progress import Bars
+    from bit_backbone.utils.progress import Bars
 
     with Bars(redirect_stdout=sys.stdout.isatty(), transient=True) as bar:
         yield from bar.track(predictions, total=total, description="classifying")

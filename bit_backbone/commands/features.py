@@ -8,13 +8,13 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bit_backbone._files import atomic_path
 from bit_backbone.commands.networks import (
     add_network_options,
     add_weights_options,
     backbone_of,
 )
 from bit_backbone.commands.options import SOME_FAILED, positive
+from bit_backbone.utils.files import atomic_path
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -59,8 +59,8 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Extracts and draws every photograph; returns the exit status."""
     from bit_backbone.commands.output import Output
-    from bit_backbone.out_of_memory import fitting
     from bit_backbone.profiling import StageTimer
+    from bit_backbone.utils.out_of_memory import fitting
 
     _check_names(args.photos)
     console = Output()

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from bit_backbone._lazy import lazy_exports
+from bit_backbone.utils.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from bit_backbone.datasets.build import build_scenes

@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from bit_backbone._files import read_json
-from bit_backbone._workers import serve_parent
 from bit_backbone.datasets.preview import contact_sheet
 from bit_backbone.datasets.records import annotation_records, document, image_record
 from bit_backbone.datasets.scenes import DigitScenes
 from bit_backbone.datasets.workspace import publish, workspace, write_synced
-from bit_backbone.progress import track
+from bit_backbone.utils.files import read_json
+from bit_backbone.utils.progress import track
+from bit_backbone.utils.workers import serve_parent
 
 # Raised whenever equal arguments come to draw other scenes, so that old folders are not reused.
 DRAWING = 1

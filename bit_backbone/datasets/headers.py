@@ -12,8 +12,8 @@ from PIL import Image
 from PIL.ExifTags import Base
 
 from bit_backbone.preprocessing.images import decode
-from bit_backbone.progress import track
-from bit_backbone.training.processes import is_first_process
+from bit_backbone.utils.processes import is_first_process
+from bit_backbone.utils.progress import track
 
 THREADS = 8  # that wait for a disk; a header costs some 0.2 ms of computing
 SHOWN = 5000  # images from which on the progress is shown

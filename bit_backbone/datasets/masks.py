@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from bit_backbone._extras import require
+from bit_backbone.utils.extras import require
 
 
 def encode_runs(mask: np.ndarray) -> list[int]:

@@ -11,7 +11,7 @@ from importlib import resources
 import numpy as np
 from PIL import Image
 
-from bit_backbone._extras import MissingExtraError, require
+from bit_backbone.utils.extras import MissingExtraError, require
 
 SPLITS = ("train", "test")
 

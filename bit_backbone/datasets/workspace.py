@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bit_backbone._files import sync
+from bit_backbone.utils.files import sync
 
 
 @contextmanager

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
-from bit_backbone._workers import serve_parent
-from bit_backbone.training.processes import ONE_PROCESS, ProcessGroup
 from bit_backbone.training.stream import ORDER, Key, equal_share
+from bit_backbone.utils.processes import ONE_PROCESS, ProcessGroup
+from bit_backbone.utils.workers import serve_parent
 
 
 class AspectRatioBatches(Sampler[list[Key]]):

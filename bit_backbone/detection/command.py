@@ -8,7 +8,6 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from bit_backbone._extras import MissingExtraError
 from bit_backbone.commands.options import device_of
 from bit_backbone.detection.options import (
     build_parser,
@@ -17,7 +16,8 @@ from bit_backbone.detection.options import (
     settings_of,
     spec_of,
 )
-from bit_backbone.out_of_memory import fitting
+from bit_backbone.utils.extras import MissingExtraError
+from bit_backbone.utils.out_of_memory import fitting
 
 if TYPE_CHECKING:
     from torch import nn
@@ -52,7 +52,7 @@ def _train(args: argparse.Namespace) -> int:
     from bit_backbone.detection.tasks import check_tools
     from bit_backbone.detection.training import train
     from bit_backbone.pages import keep_pages
-    from bit_backbone.training.processes import is_first_process
+    from bit_backbone.utils.processes import is_first_process
 
     check_name(args.model)
     train_set, test_set = (open_set(args, split, args.model) for split in ("train", "test"))
@@ -77,8 +77,8 @@ def _test_only(args: argparse.Namespace) -> int:
     from bit_backbone.detection.tasks import evaluate_on
     from bit_backbone.detection.training import check_categories
     from bit_backbone.training.precision import autocast
-    from bit_backbone.training.processes import process_group
     from bit_backbone.training.progress import Progress
+    from bit_backbone.utils.processes import process_group
 
     with process_group(args.device) as group:
         model, spec = load_detector(args.output, group.device)

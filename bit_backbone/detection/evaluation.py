@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bit_backbone._extras import require
 from bit_backbone.datasets.coco import CocoFolder
 from bit_backbone.detection.batches import loader_of_share
-from bit_backbone.training.processes import ONE_PROCESS, ProcessGroup
+from bit_backbone.utils.extras import require
+from bit_backbone.utils.processes import ONE_PROCESS, ProcessGroup
 
 # The names of COCOeval's summary, in its order.
 _PRECISIONS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from bit_backbone.detection.settings import DetectionSettings
 from bit_backbone.training.parallel import distribute
 from bit_backbone.training.precision import PRECISIONS, autocast
-from bit_backbone.training.processes import ProcessGroup
 from bit_backbone.training.stream import PROPOSALS, forked
+from bit_backbone.utils.processes import ProcessGroup
 
 
 class Learner:

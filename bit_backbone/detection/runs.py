@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from bit_backbone._files import atomic_path
 from bit_backbone.detection.models import DetectorSpec
 from bit_backbone.training.saving import load_weights
 from bit_backbone.training.state import STATE_NAME, RunState
+from bit_backbone.utils.files import atomic_path
 
 SPEC_NAME = "detector.json"
 

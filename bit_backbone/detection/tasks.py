@@ -9,7 +9,7 @@ from torch import nn
 
 from bit_backbone.datasets.coco import CocoFolder
 from bit_backbone.datasets.semantic import SemanticFolder
-from bit_backbone.training.processes import ONE_PROCESS, ProcessGroup
+from bit_backbone.utils.processes import ONE_PROCESS, ProcessGroup
 
 TrainingSet = CocoFolder | SemanticFolder
 

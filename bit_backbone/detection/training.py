@@ -13,7 +13,6 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from bit_backbone._workers import serve_parent
 from bit_backbone.detection.batches import AspectRatioBatches, collate
 from bit_backbone.detection.learner import Learner
 from bit_backbone.detection.models import DetectorSpec
@@ -21,11 +20,12 @@ from bit_backbone.detection.runs import load_spec, save_spec
 from bit_backbone.detection.settings import DetectionSettings
 from bit_backbone.detection.tasks import TrainingSet, evaluate_on
 from bit_backbone.training.parallel import average_statistics
-from bit_backbone.training.processes import Interruption, process_group
 from bit_backbone.training.progress import Progress, Task
 from bit_backbone.training.runlog import RunLog, is_evaluated
 from bit_backbone.training.saving import Facts, RunStore
 from bit_backbone.training.stream import SeededDataset
+from bit_backbone.utils.processes import Interruption, process_group
+from bit_backbone.utils.workers import serve_parent
 
 
 @dataclass(frozen=True)

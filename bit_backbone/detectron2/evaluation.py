@@ -30,7 +30,7 @@ from detectron2.evaluation import (
     SemSegEvaluator,
 )
 
-from bit_backbone._extras import MissingExtraError
+from bit_backbone.utils.extras import MissingExtraError
 
 __all__ = ["EVALUATORS", "alias_cityscapes_scripts", "build_evaluator", "require_evaluators"]
 

@@ -23,13 +23,13 @@ from detectron2.utils.file_io import PathHandler, PathManager
 from iopath.common.file_io import file_lock, get_cache_dir
 from torch import Tensor, nn
 
-from bit_backbone._files import atomic_path
 from bit_backbone.backbone import BitBackbone
 from bit_backbone.checkpoints import CheckpointError, convert
 from bit_backbone.checkpoints.checkpoint import Checkpoint
 from bit_backbone.checkpoints.files import TensorMapping
 from bit_backbone.checkpoints.loading import load_checkpoint
 from bit_backbone.config import BitConfig
+from bit_backbone.utils.files import atomic_path
 
 __all__ = ["BitC4Handler", "BitHandler", "CheckpointTaker", "fit_backbone", "register_handlers"]
 

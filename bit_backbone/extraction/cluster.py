@@ -16,10 +16,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bit_backbone._extras import require
 from bit_backbone.extraction.decoding import Decoded, Decoder
 from bit_backbone.extraction.errors import ExtractionError
 from bit_backbone.extraction.listing import ImageRef
+from bit_backbone.utils.extras import require
 
 if TYPE_CHECKING:
     from bit_backbone.extraction.progress import ExtractionBar

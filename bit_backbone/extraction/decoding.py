@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from bit_backbone._workers import serve_parent
 from bit_backbone.extraction.errors import ExtractionError
 from bit_backbone.extraction.listing import ImageRef
 from bit_backbone.extraction.watched import WatchedFolder
-from bit_backbone.out_of_memory import TooLargeError, fitting
 from bit_backbone.preprocessing import BitImageProcessor
 from bit_backbone.preprocessing.images import decode
 from bit_backbone.preprocessing.settings import PLAIN
+from bit_backbone.utils.out_of_memory import TooLargeError, fitting
+from bit_backbone.utils.workers import serve_parent
 
 # The machine's troubles and not the image's: the next image would fail the same way.
 _MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ENOTCONN)

@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from bit_backbone._files import atomic_path, read_json
-from bit_backbone._locks import LOCK_FILE, lock_folder
 from bit_backbone.extraction.errors import ExtractionError
 from bit_backbone.extraction.features import Failure, Features
 from bit_backbone.extraction.settings import OutputSettings, differences
 from bit_backbone.extraction.writers import index_columns, open_shard, printable, shard_name
+from bit_backbone.utils.files import atomic_path, read_json
+from bit_backbone.utils.locks import LOCK_FILE, lock_folder
 
 SETTINGS_FILE = "extraction.json"
 INDEX_FILE = "index.parquet"

@@ -14,9 +14,9 @@ from bit_backbone.extraction.batching import batches_of_one_size
 from bit_backbone.extraction.decoding import Decoded, too_large
 from bit_backbone.extraction.listing import ImageRef
 from bit_backbone.extraction.pooling import POOLINGS
-from bit_backbone.out_of_memory import TooLargeError, each_that_fits, fitting
 from bit_backbone.preprocessing import BitImageProcessor
 from bit_backbone.preprocessing.settings import PLAIN
+from bit_backbone.utils.out_of_memory import TooLargeError, each_that_fits, fitting
 
 DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16}
 PRECISIONS: Mapping[str, torch.dtype] = {**DTYPES, "bf16": torch.bfloat16}

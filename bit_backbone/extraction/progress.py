@@ -14,7 +14,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from bit_backbone.progress import Bars
+from bit_backbone.utils.progress import Bars
 
 
 class _Speed(ProgressColumn):

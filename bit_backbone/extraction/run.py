@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-from bit_backbone._extras import require
 from bit_backbone.backbone import BitBackbone
 from bit_backbone.extraction.decoding import Decoded, Decoder, decoded_images
 from bit_backbone.extraction.destination import Destination, Summary
@@ -21,6 +20,7 @@ from bit_backbone.extraction.settings import OutputSettings, describe
 from bit_backbone.extraction.sources import find_images
 from bit_backbone.inference import optimize_in_place
 from bit_backbone.preprocessing import BitImageProcessor
+from bit_backbone.utils.extras import require
 
 __all__ = ["Extraction", "LocalEngine", "extract", "native_size"]
 

@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
     from bit_backbone.finetune.folders import LabelledImages
     from bit_backbone.finetune.training import finetune
     from bit_backbone.finetune.transforms import eval_transform, train_transform, typical_size
-    from bit_backbone.training.processes import is_first_process
+    from bit_backbone.utils.processes import is_first_process
 
     images = LabelledImages(args.train)
     size = args.image_size or typical_size([path for path, _ in images.samples])
@@ -191,7 +191,7 @@ def _finish(
     result: FineTuneResult,
 ) -> int:
     from bit_backbone.finetune.transforms import eval_processor
-    from bit_backbone.training.processes import is_first_process
+    from bit_backbone.utils.processes import is_first_process
 
     if not is_first_process():
         return 128 + result.signal if result.signal else 0

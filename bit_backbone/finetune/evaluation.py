@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
-from bit_backbone._workers import serve_parent
-from bit_backbone.training.processes import ProcessGroup
 from bit_backbone.training.stream import equal_share
+from bit_backbone.utils.processes import ProcessGroup
+from bit_backbone.utils.workers import serve_parent
 
 TOP = 5
 

@@ -16,8 +16,8 @@ from bit_backbone.finetune.splitting import backward_in_parts
 from bit_backbone.heads import BitForImageClassification
 from bit_backbone.training.parallel import distribute, without_sync
 from bit_backbone.training.precision import PRECISIONS, autocast
-from bit_backbone.training.processes import ProcessGroup
 from bit_backbone.training.stream import MIXUP, STOCHASTIC_DEPTH, forked
+from bit_backbone.utils.processes import ProcessGroup
 
 
 class Learner:

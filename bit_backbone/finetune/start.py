@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from bit_backbone.heads import BitForImageClassification
-from bit_backbone.training.processes import ProcessGroup
+from bit_backbone.utils.processes import ProcessGroup
 
 # What training does not depend on: names, and what a forward pass returns beside the logits.
 _NAMES = ("num_labels", "id2label", "label2id", "problem_type")

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from bit_backbone._workers import serve_parent
 from bit_backbone.finetune.evaluation import Metrics, evaluate
 from bit_backbone.finetune.learner import Learner
 from bit_backbone.finetune.settings import FineTuneSettings
@@ -24,11 +23,12 @@ from bit_backbone.finetune.start import (
     with_known_start,
 )
 from bit_backbone.heads import BitForImageClassification
-from bit_backbone.training.processes import Interruption, process_group
 from bit_backbone.training.progress import Progress, Task
 from bit_backbone.training.runlog import RunLog, is_evaluated
 from bit_backbone.training.saving import Facts, RunStore
 from bit_backbone.training.stream import BatchPlan, ExampleStream, SeededDataset
+from bit_backbone.utils.processes import Interruption, process_group
+from bit_backbone.utils.workers import serve_parent
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ from typing import Any, Self, Unpack
 import torch
 from PIL import Image
 
-from bit_backbone._files import atomic_path
-from bit_backbone._saved import read
 from bit_backbone.preprocessing import images as inputs
 from bit_backbone.preprocessing import pixels, presets, saved, settings
 from bit_backbone.preprocessing.batch import BatchFeature, collate
 from bit_backbone.preprocessing.settings import DeviceLike, Settings, SizeLike
+from bit_backbone.utils.files import atomic_path
+from bit_backbone.utils.saved_settings import read
 
 _SHORT_SIDE = MappingProxyType({"shortest_edge": 224})
 

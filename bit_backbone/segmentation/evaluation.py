@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bit_backbone.datasets.semantic import IGNORED, SemanticFolder
 from bit_backbone.detection.batches import loader_of_share
-from bit_backbone.training.processes import ONE_PROCESS, ProcessGroup
+from bit_backbone.utils.processes import ONE_PROCESS, ProcessGroup
 
 
 @torch.inference_mode()

@@ -9,7 +9,6 @@ from torch.nn import functional as F
 
 from bit_backbone import checkpoints
 from bit_backbone.checkpoints.fetching import progress_bars
-from bit_backbone.checkpoints.hollow import hollow
 from bit_backbone.config import BitConfig
 from bit_backbone.heads import BitForImageClassification
 from bit_backbone.torchvision.registry import register
@@ -22,6 +21,7 @@ from bit_backbone.torchvision.weights import (
     BiT_R152x4_Weights,
     BitWeights,
 )
+from bit_backbone.utils.empty_weights import hollow
 
 __all__ = [
     "BitClassifier",

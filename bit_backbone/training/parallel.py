@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from bit_backbone.network import PreActUnit, Stage
-from bit_backbone.training.processes import ProcessGroup
+from bit_backbone.utils.processes import ProcessGroup
 
 
 def distribute(

@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
-from bit_backbone.progress import Bars
+from bit_backbone.utils.progress import Bars
 
 
 class Progress:

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from bit_backbone._files import atomic_path
+from bit_backbone.utils.files import atomic_path
 
 LOG_NAME = "log.jsonl"
 

@@ -20,11 +20,11 @@ from torch.distributed.checkpoint.state_dict import (
     set_state_dict,
 )
 
-from bit_backbone._files import atomic_path, leftovers, read_json, sync
-from bit_backbone._locks import lock_folder
-from bit_backbone.training.processes import ProcessGroup
 from bit_backbone.training.runlog import LOG_NAME
 from bit_backbone.training.state import STATE_NAME, RunState
+from bit_backbone.utils.files import atomic_path, leftovers, read_json, sync
+from bit_backbone.utils.locks import lock_folder
+from bit_backbone.utils.processes import ProcessGroup
 
 SHARDS = "step-{:07}.dcp"
 FACTS = "run.json"  # written last: a folder of shards without it is unfinished

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from bit_backbone._files import atomic_path
+from bit_backbone.utils.files import atomic_path
 
 STATE_NAME = "last.pt"
 

@@ -10,8 +10,8 @@ from tiny_models import backbone
 
 from bit_backbone.channels import adapt_rgb_filters
 from bit_backbone.checkpoints import CheckpointError, load
-from bit_backbone.checkpoints.hollow import hollow
 from bit_backbone.convolution import standardize
+from bit_backbone.utils.empty_weights import hollow
 
 
 @pytest.mark.parametrize(("channels", "repeats"), [(1, 1), (6, 2), (9, 3)])

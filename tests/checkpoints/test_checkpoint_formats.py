@@ -348,7 +348,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path):
 
 def test_a_folder_that_cannot_be_written(official, monkeypatch, tmp_path):
     """Root may write everywhere, so the refusal is the system call's, made to happen here."""
-    from bit_backbone import _files
+    from bit_backbone.utils import files as _files
 
     def refuse(*args, **options):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), "/readonly")

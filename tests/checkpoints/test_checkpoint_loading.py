@@ -12,7 +12,7 @@ from torch import nn
 
 from bit_backbone import BitBackbone, BitConfig, BitForImageClassification, BitModel
 from bit_backbone.checkpoints import CheckpointError, load
-from bit_backbone.checkpoints.hollow import hollow
+from bit_backbone.utils.empty_weights import hollow
 
 IMAGES = torch.randn(2, 3, 33, 47)
 

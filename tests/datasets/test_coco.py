@@ -14,8 +14,8 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.transforms import v2
 
-from bit_backbone._extras import MissingExtraError
 from bit_backbone.datasets import AnnotationError, CocoFolder, DigitScenes, build_scenes
+from bit_backbone.utils.extras import MissingExtraError
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from bit_backbone._extras import MissingExtraError
 from bit_backbone.datasets import sources
+from bit_backbone.utils.extras import MissingExtraError
 
 
 @pytest.mark.parametrize(("split", "count"), [("train", 1347), ("test", 450)])

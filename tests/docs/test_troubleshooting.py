@@ -16,15 +16,15 @@ from pages import DOCS, blocks
 from PIL import Image
 
 from bit_backbone import BitBackbone, BitConfig, BitForImageClassification, BitImageProcessor
-from bit_backbone._extras import require
 from bit_backbone.checkpoints import convert, load
 from bit_backbone.datasets import CocoFolder
 from bit_backbone.finetune import LabelledImages
 from bit_backbone.finetune.mixup import mix_neighbours
 from bit_backbone.torchvision import bit_fpn_backbone, fasterrcnn_bit_fpn
-from bit_backbone.training.processes import ONE_PROCESS
 from bit_backbone.training.saving import RunStore
 from bit_backbone.training.state import RunState
+from bit_backbone.utils.extras import require
+from bit_backbone.utils.processes import ONE_PROCESS
 
 PAGE = "troubleshooting.md"
 TEXT = (DOCS / PAGE).read_text(encoding="utf-8")

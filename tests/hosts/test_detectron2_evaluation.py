@@ -28,7 +28,6 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import Boxes, Instances
 from tiny_detectron2 import read, shrink, shrink_heads, tiny_cfg
 
-from bit_backbone._extras import MissingExtraError
 from bit_backbone.detectron2.evaluation import (
     _former_numpy,
     _OnAnyNumPy,
@@ -37,6 +36,7 @@ from bit_backbone.detectron2.evaluation import (
     build_evaluator,
     require_evaluators,
 )
+from bit_backbone.utils.extras import MissingExtraError
 
 ROOT = Path(__file__).parents[2]
 HEIGHT, WIDTH = 64, 96

@@ -17,7 +17,7 @@ from bit_backbone import (
     keep_pages,
     optimize_for_inference,
 )
-from bit_backbone.checkpoints.hollow import hollow
+from bit_backbone.utils.empty_weights import hollow
 
 from .floor import bandwidth, floor
 from .steps import Step

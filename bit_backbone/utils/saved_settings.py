@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from bit_backbone._files import read_json
+from bit_backbone.utils.files import read_json
 
 
 def read(
