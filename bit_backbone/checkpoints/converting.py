@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 
-from bit_backbone._config_files import to_text
 from bit_backbone.checkpoints.architecture import Architecture
 from bit_backbone.checkpoints.checkpoint import Checkpoint
 from bit_backbone.checkpoints.errors import CheckpointError
@@ -29,6 +28,7 @@ from bit_backbone.checkpoints.writing import (
     writing,
 )
 from bit_backbone.config import BitConfig
+from bit_backbone.config.files import to_text
 from bit_backbone.network import BitNetwork
 from bit_backbone.utils.empty_weights import hollow
 from bit_backbone.utils.progress import track

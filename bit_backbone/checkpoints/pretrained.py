@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from bit_backbone._config_files import to_text
 from bit_backbone.checkpoints.checkpoint import Checkpoint
 from bit_backbone.checkpoints.errors import CheckpointError
 from bit_backbone.checkpoints.files import FLOAT_DTYPES, WEIGHT_FILES
@@ -22,6 +21,7 @@ from bit_backbone.checkpoints.matching import Target
 from bit_backbone.checkpoints.sources import CONFIG_FILE, Place, Source, locate
 from bit_backbone.checkpoints.writing import write_safetensors, write_text, writing
 from bit_backbone.config import MODEL_TYPE, BitConfig
+from bit_backbone.config.files import to_text
 from bit_backbone.utils.empty_weights import hollow
 from bit_backbone.utils.files import read_json
 

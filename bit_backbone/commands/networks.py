@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bit_backbone import _config_checks as checks
+from bit_backbone.config import validation as checks
 
 if TYPE_CHECKING:
     from bit_backbone.backbone import BitBackbone

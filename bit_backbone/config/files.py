@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bit_backbone._config_checks import check_spelling
+from bit_backbone.config.validation import check_spelling
 from bit_backbone.utils.files import atomic_path
 from bit_backbone.utils.saved_settings import read as read_saved
 

@@ -1,7 +1,7 @@
-"""BitConfig: what a BiT network is, and the table of published variants.
+"""BitConfig: what a BiT network is.
 
-Every width, stride and dilation of the network is derived from it once, by ``stage_spec``; the
-modules read ``config.stages``.
+Every width, stride and dilation of the network is derived from it once, in ``stages``; the modules
+read ``config.stages``.
 """
 
 from __future__ import annotations
@@ -14,21 +14,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from bit_backbone import _config_checks as checks
-from bit_backbone import _config_files as files
-from bit_backbone._config_files import MODEL_TYPE, TRANSFORMERS_EPS
-from bit_backbone.stage_spec import STEM_STRIDE, StageSpec, derive_stages, rounded_width
-from bit_backbone.variants import VARIANTS, variant_of
+from bit_backbone.config import files
+from bit_backbone.config import validation as checks
+from bit_backbone.config.stages import STEM_STRIDE, StageSpec, derive_stages, rounded_width
+from bit_backbone.config.variants import VARIANTS, variant_of
 
-__all__ = [
-    "DENSE_FEATURE_NORM",
-    "MODEL_TYPE",
-    "TRANSFORMERS_EPS",
-    "VARIANTS",
-    "BitConfig",
-    "StageSpec",
-    "variant_of",
-]
+__all__ = ["DENSE_FEATURE_NORM", "BitConfig"]
 
 DEFAULT_NUM_LABELS = 1000
 

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
-from bit_backbone.stage_spec import BOTTLENECK_RATIO
+from bit_backbone.config.stages import BOTTLENECK_RATIO
 
 if TYPE_CHECKING:
     from bit_backbone.config import BitConfig
