@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from bit_backbone import checkpoints
 from bit_backbone.checkpoints.mixin import PretrainedMixin
 from bit_backbone.config import BitConfig
-from bit_backbone.layers import GroupNormAct
 from bit_backbone.network import BitNetwork
+from bit_backbone.network.layers import GroupNormAct
 from bit_backbone.utils.empty_weights import hollow
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from bit_backbone import BitBackbone
-from bit_backbone.convolution import StdConv2d
-from bit_backbone.layers import GroupNormAct
+from bit_backbone.network.layers import GroupNormAct
+from bit_backbone.network.std_conv import StdConv2d
 from bit_backbone.torchvision.tiny import TINY
 
 TOOLS = Path(__file__).parents[1] / "tools"

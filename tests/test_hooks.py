@@ -6,8 +6,8 @@ from networks import KINDS, tiny
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bit_backbone.convolution import StdConv2d
-from bit_backbone.layers import DropPath, GroupNormAct
+from bit_backbone.network.layers import DropPath, GroupNormAct
+from bit_backbone.network.std_conv import StdConv2d
 
 
 @pytest.mark.parametrize(("layer_type", "feature_norm"), KINDS)

@@ -20,11 +20,11 @@ from bit_backbone import (
     BitModel,
     optimize_for_inference,
 )
-from bit_backbone.convolution import StdConv2d
 from bit_backbone.inference import optimize_in_place
 from bit_backbone.inference.convolution import FoldedConv2d
 from bit_backbone.inference.norm import CHUNK, LONGEST_SUM, ChunkedGroupNormAct
-from bit_backbone.layers import GroupNormAct
+from bit_backbone.network.layers import GroupNormAct
+from bit_backbone.network.std_conv import StdConv2d
 
 # Odd; the first one long enough for chunked moments; each twice, for filters laid out in between.
 SIZES = ((163, 171), (163, 171), (163, 171), (156, 161), (163, 171))

@@ -9,15 +9,15 @@ from networks import relative_difference
 from torch import nn
 from torch.nn import functional as F
 
-from bit_backbone.convolution import StdConv2d, standardize
-from bit_backbone.layers import (
+from bit_backbone.network.layers import (
     DropPath,
     GroupNormAct,
     activation,
     check_images,
 )
-from bit_backbone.padding import centre_crop_like, pad_same
-from bit_backbone.pooling import StemPool, max_pool_in_zero_ring
+from bit_backbone.network.padding import centre_crop_like, pad_same
+from bit_backbone.network.std_conv import StdConv2d, standardize
+from bit_backbone.network.stem_pool import StemPool, max_pool_in_zero_ring
 
 
 def by_batch_norm(weight, eps):

@@ -10,11 +10,10 @@ from torch import nn
 from torch.autograd import forward_ad
 from torch.nn import functional as F
 
-from bit_backbone import layers
 from bit_backbone.backbone import BitBackbone
 from bit_backbone.config import VARIANTS, BitConfig
-from bit_backbone.layers import activation
-from bit_backbone.network import BitNetwork, Stage, Unit
+from bit_backbone.network import BitNetwork, Stage, Unit, layers
+from bit_backbone.network.layers import activation
 
 # Parameters with a head of 1000 classes, in millions, as published.
 PARAMETERS = {
@@ -224,7 +223,7 @@ def test_checkpointing_covers_every_unit(monkeypatch):
         recomputed.append(unit)
         return unit(*arguments)
 
-    monkeypatch.setattr("bit_backbone.network.checkpoint", checkpoint)
+    monkeypatch.setattr("bit_backbone.network.resnetv2.checkpoint", checkpoint)
     for feature_norm in ("none", "preact"):
         recomputed.clear()
         backbone = tiny(depths=(2, 1, 3, 1), feature_norm=feature_norm)

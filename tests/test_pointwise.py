@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from bit_backbone import pointwise
-from bit_backbone.convolution import StdConv2d, standardize
-from bit_backbone.pointwise import convolve, convolve_backward, geometry_of
+from bit_backbone.kernels import pointwise
+from bit_backbone.kernels.pointwise import convolve, convolve_backward, geometry_of
+from bit_backbone.network.std_conv import StdConv2d, standardize
 
 
 @pytest.fixture

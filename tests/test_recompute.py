@@ -7,7 +7,7 @@ from test_network import saved_bytes
 from torch import nn
 
 from bit_backbone import BitConfig, BitForImageClassification
-from bit_backbone.layers import GroupNormAct
+from bit_backbone.network.layers import GroupNormAct
 
 X = torch.randn(2, 3, 49, 65, generator=torch.Generator().manual_seed(0))
 

@@ -15,8 +15,8 @@ from networks import ALL, largest_difference, tiny
 from torch import nn
 from torch.nn import functional as F
 
-from bit_backbone import convolution
-from bit_backbone.convolution import StdConv2d, standardize
+from bit_backbone.network import std_conv as convolution
+from bit_backbone.network.std_conv import StdConv2d, standardize
 
 
 def frozen(conv):

@@ -21,7 +21,7 @@ from rich.table import Table
 from torch import Tensor
 
 from bit_backbone.kernels import is_faster_in_triton, kernel_policy
-from bit_backbone.layers import GroupNormAct
+from bit_backbone.network.layers import GroupNormAct
 from bit_backbone.utils.progress import track
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}

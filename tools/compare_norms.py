@@ -30,7 +30,7 @@ from bit_backbone.detection import DetectionSettings, evaluate
 from bit_backbone.detection.batches import AspectRatioBatches, collate
 from bit_backbone.detection.learner import Learner
 from bit_backbone.detection.transforms import train_transforms
-from bit_backbone.layers import GroupNormAct
+from bit_backbone.network.layers import GroupNormAct
 from bit_backbone.torchvision.tiny import TINY, fasterrcnn_bit_tiny_fpn
 from bit_backbone.training.stream import SeededDataset
 from bit_backbone.utils.files import atomic_path, read_json

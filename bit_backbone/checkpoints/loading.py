@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bit_backbone.channels import adapt_rgb_filters
 from bit_backbone.checkpoints.checkpoint import Checkpoint
 from bit_backbone.checkpoints.errors import CheckpointError
 from bit_backbone.checkpoints.formats import HEAD, STEM_CONV, STEM_GAIN
 from bit_backbone.checkpoints.matching import HEAD_POLICIES, Match, Target, match
 from bit_backbone.checkpoints.report import LoadReport
 from bit_backbone.checkpoints.sources import Source, open_checkpoint
-from bit_backbone.convolution import StdConv2d
+from bit_backbone.network.image_channels import adapt_rgb_filters
+from bit_backbone.network.std_conv import StdConv2d
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def load(model: nn.Module, source: Source, head: str = "keep", strict: bool = Tr
 
     A backbone that stops early takes the part it has; the report lists the rest as ``beyond``. A
     file of RGB images fits a model of another ``num_channels``; how exactly, says
-    ``bit_backbone.channels.adapt_rgb_filters``.
+    ``bit_backbone.network.image_channels.adapt_rgb_filters``.
 
     Args:
         model: A BitBackbone, BitModel or BitForImageClassification; or a DDP model, a compiled

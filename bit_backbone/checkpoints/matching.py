@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from bit_backbone.channels import RGB_CHANNELS
 from bit_backbone.checkpoints.architecture import Architecture
 from bit_backbone.checkpoints.checkpoint import Checkpoint
 from bit_backbone.checkpoints.errors import CheckpointError
@@ -17,6 +16,7 @@ from bit_backbone.checkpoints.formats import HEAD, HEAD_WEIGHT, STEM_CONV, STEM_
 from bit_backbone.checkpoints.recognition import recognise
 from bit_backbone.checkpoints.report import LoadReport, ShapePair
 from bit_backbone.config import BitConfig
+from bit_backbone.network.image_channels import RGB_CHANNELS
 
 HEAD_POLICIES = ("keep", "drop", "new")
 _STAGE = re.compile(r"stage(\d+)\.")

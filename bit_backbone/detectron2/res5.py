@@ -11,8 +11,8 @@ from bit_backbone.checkpoints import CheckpointError
 from bit_backbone.config import BitConfig
 from bit_backbone.detectron2.backbone import plain
 from bit_backbone.detectron2.weights import CheckpointTaker
-from bit_backbone.layers import GroupNormAct
 from bit_backbone.network import Stage
+from bit_backbone.network.layers import GroupNormAct
 
 __all__ = ["BitRes5"]
 

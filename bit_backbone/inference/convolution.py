@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bit_backbone.convolution import StdConv2d, is_real, standardize
-from bit_backbone.padding import pad_same
-from bit_backbone.pointwise import pixels_behind
+from bit_backbone.kernels.pointwise import pixels_behind
+from bit_backbone.network.padding import pad_same
+from bit_backbone.network.std_conv import StdConv2d, is_real, standardize
 
 __all__ = ["NO_TRAINING", "FoldedConv2d"]
 

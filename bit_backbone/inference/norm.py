@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from bit_backbone.convolution import is_real
-from bit_backbone.hooks import is_watched
 from bit_backbone.inference.convolution import NO_TRAINING
-from bit_backbone.layers import GroupNormAct
+from bit_backbone.network.hooks import is_watched
+from bit_backbone.network.layers import GroupNormAct
+from bit_backbone.network.std_conv import is_real
 
 __all__ = ["ChunkedGroupNormAct"]
 

@@ -10,11 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from bit_backbone.convolution import StdConv2d
 from bit_backbone.inference.convolution import NO_TRAINING, FoldedConv2d
 from bit_backbone.inference.norm import ChunkedGroupNormAct
 from bit_backbone.inference.units import InPlaceBottleneckUnit, InPlacePreActUnit
-from bit_backbone.layers import GroupNormAct
 from bit_backbone.network import (
     BitNetwork,
     BottleneckUnit,
@@ -24,6 +22,8 @@ from bit_backbone.network import (
     Stem,
     Unit,
 )
+from bit_backbone.network.layers import GroupNormAct
+from bit_backbone.network.std_conv import StdConv2d
 from bit_backbone.pages import keep_pages as keep_pages_of_process
 
 __all__ = ["optimize_for_inference", "optimize_in_place"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bit_backbone.hooks import is_watched
 from bit_backbone.network import BottleneckUnit, PreActUnit
-from bit_backbone.padding import centre_crop_like
+from bit_backbone.network.hooks import is_watched
+from bit_backbone.network.padding import centre_crop_like
 
 __all__ = ["InPlaceBottleneckUnit", "InPlacePreActUnit"]
 

@@ -8,9 +8,9 @@ import torch
 from official import write_official
 from tiny_models import backbone
 
-from bit_backbone.channels import adapt_rgb_filters
 from bit_backbone.checkpoints import CheckpointError, load
-from bit_backbone.convolution import standardize
+from bit_backbone.network.image_channels import adapt_rgb_filters
+from bit_backbone.network.std_conv import standardize
 from bit_backbone.utils.empty_weights import hollow
 
 

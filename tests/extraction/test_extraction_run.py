@@ -31,7 +31,6 @@ from torch.nn import functional
 
 from bit_backbone import BitBackbone
 from bit_backbone.cli import main
-from bit_backbone.convolution import StdConv2d
 from bit_backbone.extraction import (
     ExtractionError,
     LocalEngine,
@@ -44,6 +43,7 @@ from bit_backbone.extraction.decoding import Decoder
 from bit_backbone.extraction.features import FeatureExtractor
 from bit_backbone.extraction.pooling import POOLINGS
 from bit_backbone.extraction.run import native_size
+from bit_backbone.network.std_conv import StdConv2d
 
 KEYS = {path.replace(".", "%2E"): path for path in IMAGES.values()}
 

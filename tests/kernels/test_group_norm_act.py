@@ -20,7 +20,7 @@ from bit_backbone.kernels import (
 )
 from bit_backbone.kernels import group_norm as kernels
 from bit_backbone.kernels.activations import ACTIVATIONS, activate
-from bit_backbone.layers import activation
+from bit_backbone.network.layers import activation
 
 triton_only = pytest.mark.skipif(not kernels._HAS_TRITON, reason="needs Triton")
 

@@ -12,7 +12,7 @@ import torch
 from bit_backbone.kernels import group_norm as kernels
 from bit_backbone.kernels import group_norm_act, kernel_policy
 from bit_backbone.kernels.activations import ACTIVATIONS, activate
-from bit_backbone.layers import GroupNormAct
+from bit_backbone.network.layers import GroupNormAct
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 pytestmark = pytest.mark.skipif(

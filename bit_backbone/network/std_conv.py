@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bit_backbone.config import BitConfig
-from bit_backbone.padding import pad_same
-from bit_backbone.pointwise import convolve, geometry_of
-from bit_backbone.recompute import convolve_made, recipe_of
+from bit_backbone.kernels.pointwise import convolve, geometry_of
+from bit_backbone.kernels.recompute import convolve_made, recipe_of
+from bit_backbone.network.padding import pad_same
 
 torch.fx.wrap("pad_same")
 

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from bit_backbone.channels import stem_conv
 from bit_backbone.config import BitConfig, StageSpec
-from bit_backbone.convolution import std_conv
-from bit_backbone.hooks import add_to_branch
-from bit_backbone.layers import activation, check_images, drop_path, group_norm, post_norm
-from bit_backbone.padding import centre_crop_like
-from bit_backbone.pooling import StemPool
-from bit_backbone.recompute import RecomputingModule
+from bit_backbone.kernels.recompute import RecomputingModule
+from bit_backbone.network.hooks import add_to_branch
+from bit_backbone.network.image_channels import stem_conv
+from bit_backbone.network.layers import activation, check_images, drop_path, group_norm, post_norm
+from bit_backbone.network.padding import centre_crop_like
+from bit_backbone.network.std_conv import std_conv
+from bit_backbone.network.stem_pool import StemPool
 
 torch.fx.wrap("centre_crop_like")
 torch.fx.wrap("check_images")

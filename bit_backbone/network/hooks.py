@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
-from bit_backbone.convolution import StdConv2d, is_real
-from bit_backbone.layers import DropPath, GroupNormAct
+from bit_backbone.network.layers import DropPath, GroupNormAct
+from bit_backbone.network.std_conv import StdConv2d, is_real
 
 __all__ = ["add_to_branch", "is_watched"]
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from bit_backbone.config import BitConfig
 from bit_backbone.kernels import activation_name, group_norm_act, is_faster_in_triton
-from bit_backbone.recompute import can_recompute, norm_act
+from bit_backbone.kernels.recompute import can_recompute, norm_act
 
 GROUP_NORM_EPS = 1e-5
 

@@ -26,7 +26,7 @@ from bit_backbone.kernels.group_norm import (
     implementation,
     is_faster_in_triton,
 )
-from bit_backbone.pointwise import Geometry, convolve, convolve_backward
+from bit_backbone.kernels.pointwise import Geometry, convolve, convolve_backward
 
 
 class RecomputingModule(nn.Module):

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bit_backbone.kernels.group_norm import are_plain
-from bit_backbone.padding import pad_same
+from bit_backbone.network.padding import pad_same
 
 torch.fx.wrap("pad_same")
 

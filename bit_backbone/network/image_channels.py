@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from bit_backbone.config import BitConfig
-from bit_backbone.convolution import StdConv2d, standardize
+from bit_backbone.network.std_conv import StdConv2d, standardize
 
 RGB_CHANNELS = 3
 
