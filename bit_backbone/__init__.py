@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from bit_backbone.config import BitConfig
     from bit_backbone.heads import BitForImageClassification, BitModel
     from bit_backbone.inference import optimize_for_inference
-    from bit_backbone.pages import keep_pages
+    from bit_backbone.inference.allocator import keep_pages
     from bit_backbone.preprocessing import BitImageProcessor
 
 __version__ = "0.1.0.dev0"
@@ -34,7 +34,7 @@ _HOME = {
     "BitForImageClassification": "bit_backbone.heads",
     "BitImageProcessor": "bit_backbone.preprocessing",
     "BitModel": "bit_backbone.heads",
-    "keep_pages": "bit_backbone.pages",
+    "keep_pages": "bit_backbone.inference.allocator",
     "optimize_for_inference": "bit_backbone.inference",
 }
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from bit_backbone import BitBackbone, BitConfig
-from bit_backbone.memory import backbone_step
+from bit_backbone.training.memory import backbone_step
 
 CONFIG = BitConfig(
     embedding_size=32, hidden_sizes=(64, 128, 256, 512), depths=(1, 2, 2, 1), num_groups=8,

@@ -294,7 +294,7 @@ def test_the_core_imports_no_host():
         "import sys\n"
         "for host in ('torchvision', 'detectron2', 'timm', 'transformers'):\n"
         "    sys.modules[host] = None\n"
-        "from bit_backbone import backbone, config, layers, network\n"
+        "from bit_backbone import backbone, config, network\n"
         "import torch\n"
         "print(*backbone.BitBackbone('R50x1', out_indices=[1])(torch.zeros(1, 3, 8, 8)))\n"
     )

@@ -412,7 +412,7 @@ def test_keep_pages_asks_the_allocator(monkeypatch, keep, calls):
 
 
 def test_pages_of_other_c_libraries_are_left_alone(monkeypatch):
-    from bit_backbone import pages
+    from bit_backbone.inference import allocator as pages
 
     monkeypatch.setattr(pages.platform, "libc_ver", lambda: ("musl", "1.2"))
     assert pages.keep_pages.__wrapped__() is False

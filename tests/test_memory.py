@@ -12,14 +12,14 @@ from measured_memory import CONFIG, SHAPE, measured
 
 from bit_backbone import BitBackbone, BitConfig
 from bit_backbone.cli import main
-from bit_backbone.memory import (
+from bit_backbone.torchvision import fasterrcnn_bit_fpn
+from bit_backbone.training.memory import (
     OPTIMIZERS,
     TrainingOptions,
     backbone_step,
     detector_step,
     training_memory,
 )
-from bit_backbone.torchvision import fasterrcnn_bit_fpn
 
 TESTS = Path(__file__).parent
 LIMIT = 0.15

@@ -9,8 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bit_backbone.backbone import BitBackbone
 from bit_backbone.config import BitConfig
-from bit_backbone.live_bytes import LiveBytes
 from bit_backbone.profiling import StageTimer, profile
+from bit_backbone.profiling.live_bytes import LiveBytes
 
 SMALL = {
     "embedding_size": 16,

@@ -10,8 +10,8 @@ import argparse
 from pathlib import Path
 
 from bit_backbone.config import VARIANTS
-from bit_backbone.memory import TrainingOptions, detector_step, training_memory
 from bit_backbone.torchvision import fasterrcnn_bit_fpn
+from bit_backbone.training.memory import TrainingOptions, detector_step, training_memory
 from bit_backbone.utils.files import atomic_path
 from bit_backbone.utils.progress import track
 

@@ -114,7 +114,7 @@ def _outputs(config: BitConfig, shapes: Any) -> Any:
 
 
 def _print_training(args: argparse.Namespace, config: BitConfig) -> None:
-    from bit_backbone.memory import TrainingOptions
+    from bit_backbone.training.memory import TrainingOptions
 
     options = TrainingOptions(
         amp=args.amp,
@@ -139,7 +139,7 @@ def _print_training(args: argparse.Namespace, config: BitConfig) -> None:
 
 def _training_memory(args: argparse.Namespace, config: BitConfig, options: Any) -> Any:
     from bit_backbone.backbone import BitBackbone
-    from bit_backbone.memory import detector_step, training_memory
+    from bit_backbone.training.memory import detector_step, training_memory
 
     shape = (args.batch, config.num_channels, *args.image_size)
     if not args.detector:

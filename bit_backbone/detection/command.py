@@ -51,7 +51,7 @@ def _train(args: argparse.Namespace) -> int:
     from bit_backbone.detection.runs import load_detector
     from bit_backbone.detection.tasks import check_tools
     from bit_backbone.detection.training import train
-    from bit_backbone.pages import keep_pages
+    from bit_backbone.inference.allocator import keep_pages
     from bit_backbone.utils.processes import is_first_process
 
     check_name(args.model)

@@ -146,8 +146,7 @@ def extract(
     """Writes the features of every image of a source.
 
     Killed at any moment, the same call goes on behind the last finished shard. On the CPU this
-    process keeps from then on the memory that it frees: ``bit_backbone.pages.keep_pages``
-    says why.
+    process keeps from then on the memory that it frees: ``bit_backbone.keep_pages`` says why.
 
     Args:
         source: What ``find_images`` takes, or what it returned.

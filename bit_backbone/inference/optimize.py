@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from bit_backbone.inference.allocator import keep_pages as keep_pages_of_process
 from bit_backbone.inference.convolution import NO_TRAINING, FoldedConv2d
 from bit_backbone.inference.norm import ChunkedGroupNormAct
 from bit_backbone.inference.units import InPlaceBottleneckUnit, InPlacePreActUnit
@@ -24,7 +25,6 @@ from bit_backbone.network import (
 )
 from bit_backbone.network.layers import GroupNormAct
 from bit_backbone.network.std_conv import StdConv2d
-from bit_backbone.pages import keep_pages as keep_pages_of_process
 
 __all__ = ["optimize_for_inference", "optimize_in_place"]
 
@@ -74,7 +74,7 @@ def optimize_for_inference(
             They convert what they are given and return float32, so that the layers around them go
             on as before. None leaves everything as it is.
         keep_pages: Whether the process keeps the memory that it frees, where a model on the CPU
-            is optimized and the C library can: see ``bit_backbone.pages.keep_pages``.
+            is optimized and the C library can: see ``bit_backbone.keep_pages``.
 
     Raises:
         ValueError: There is no BiT layer in ``model``, or ``dtype`` is not one of these.

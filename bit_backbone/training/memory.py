@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves
 
-from bit_backbone.live_bytes import LiveBytes
+from bit_backbone.profiling.live_bytes import LiveBytes
 
 __all__ = ["TrainingMemory", "TrainingOptions", "detector_step", "training_memory"]
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from bit_backbone.backbone import BitBackbone
 from bit_backbone.config import BitConfig
-from bit_backbone.live_bytes import LiveBytes
+from bit_backbone.profiling.live_bytes import LiveBytes
 
 __all__ = ["Profile", "StageTimer", "profile"]
 
