@@ -92,7 +92,7 @@ def test_a_batch_that_does_not_fit_is_computed_one_by_one(caplog):
 LIMITED = """
 import io, resource, sys, torch
 import bit_backbone.commands.features, bit_backbone.extraction.run, bit_backbone.visualization
-import bit_backbone.detection.runs, bit_backbone.detection.drawing
+import bit_backbone.detection.runs, bit_backbone.visualization.objects
 import torchvision.transforms.v2.functional, pyarrow.parquet, rich.progress, rich.table
 from bit_backbone import BitBackbone, cli
 torch.set_num_threads(1)

@@ -54,11 +54,11 @@ def run(args: argparse.Namespace) -> int:
     """Detects in every image; returns the exit status."""
     import torch
 
-    from bit_backbone.detection.drawing import draw_result
     from bit_backbone.detection.models import check_image
     from bit_backbone.detection.runs import load_detector
     from bit_backbone.utils.files import atomic_path
     from bit_backbone.utils.out_of_memory import fitting
+    from bit_backbone.visualization.objects import draw_result
 
     targets = _targets(args.images, args.output)
     device = device_of(args)

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING
 from bit_backbone.utils.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from bit_backbone.detection.drawing import comparison, draw_objects
     from bit_backbone.detection.evaluation import evaluate
     from bit_backbone.detection.models import DetectorSpec
     from bit_backbone.detection.runs import load_detector
     from bit_backbone.detection.settings import DetectionSettings
     from bit_backbone.detection.training import TrainingResult, train
+    from bit_backbone.visualization.objects import comparison, draw_objects
 
 __all__ = [
     "DetectionSettings",
@@ -29,8 +29,8 @@ __getattr__, __dir__ = lazy_exports(
         "DetectionSettings": "bit_backbone.detection.settings",
         "DetectorSpec": "bit_backbone.detection.models",
         "TrainingResult": "bit_backbone.detection.training",
-        "comparison": "bit_backbone.detection.drawing",
-        "draw_objects": "bit_backbone.detection.drawing",
+        "comparison": "bit_backbone.visualization.objects",
+        "draw_objects": "bit_backbone.visualization.objects",
         "evaluate": "bit_backbone.detection.evaluation",
         "load_detector": "bit_backbone.detection.runs",
         "train": "bit_backbone.detection.training",

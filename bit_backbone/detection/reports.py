@@ -63,8 +63,8 @@ def save_comparison(model: nn.Module, dataset: TrainingSet, count: int, path: Pa
     """
     import torch
 
-    from bit_backbone.detection.drawing import comparison, draw_result
     from bit_backbone.utils.files import atomic_path
+    from bit_backbone.visualization.objects import comparison, draw_result
 
     device = next(model.parameters()).device
     count = min(count, len(dataset))

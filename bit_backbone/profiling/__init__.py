@@ -1,5 +1,23 @@
 """What a network costs to run: parameters, operations, bytes and milliseconds."""
 
-from bit_backbone.profiling.forward_cost import Profile, StageTimer, profile
+from typing import TYPE_CHECKING
 
-__all__ = ["Profile", "StageTimer", "profile"]
+from bit_backbone.utils.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from bit_backbone.profiling.forward_cost import Profile, StageTimer, profile
+
+__all__ = [
+    "Profile",
+    "StageTimer",
+    "profile",
+]
+
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "Profile": "bit_backbone.profiling.forward_cost",
+        "StageTimer": "bit_backbone.profiling.forward_cost",
+        "profile": "bit_backbone.profiling.forward_cost",
+    },
+)

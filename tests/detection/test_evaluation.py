@@ -15,8 +15,8 @@ from torch import nn
 
 from bit_backbone.datasets import CocoFolder
 from bit_backbone.detection import comparison, draw_objects, evaluate
-from bit_backbone.detection.drawing import colour_of
 from bit_backbone.detection.evaluation import import_coco_api
+from bit_backbone.visualization.objects import colour_of
 
 
 class Oracle(nn.Module):

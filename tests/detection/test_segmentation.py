@@ -17,11 +17,11 @@ from bit_backbone.datasets import SemanticFolder
 from bit_backbone.datasets.semantic import IGNORED, merge_masks
 from bit_backbone.detection import DetectionSettings, DetectorSpec, load_detector, train
 from bit_backbone.detection.command import main
-from bit_backbone.detection.drawing import colour_of, draw_semantic
 from bit_backbone.detection.models import segmenters
 from bit_backbone.detection.transforms import SEMANTIC_AUGMENTATIONS, semantic_transforms
 from bit_backbone.segmentation.evaluation import evaluate, summarize
 from bit_backbone.segmentation.model import AUX_WEIGHT, normalise, pixel_loss
+from bit_backbone.visualization.objects import colour_of, draw_semantic
 
 ARGUMENTS = {"variant": VARIANT, "output_stride": 16}
 SETTINGS = DetectionSettings(steps=2, batch_size=2, base_lr=1e-3, warmup_steps=1)

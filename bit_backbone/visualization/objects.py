@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from bit_backbone.visualization import beside
+from bit_backbone.visualization.feature_maps import beside
 
 LEAST_SIDE = 320  # smaller photographs are enlarged, so that the text can be read
 ENLARGED_SIDE = 4 * LEAST_SIDE  # of the longer side: a strip is not enlarged beyond it
