@@ -4,8 +4,8 @@ import argparse
 from typing import Any
 
 from bit_backbone.commands.options import image_size
-from bit_backbone.datasets.scenes import DigitScenes
-from bit_backbone.datasets.sources import SPLITS
+from bit_backbone.datasets.digits.scenes import DigitScenes
+from bit_backbone.datasets.digits.sources import SPLITS
 
 DESCRIPTION = """
 Write DigitScenes: handwritten digits on photographs, as a COCO-format folder for detection,
@@ -48,7 +48,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Builds the folder and prints what is in it."""
-    from bit_backbone.datasets.build import build_scenes
+    from bit_backbone.datasets.digits.build import build_scenes
 
     scenes = DigitScenes(
         split=args.split,

@@ -190,7 +190,7 @@ def augmentations(args: argparse.Namespace) -> list[str]:
     """Returns the augmentations asked for, or the default of the data."""
     if args.augment is not None:
         return list(args.augment)
-    from bit_backbone.datasets.build import holds_scenes
+    from bit_backbone.datasets.digits.build import holds_scenes
 
     digits = args.train is None or holds_scenes(args.train)  # mirrored, they are others or none
     return [] if digits or args.model.startswith("keypoint") else ["hflip"]
@@ -256,8 +256,8 @@ def _source(args: argparse.Namespace, split: str) -> dict[str, Any]:
 
 
 def _digit_scenes(args: argparse.Namespace, split: str) -> Path:
-    from bit_backbone.datasets.build import build_scenes
-    from bit_backbone.datasets.scenes import DigitScenes
+    from bit_backbone.datasets.digits.build import build_scenes
+    from bit_backbone.datasets.digits.scenes import DigitScenes
 
     count = args.scene_images[split == "test"]
     folder: Path = args.scenes / f"{split}{count}"

@@ -15,7 +15,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
 from bit_backbone.datasets import DigitScenes, build_scenes
-from bit_backbone.datasets.glyphs import KEYPOINTS
+from bit_backbone.datasets.digits.glyphs import KEYPOINTS
 
 __all__ = ["register_digit_scenes"]
 

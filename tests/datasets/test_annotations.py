@@ -4,9 +4,9 @@ import logging
 
 import pytest
 
-from bit_backbone.datasets.annotations import read_annotations
 from bit_backbone.datasets.coco import CocoFolder
-from bit_backbone.datasets.problems import AnnotationError
+from bit_backbone.datasets.coco.annotations import read_annotations
+from bit_backbone.datasets.coco.problems import AnnotationError
 
 
 def test_a_sound_file(coco_files) -> None:

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from bit_backbone.datasets.build import build_scenes
-from bit_backbone.datasets.scenes import DigitScenes
+from bit_backbone.datasets.digits.build import build_scenes
+from bit_backbone.datasets.digits.scenes import DigitScenes
 
 SCENES = DigitScenes(num_images=10, image_size=(120, 130), num_objects=(0, 5))
 

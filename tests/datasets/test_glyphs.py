@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from bit_backbone.datasets.glyphs import KEYPOINTS, draw_glyph
-from bit_backbone.datasets.sources import digits
+from bit_backbone.datasets.digits.glyphs import KEYPOINTS, draw_glyph
+from bit_backbone.datasets.digits.sources import digits
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as api
 
-from bit_backbone.datasets.masks import decode_mask, encode_runs, parse_runs
+from bit_backbone.datasets.coco.masks import decode_mask, encode_runs, parse_runs
 
 MASKS = {
     "empty": np.zeros((5, 7), bool),

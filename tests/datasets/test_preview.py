@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from bit_backbone.datasets.preview import PALETTE, contact_sheet
-from bit_backbone.datasets.scenes import DigitScenes
+from bit_backbone.datasets.digits.preview import PALETTE, contact_sheet
+from bit_backbone.datasets.digits.scenes import DigitScenes
 
 SCENES = DigitScenes(num_images=6, image_size=(112, 120), num_objects=(1, 1))
 

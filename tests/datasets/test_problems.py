@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from bit_backbone.datasets.problems import LISTED, AnnotationError, Problem, describe
+from bit_backbone.datasets.coco.problems import LISTED, AnnotationError, Problem, describe
 
 
 def test_one_problem_in_a_line() -> None:

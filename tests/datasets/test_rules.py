@@ -5,8 +5,8 @@ import copy
 import pytest
 from pycocotools import mask as api
 
-from bit_backbone.datasets.annotations import read_annotations
-from bit_backbone.datasets.problems import AnnotationError
+from bit_backbone.datasets.coco.annotations import read_annotations
+from bit_backbone.datasets.coco.problems import AnnotationError
 
 FULL_RUNS = [0, 1200]
 TOO_SHORT = api.frPyObjects({"size": [30, 40], "counts": [0, 600, 599]}, 30, 40)["counts"].decode()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bit_backbone.datasets.scenes import LUMA, DigitScenes, Scene
+from bit_backbone.datasets.digits.scenes import LUMA, DigitScenes, Scene
 
 CROWDED = DigitScenes(num_images=4, num_objects=(25, 25), image_size=(120, 144))
 

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from bit_backbone.datasets.workspace import publish, workspace
+from bit_backbone.datasets.digits.workspace import publish, workspace
 
 
 def test_published_content_appears_and_nothing_else_stays(tmp_path) -> None:
@@ -30,7 +30,7 @@ def test_what_fails_or_is_not_published_vanishes(tmp_path) -> None:
 def test_what_a_kill_leaves_is_cleared(tmp_path) -> None:
     code = (
         "import os, signal, sys; from pathlib import Path\n"
-        "from bit_backbone.datasets.workspace import workspace\n"
+        "from bit_backbone.datasets.digits.workspace import workspace\n"
         "with workspace(Path(sys.argv[1])) as folder:\n"
         "    (folder / 'sub').mkdir(); (folder / 'file').touch()\n"
         "    os.kill(os.getpid(), signal.SIGKILL)"

@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 
-from bit_backbone.datasets.glyphs import KEYPOINTS, SKELETON
-from bit_backbone.datasets.masks import encode_runs
-from bit_backbone.datasets.scenes import CATEGORIES, Scene
-from bit_backbone.datasets.sources import PHOTOGRAPHS
+from bit_backbone.datasets.coco.masks import encode_runs
+from bit_backbone.datasets.digits.glyphs import KEYPOINTS, SKELETON
+from bit_backbone.datasets.digits.scenes import CATEGORIES, Scene
+from bit_backbone.datasets.digits.sources import PHOTOGRAPHS
 
 
 def image_record(scene: Scene, image_id: int, file_name: str) -> dict[str, Any]:

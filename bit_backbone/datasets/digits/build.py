@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from bit_backbone.datasets.preview import contact_sheet
-from bit_backbone.datasets.records import annotation_records, document, image_record
-from bit_backbone.datasets.scenes import DigitScenes
-from bit_backbone.datasets.workspace import publish, workspace, write_synced
+from bit_backbone.datasets.digits.preview import contact_sheet
+from bit_backbone.datasets.digits.records import annotation_records, document, image_record
+from bit_backbone.datasets.digits.scenes import DigitScenes
+from bit_backbone.datasets.digits.workspace import publish, workspace, write_synced
 from bit_backbone.utils.files import read_json
 from bit_backbone.utils.progress import track
 from bit_backbone.utils.workers import serve_parent

@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from bit_backbone.datasets.scenes import CATEGORIES, DigitScenes, Scene
+from bit_backbone.datasets.digits.scenes import CATEGORIES, DigitScenes, Scene
 
 COLUMNS = 4
 ZOOM = 2

@@ -9,7 +9,7 @@ from collections.abc import Container, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from bit_backbone.datasets.masks import parse_runs
+from bit_backbone.datasets.coco.masks import parse_runs
 
 # Annotators round: a box may leave its image by this many pixels before it counts as outside.
 BORDER = 1.0

@@ -7,9 +7,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from bit_backbone.datasets.headers import size_problems
-from bit_backbone.datasets.problems import AnnotationError, Problem
-from bit_backbone.datasets.rules import (
+from bit_backbone.datasets.coco.headers import size_problems
+from bit_backbone.datasets.coco.problems import AnnotationError, Problem
+from bit_backbone.datasets.coco.rules import (
     attribute_problems,
     box_problems,
     category_problems,

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from bit_backbone.datasets.glyphs import KEYPOINTS, Glyph, draw_glyph
-from bit_backbone.datasets.sources import SPLITS, check_split, digits, photographs
+from bit_backbone.datasets.digits.glyphs import KEYPOINTS, Glyph, draw_glyph
+from bit_backbone.datasets.digits.sources import SPLITS, check_split, digits, photographs
 
 CATEGORIES = tuple(str(digit) for digit in range(10))
 MAX_ROTATION = 30.0  # degrees; beyond about 45 a 6 becomes a 9 and a 7 a 1

@@ -13,10 +13,10 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
-from bit_backbone.datasets.annotations import read_annotations
-from bit_backbone.datasets.headers import wrong_size
-from bit_backbone.datasets.masks import decode_mask, import_mask_api
-from bit_backbone.datasets.problems import AnnotationError, Problem, describe
+from bit_backbone.datasets.coco.annotations import read_annotations
+from bit_backbone.datasets.coco.headers import wrong_size
+from bit_backbone.datasets.coco.masks import decode_mask, import_mask_api
+from bit_backbone.datasets.coco.problems import AnnotationError, Problem, describe
 from bit_backbone.preprocessing.images import read
 
 Target = dict[str, Any]
