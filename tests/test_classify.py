@@ -14,9 +14,9 @@ from bit_backbone import (
     BitImageProcessor,
     BitModel,
 )
-from bit_backbone.classification import classify
 from bit_backbone.cli import main
-from bit_backbone.labels import class_names, imagenet_labels
+from bit_backbone.finetune.classification import classify
+from bit_backbone.finetune.labels import class_names, imagenet_labels
 
 TINY = BitConfig(
     embedding_size=16, hidden_sizes=(32, 64, 128, 256), depths=(1, 1, 1, 1), num_groups=8,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bit_backbone.labels import read_labels
+from bit_backbone.finetune.labels import read_labels
 
 
 @pytest.mark.parametrize(

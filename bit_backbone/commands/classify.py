@@ -14,7 +14,7 @@ from bit_backbone.commands.options import SOME_FAILED, add_device_option, device
 
 if TYPE_CHECKING:
     from bit_backbone.checkpoints import LoadReport
-    from bit_backbone.classification import Prediction
+    from bit_backbone.finetune.classification import Prediction
     from bit_backbone.heads import BitForImageClassification
     from bit_backbone.preprocessing import BitImageProcessor
 
@@ -57,8 +57,8 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Classifies and prints; returns the exit status."""
-    from bit_backbone.classification import classify
-    from bit_backbone.labels import class_names, read_labels
+    from bit_backbone.finetune.classification import classify
+    from bit_backbone.finetune.labels import class_names, read_labels
 
     device = device_of(args)
     model = _classifier(args.checkpoint).to(device)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from bit_backbone.utils.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from bit_backbone.detection.evaluation import evaluate
+    from bit_backbone.detection.coco_metrics import evaluate
     from bit_backbone.detection.models import DetectorSpec
     from bit_backbone.detection.runs import load_detector
     from bit_backbone.detection.settings import DetectionSettings
@@ -31,7 +31,7 @@ __getattr__, __dir__ = lazy_exports(
         "TrainingResult": "bit_backbone.detection.training",
         "comparison": "bit_backbone.visualization.objects",
         "draw_objects": "bit_backbone.visualization.objects",
-        "evaluate": "bit_backbone.detection.evaluation",
+        "evaluate": "bit_backbone.detection.coco_metrics",
         "load_detector": "bit_backbone.detection.runs",
         "train": "bit_backbone.detection.training",
     },

@@ -14,7 +14,7 @@ from torchvision.models.segmentation import FCN, DeepLabV3
 
 import bit_backbone.torchvision  # noqa: F401 (registers the builders)
 from bit_backbone.config import BitConfig
-from bit_backbone.segmentation.model import Segmenter
+from bit_backbone.detection.segmenters import Segmenter
 from bit_backbone.torchvision.arguments import check_arguments
 
 # Arguments that matter when a run begins, and not when its weights are read back.

@@ -29,8 +29,8 @@ def evaluate_on(
     Raises:
         MissingExtraError: Nothing that computes COCO's metrics is installed.
     """
-    from bit_backbone.detection.evaluation import evaluate as average_precision
-    from bit_backbone.segmentation.evaluation import evaluate as mean_iou
+    from bit_backbone.detection.coco_metrics import evaluate as average_precision
+    from bit_backbone.detection.segmentation_metrics import evaluate as mean_iou
 
     options: dict[str, Any] = {"workers": workers, "group": group, "advance": advance}
     if isinstance(dataset, SemanticFolder):
@@ -40,7 +40,7 @@ def evaluate_on(
 
 def check_tools(dataset: TrainingSet) -> None:
     """Raises MissingExtraError if what evaluates on a data set is not installed."""
-    from bit_backbone.detection.evaluation import import_coco_api
+    from bit_backbone.detection.coco_metrics import import_coco_api
 
     if isinstance(dataset, CocoFolder):
         import_coco_api()

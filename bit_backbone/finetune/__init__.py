@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from bit_backbone.utils.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from bit_backbone.finetune.evaluation import Metrics, evaluate
+    from bit_backbone.finetune.accuracy import Metrics, evaluate
     from bit_backbone.finetune.fewshot import dataset_labels, select_few_shot
     from bit_backbone.finetune.folders import LabelledImages
     from bit_backbone.finetune.hyperrule import Resolution, Schedule
@@ -34,13 +34,13 @@ _HOME = {
     "FineTuneResult": "bit_backbone.finetune.training",
     "FineTuneSettings": "bit_backbone.finetune.settings",
     "LabelledImages": "bit_backbone.finetune.folders",
-    "Metrics": "bit_backbone.finetune.evaluation",
+    "Metrics": "bit_backbone.finetune.accuracy",
     "Resolution": "bit_backbone.finetune.hyperrule",
     "Schedule": "bit_backbone.finetune.hyperrule",
     "backward_in_parts": "bit_backbone.finetune.splitting",
     "dataset_labels": "bit_backbone.finetune.fewshot",
     "eval_transform": "bit_backbone.finetune.transforms",
-    "evaluate": "bit_backbone.finetune.evaluation",
+    "evaluate": "bit_backbone.finetune.accuracy",
     "finetune": "bit_backbone.finetune.training",
     "select_few_shot": "bit_backbone.finetune.fewshot",
     "train_transform": "bit_backbone.finetune.transforms",

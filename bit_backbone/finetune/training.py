@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from bit_backbone.finetune.evaluation import Metrics, evaluate
+from bit_backbone.finetune.accuracy import Metrics, evaluate
 from bit_backbone.finetune.learner import Learner
 from bit_backbone.finetune.settings import FineTuneSettings
 from bit_backbone.finetune.start import (

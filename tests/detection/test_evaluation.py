@@ -15,7 +15,7 @@ from torch import nn
 
 from bit_backbone.datasets import CocoFolder
 from bit_backbone.detection import comparison, draw_objects, evaluate
-from bit_backbone.detection.evaluation import import_coco_api
+from bit_backbone.detection.coco_metrics import import_coco_api
 from bit_backbone.visualization.objects import colour_of
 
 

@@ -18,9 +18,9 @@ from bit_backbone.datasets.semantic import IGNORED, merge_masks
 from bit_backbone.detection import DetectionSettings, DetectorSpec, load_detector, train
 from bit_backbone.detection.command import main
 from bit_backbone.detection.models import segmenters
+from bit_backbone.detection.segmentation_metrics import evaluate, summarize
+from bit_backbone.detection.segmenters import AUX_WEIGHT, normalise, pixel_loss
 from bit_backbone.detection.transforms import SEMANTIC_AUGMENTATIONS, semantic_transforms
-from bit_backbone.segmentation.evaluation import evaluate, summarize
-from bit_backbone.segmentation.model import AUX_WEIGHT, normalise, pixel_loss
 from bit_backbone.visualization.objects import colour_of, draw_semantic
 
 ARGUMENTS = {"variant": VARIANT, "output_stride": 16}
