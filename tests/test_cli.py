@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 import bit_backbone
-from bit_backbone import cli
+from bit_backbone.cli import command_line as cli
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_python_dash_m_tells_the_version() -> None:
 
 PRINTS_FOR_EVER = """
 import sys, types
-from bit_backbone import cli
+from bit_backbone.cli import command_line as cli
 def command(args):
     while True:
         print("y")

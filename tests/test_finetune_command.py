@@ -10,8 +10,8 @@ from PIL import Image
 
 from bit_backbone import BitConfig, BitForImageClassification, BitImageProcessor
 from bit_backbone.cli import build_parser, main
+from bit_backbone.cli.finetune import _with_weights_of as with_weights_of
 from bit_backbone.finetune import LabelledImages
-from bit_backbone.finetune.command import _with_weights_of as with_weights_of
 from bit_backbone.training.state import RunState
 
 TINY = BitConfig(

@@ -7,16 +7,16 @@ import pytest
 
 HOSTS = ("torchvision", "detectron2", "timm", "transformers")
 CORE = (
+    "utils.files",
+    "kernels",
     "config",
-    "layers",
     "network",
     "checkpoints",
+    "inference",
     "backbone",
     "heads",
-    "inference",
-    "pages",
     "preprocessing",
-    "profiling",
+    "profiling.forward_cost",
 )
 
 _BLOCKED = """

@@ -91,7 +91,7 @@ def test_a_batch_that_does_not_fit_is_computed_one_by_one(caplog):
 # Runs a command with so many bytes of address space more than what all libraries reserve at first.
 LIMITED = """
 import io, resource, sys, torch
-import bit_backbone.commands.features, bit_backbone.extraction.run, bit_backbone.visualization
+import bit_backbone.cli.features, bit_backbone.extraction.run, bit_backbone.visualization
 import bit_backbone.detection.runs, bit_backbone.visualization.objects
 import torchvision.transforms.v2.functional, pyarrow.parquet, rich.progress, rich.table
 from bit_backbone import BitBackbone, cli
@@ -156,9 +156,7 @@ def test_features_skip_an_image_too_large_for_the_memory(weights, photos, tmp_pa
 
 
 def test_a_command_that_does_not_fit_ends_with_one_line(monkeypatch, tmp_path, photos, capsys):
-    monkeypatch.setattr(
-        "bit_backbone.commands.features.backbone_of", lambda args: torch.empty(2**60)
-    )
+    monkeypatch.setattr("bit_backbone.cli.features.backbone_of", lambda args: torch.empty(2**60))
     assert main(["features", str(photos / "a.png"), "--output", str(tmp_path)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("bit-backbone: error: the command does not fit into memory: ")

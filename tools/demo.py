@@ -23,9 +23,9 @@ from torch.nn import functional as F
 from bit_backbone import BitForImageClassification
 from bit_backbone.cli import INTERRUPTED
 from bit_backbone.cli import main as bit_backbone
+from bit_backbone.cli.train import SIGNALLED
 from bit_backbone.datasets import CocoFolder, DigitScenes, build_scenes
 from bit_backbone.detection import DetectionSettings, DetectorSpec, TrainingResult, train
-from bit_backbone.detection.command import SIGNALLED
 from bit_backbone.detection.reports import metrics_table, save_comparison
 from bit_backbone.detection.transforms import train_transforms
 from bit_backbone.torchvision.tiny import TINY

@@ -2,7 +2,7 @@
 
 import sys
 
-from bit_backbone.detection.command import main
+from bit_backbone.cli.train import main
 
 if __name__ == "__main__":
     sys.exit(main())

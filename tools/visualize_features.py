@@ -9,7 +9,7 @@ each stage, and a histogram of the norms of all stages.
 import sys
 
 from bit_backbone.cli import main
-from bit_backbone.commands.features import PICTURES
+from bit_backbone.cli.features import PICTURES
 
 if __name__ == "__main__":
     arguments = sys.argv[1:]

@@ -14,7 +14,7 @@ from bit_backbone import BitBackbone
 from bit_backbone.checkpoints import load
 from bit_backbone.checkpoints.formats import FORMATS
 from bit_backbone.cli import main
-from bit_backbone.commands.convert import FORMATS as OFFERED
+from bit_backbone.cli.convert import FORMATS as OFFERED
 
 ROOT = Path(__file__).parents[2]
 

@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from bit_backbone import BitConfig, BitModel
 from bit_backbone.checkpoints.sources import CONFIG_FILE
 from bit_backbone.cli import main
-from bit_backbone.finetune.command import MODEL_FOLDER
+from bit_backbone.cli.finetune import MODEL_FOLDER
 from bit_backbone.training.state import STATE_NAME
 
 TWO_STAGES = BitConfig(embedding_size=32, hidden_sizes=(128, 128), depths=(1, 1))

@@ -13,10 +13,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from bit_backbone import cli
+from bit_backbone.cli.train import main
 from bit_backbone.datasets import SemanticFolder
 from bit_backbone.datasets.semantic import IGNORED, merge_masks
 from bit_backbone.detection import DetectionSettings, DetectorSpec, load_detector, train
-from bit_backbone.detection.command import main
 from bit_backbone.detection.models import segmenters
 from bit_backbone.detection.segmentation_metrics import evaluate, summarize
 from bit_backbone.detection.segmenters import AUX_WEIGHT, normalise, pixel_loss

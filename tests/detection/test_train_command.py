@@ -10,16 +10,16 @@ from PIL import Image
 from rectangles import SMALL, write_coco
 
 from bit_backbone import cli
-from bit_backbone.datasets import DigitScenes, build_scenes
-from bit_backbone.detection import runs, tasks, training
-from bit_backbone.detection.command import main
-from bit_backbone.detection.models import DetectorSpec, check_image
-from bit_backbone.detection.options import (
+from bit_backbone.cli.train import main
+from bit_backbone.cli.train_options import (
     augmentations,
     build_parser,
     detector_arguments,
     settings_of,
 )
+from bit_backbone.datasets import DigitScenes, build_scenes
+from bit_backbone.detection import runs, tasks, training
+from bit_backbone.detection.models import DetectorSpec, check_image
 
 MODEL = ("--model", "fasterrcnn_bit_tiny_fpn", "--argument", "min_size=64")
 RECIPE = ("--steps", "2", "--batch-size", "2", "--warmup-steps", "1", "--pictures", "2")

@@ -11,7 +11,7 @@ import pytest
 from pages import ROOT, commands, page_names
 
 from bit_backbone.cli import build_parser
-from bit_backbone.detection.options import build_parser as build_training_parser
+from bit_backbone.cli.train_options import build_parser as build_training_parser
 
 PAGES = [page for page in (*page_names(), "../README.md") if commands(page)]
 

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bit_backbone.commands.options import add_device_option, positive
+from bit_backbone.cli.options import add_device_option, positive
 from bit_backbone.detection.settings import OPTIMIZERS, DetectionSettings
 
 if TYPE_CHECKING:

@@ -7,12 +7,12 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bit_backbone.commands.networks import (
+from bit_backbone.cli.networks import (
     add_network_options,
     add_weights_options,
     backbone_of,
 )
-from bit_backbone.commands.options import SOME_FAILED, add_device_option, device_of, positive
+from bit_backbone.cli.options import SOME_FAILED, add_device_option, device_of, positive
 
 if TYPE_CHECKING:
     from bit_backbone.extraction.run import Engine

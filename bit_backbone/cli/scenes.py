@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from bit_backbone.commands.options import image_size
+from bit_backbone.cli.options import image_size
 from bit_backbone.datasets.digits.scenes import DigitScenes
 from bit_backbone.datasets.digits.sources import SPLITS
 

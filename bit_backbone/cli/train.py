@@ -8,8 +8,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from bit_backbone.commands.options import device_of
-from bit_backbone.detection.options import (
+from bit_backbone.cli.options import device_of
+from bit_backbone.cli.train_options import (
     build_parser,
     open_set,
     precision_of,
@@ -109,7 +109,7 @@ def _announce(args: argparse.Namespace, train: int, test: int, settings: Any) ->
 def _report(
     args: argparse.Namespace, model: nn.Module, test_set: TrainingSet, metrics: dict[str, float]
 ) -> None:
-    from bit_backbone.commands.output import Output
+    from bit_backbone.cli.output import Output
     from bit_backbone.detection.reports import metrics_table, save_comparison
 
     Output().print(metrics_table(metrics, f"{len(test_set)} test images"))

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bit_backbone.commands.networks import refuse_run
-from bit_backbone.commands.options import add_device_option, image_size, positive
+from bit_backbone.cli.networks import refuse_run
+from bit_backbone.cli.options import add_device_option, image_size, positive
 from bit_backbone.finetune.hyperrule import BASE_LEARNING_RATE, BATCH_SIZE, Resolution, resolution
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bit_backbone.commands.networks import refuse_run
-from bit_backbone.commands.options import SOME_FAILED, add_device_option, device_of, positive
+from bit_backbone.cli.networks import refuse_run
+from bit_backbone.cli.options import SOME_FAILED, add_device_option, device_of, positive
 
 if TYPE_CHECKING:
     from bit_backbone.checkpoints import LoadReport

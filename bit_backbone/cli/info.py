@@ -6,12 +6,12 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from bit_backbone.commands.networks import (
+from bit_backbone.cli.networks import (
     add_network_options,
     checkpoint_config,
     network_overrides,
 )
-from bit_backbone.commands.options import image_size, positive
+from bit_backbone.cli.options import image_size, positive
 from bit_backbone.config import DENSE_FEATURE_NORM, VARIANTS, BitConfig
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
@@ -88,7 +88,7 @@ def _config(args: argparse.Namespace) -> BitConfig:
 def _print_forward(args: argparse.Namespace, config: BitConfig) -> None:
     import torch
 
-    from bit_backbone.commands.output import Output
+    from bit_backbone.cli.output import Output
     from bit_backbone.profiling import profile
 
     costs = profile(config, args.image_size, batch=args.batch, dtype=getattr(torch, args.dtype))

@@ -93,7 +93,7 @@ def refuse_run(name: str) -> None:
         ValueError: It is one; the message says what reads it.
     """
     from bit_backbone.checkpoints.sources import CONFIG_FILE
-    from bit_backbone.finetune.command import MODEL_FOLDER
+    from bit_backbone.cli.finetune import MODEL_FOLDER
     from bit_backbone.training.state import STATE_NAME
 
     folder = Path(name)

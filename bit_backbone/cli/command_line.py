@@ -14,15 +14,15 @@ from bit_backbone.utils.out_of_memory import fitting
 # Each module exposes add_parser(subparsers) and imports torch only inside the function it sets as
 # `func`, so that listing the commands stays quick.
 COMMANDS: tuple[str, ...] = (
-    "bit_backbone.commands.checkpoints",
-    "bit_backbone.commands.convert",
-    "bit_backbone.commands.detect",
-    "bit_backbone.commands.classify",
-    "bit_backbone.commands.features",
-    "bit_backbone.commands.info",
-    "bit_backbone.commands.scenes",
-    "bit_backbone.extraction.command",
-    "bit_backbone.finetune.command",
+    "bit_backbone.cli.checkpoints",
+    "bit_backbone.cli.convert",
+    "bit_backbone.cli.detect",
+    "bit_backbone.cli.classify",
+    "bit_backbone.cli.features",
+    "bit_backbone.cli.info",
+    "bit_backbone.cli.scenes",
+    "bit_backbone.cli.extract",
+    "bit_backbone.cli.finetune",
 )
 
 USAGE_ERROR = 2  # what argparse itself exits with

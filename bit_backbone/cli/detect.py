@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bit_backbone.commands.options import SOME_FAILED, add_device_option, device_of
+from bit_backbone.cli.options import SOME_FAILED, add_device_option, device_of
 
 if TYPE_CHECKING:
     from torch import Tensor

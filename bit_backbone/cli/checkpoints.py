@@ -44,7 +44,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Prints the table."""
-    from bit_backbone.commands.output import Output
+    from bit_backbone.cli.output import Output
 
     entries = _select(args.pattern)
     if args.json:

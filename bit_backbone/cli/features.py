@@ -8,12 +8,12 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bit_backbone.commands.networks import (
+from bit_backbone.cli.networks import (
     add_network_options,
     add_weights_options,
     backbone_of,
 )
-from bit_backbone.commands.options import SOME_FAILED, positive
+from bit_backbone.cli.options import SOME_FAILED, positive
 from bit_backbone.utils.files import atomic_path
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Extracts and draws every photograph; returns the exit status."""
-    from bit_backbone.commands.output import Output
+    from bit_backbone.cli.output import Output
     from bit_backbone.profiling import StageTimer
     from bit_backbone.utils.out_of_memory import fitting
 

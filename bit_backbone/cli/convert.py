@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import Any
 
-from bit_backbone.commands.networks import refuse_run
+from bit_backbone.cli.networks import refuse_run
 
 FORMATS = ("npz", "torch", "timm", "transformers", "detectron2", "native")
 

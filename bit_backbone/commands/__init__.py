@@ -1,1 +1,0 @@
-"""The sub-commands of ``bit-backbone`` that belong to no other room."""
