@@ -1,5 +1,8 @@
 """Small networks for the tests, and the settings that make a comparison sharp."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -50,3 +53,17 @@ def relative_difference(ours: Tensor, theirs: Tensor) -> float:
     assert ours.shape == theirs.shape
     scale = theirs.abs().max().clamp(min=torch.finfo(theirs.dtype).tiny)
     return ((ours - theirs).abs().max() / scale).item()
+
+
+def saved_bytes(function: Callable[[], Any]) -> int:
+    """Bytes that autograd keeps for backward, parameters left out."""
+    sizes = {}
+
+    def pack(tensor):
+        if not isinstance(tensor, nn.Parameter):
+            sizes[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        function()
+    return sum(sizes.values())

@@ -39,17 +39,15 @@ SHOWN = ("torch", "torchvision")
 TESTS = {
     "fast": (),
     "core": (
-        *("tests/checkpoints", "tests/hosts", "tests/kernels", "tests/peers"),
+        *("tests/checkpoints", "tests/hosts", "tests/kernels", "tests/peers", "tests/config"),
+        *("tests/network", "tests/inference/test_inference.py", "tests/preprocessing"),
         *("tests/detection/test_training.py", "tests/extraction/test_extraction_run.py"),
-        *("tests/test_backbone.py", "tests/test_config.py", "tests/test_heads.py"),
-        *("tests/test_imports.py", "tests/test_inference.py", "tests/test_layers.py"),
-        *("tests/test_network.py", "tests/test_preprocessing.py", "tests/test_recompute.py"),
+        *("tests/test_backbone.py", "tests/test_heads.py", "tests/test_imports.py"),
     ),
     "plain": (
-        *("tests/checkpoints", "tests/hosts", "tests/kernels", "tests/commands/test_info.py"),
-        *("tests/test_backbone.py", "tests/test_config.py", "tests/test_heads.py"),
-        *("tests/test_imports.py", "tests/test_inference.py", "tests/test_layers.py"),
-        *("tests/test_network.py", "tests/test_recompute.py"),
+        *("tests/checkpoints", "tests/hosts", "tests/kernels", "tests/config", "tests/network"),
+        *("tests/inference/test_inference.py", "tests/cli/test_info.py"),
+        *("tests/test_backbone.py", "tests/test_heads.py", "tests/test_imports.py"),
     ),
 }
 console = Console(highlight=False, soft_wrap=True)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from bit_backbone.datasets import sources
+from bit_backbone.datasets.digits import sources
 from bit_backbone.utils.extras import MissingExtraError
 
 
@@ -55,7 +55,7 @@ def test_another_split_is_refused(function) -> None:
 )
 def test_a_missing_extra_names_itself_and_the_way_out(blocked, call) -> None:
     code = f"import sys; sys.modules[{blocked!r}] = None\n"
-    code += f"from bit_backbone.datasets import sources; sources.{call}"
+    code += f"from bit_backbone.datasets.digits import sources; sources.{call}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 1
     assert f"MissingExtraError: DigitScenes needs {blocked}" in done.stderr

@@ -19,7 +19,7 @@ LISTED = {
 PACKAGES = ["bit_backbone"] + [
     found.name
     for found in pkgutil.iter_modules(bit_backbone.__path__, "bit_backbone.")
-    if found.ispkg
+    if found.ispkg and found.name != "bit_backbone.cli"  # which --help documents
 ]
 
 

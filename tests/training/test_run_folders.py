@@ -11,7 +11,7 @@ from held_locks import held
 
 from bit_backbone.finetune import FineTuneSettings, finetune
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 SCRIPT = """
 import os, sys
 import finetune_run

@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 import torch
-from networks import ALL, KINDS, TINY, largest_difference, relative_difference, tiny
+from networks import ALL, KINDS, TINY, largest_difference, relative_difference, saved_bytes, tiny
 from torch import nn
 from torch.autograd import forward_ad
 from torch.nn import functional as F
@@ -147,20 +147,6 @@ def test_nothing_but_the_scale_of_the_stem_reaches_the_stages():
     once, thrice = backbone(x), backbone(3 * x)
     assert relative_difference(thrice["stem"], 3 * once["stem"]) < 1e-12
     assert relative_difference(thrice["stage4"], once["stage4"]) < 1e-3
-
-
-def saved_bytes(function) -> int:
-    """Bytes that autograd keeps for backward, parameters left out."""
-    sizes = {}
-
-    def pack(tensor):
-        if not isinstance(tensor, nn.Parameter):
-            sizes[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        function()
-    return sum(sizes.values())
 
 
 def gradients(backbone, x, seed=3):

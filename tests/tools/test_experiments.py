@@ -14,7 +14,7 @@ from bit_backbone.network.layers import GroupNormAct
 from bit_backbone.network.std_conv import StdConv2d
 from bit_backbone.torchvision.tiny import TINY
 
-TOOLS = Path(__file__).parents[1] / "tools"
+TOOLS = Path(__file__).parents[2] / "tools"
 TINIEST_NORMS = [
     *("--scenes", "3", "2", "--digits", "4", "--pretraining-steps", "1"),
     *("--steps", "2", "--warmup-steps", "1", "--seeds", "0"),

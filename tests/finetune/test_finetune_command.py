@@ -215,7 +215,7 @@ def test_torchrun_gives_one_classifier(folders):
             "-m", "bit_backbone", "finetune", "--train", str(folders / "train"), "--checkpoint",
             str(folders / "checkpoint"), "--output", str(folders / "run"), "--batch-size", "6",
             "--device", "cpu", "--resolution", "40,32", "--steps", "2"]  # fmt: skip
-    root = str(Path(__file__).parents[1])
+    root = str(Path(__file__).parents[2])
     environment = os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
     result = subprocess.run(base, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "support.md"
 GREEN = "def test_it():\n    pass\n"
 RED = "def test_it():\n    assert 0\n"

@@ -21,7 +21,7 @@ from bit_backbone.finetune import FineTuneSettings, finetune
 from bit_backbone.training.runlog import read_log
 from bit_backbone.training.state import RunState
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 
 
 def run(folder, examples=None, model=None, eval_set=None, **settings):

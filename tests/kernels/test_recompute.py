@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from networks import ALL, KINDS, TINY, tiny
-from test_network import saved_bytes
+from networks import ALL, KINDS, TINY, saved_bytes, tiny
 from torch import nn
 
 from bit_backbone import BitConfig, BitForImageClassification

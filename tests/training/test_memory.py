@@ -21,7 +21,7 @@ from bit_backbone.training.memory import (
     training_memory,
 )
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 LIMIT = 0.15
 
 

@@ -19,7 +19,7 @@ from bit_backbone.finetune import finetune as run_finetuning
 from bit_backbone.training.runlog import read_log
 from bit_backbone.training.state import RunState
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 ROOT = TESTS.parent
 ENVIRONMENT = {"PYTHONPATH": os.pathsep.join((str(ROOT), str(TESTS))), "OMP_NUM_THREADS": "1"}
 

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from bit_backbone.finetune import evaluation, transforms
+from bit_backbone.finetune import accuracy, transforms
 from bit_backbone.finetune.hyperrule import Resolution
 from bit_backbone.outputs import ImageClassifierOutput
 from bit_backbone.training import stream
@@ -51,7 +51,7 @@ def test_processes_share_every_batch(world_size):
         (lambda: stream.BatchPlan(stream.ExampleStream(9, 0), 7, range(1), 0, 2),
          "multiple of the number of processes, got 7 for 2"),
         (lambda: transforms.typical_size([]), "at least one image, got none"),
-        (lambda: evaluation.evaluate(nn.Identity(), [], ALONE), "at least one example, got none"),
+        (lambda: accuracy.evaluate(nn.Identity(), [], ALONE), "at least one example, got none"),
     ],
 )  # fmt: skip
 def test_what_is_refused(call, message):
@@ -163,7 +163,7 @@ def test_evaluation():
     labels = torch.tensor([11, 11, 11, 10, 7, 6, 0, 11, 0])
     model = Fixed().train()
     seen = []
-    metrics = evaluation.evaluate(
+    metrics = accuracy.evaluate(
         model, TensorDataset(logits, labels), ALONE, batch_size=4, advance=seen.append
     )
     assert model.training
@@ -171,5 +171,5 @@ def test_evaluation():
     assert (metrics.top1, metrics.top5, metrics.num_examples) == (5 / 9, 7 / 9, 9)
     expected = nn.functional.cross_entropy(logits, labels).item()
     assert metrics.loss == pytest.approx(expected, rel=1e-6)
-    few = evaluation.evaluate(Fixed(), TensorDataset(torch.eye(3), torch.tensor([0, 1, 0])), ALONE)
+    few = accuracy.evaluate(Fixed(), TensorDataset(torch.eye(3), torch.tensor([0, 1, 0])), ALONE)
     assert (few.top1, few.top5) == (2 / 3, 1.0)
