@@ -6,6 +6,7 @@ Importing the package is cheap: a name is imported, and torch with it, when it i
 from typing import TYPE_CHECKING
 
 from bit_backbone.utils.lazy import lazy_exports
+from bit_backbone.utils.moved import keep_old_names
 
 if TYPE_CHECKING:
     from bit_backbone.backbone import BitBackbone
@@ -39,3 +40,4 @@ _HOME = {
 }
 
 __getattr__, __dir__ = lazy_exports(__name__, _HOME)
+keep_old_names()
