@@ -48,9 +48,10 @@ def main() -> None:
     folder, settings = sys.argv[1], SETTINGS | json.loads(sys.argv[2])
     pause = float(sys.argv[3]) if len(sys.argv) > 3 else 0.0
     torch.set_default_dtype(torch.float64)  # in which rounding does not grow to be seen
-    drop_path_rate = settings.pop("drop_path_rate", 0.0)
+    model = make_model(drop_path_rate=settings.pop("drop_path_rate", 0.0))
+    model.set_activation_recompute(settings.pop("activation_recompute", False))
     result = finetune(
-        make_model(drop_path_rate=drop_path_rate),
+        model,
         Examples(pause=pause),
         folder,
         FineTuneSettings(**settings),

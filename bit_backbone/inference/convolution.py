@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bit_backbone.kernels.pointwise import pixels_behind
+from bit_backbone import kernels
+from bit_backbone.kernels.conv import num_output_pixels
+from bit_backbone.kernels.gate import has_values, is_eager, is_recorded
 from bit_backbone.network.padding import pad_same
-from bit_backbone.network.std_conv import StdConv2d, is_real, standardize
+from bit_backbone.network.std_conv import StdConv2d, standardize
 
 __all__ = ["NO_TRAINING", "FoldedConv2d"]
 
@@ -26,6 +28,7 @@ NO_TRAINING = (
 MOST_PIXELS = 512
 
 
+@kernels.returns_new_memory
 class FoldedConv2d(nn.Conv2d):
     """A convolution whose weight holds standardized filters: what a StdConv2d becomes.
 
@@ -65,7 +68,6 @@ class FoldedConv2d(nn.Conv2d):
         """
         weight = standardize(conv.weight.detach(), conv.eps)
         conv.weight = nn.Parameter(weight, requires_grad=False)
-        del conv._kept
         folded: Any = conv
         folded.__class__ = cls
         folded.channels_last = channels_last
@@ -80,19 +82,16 @@ class FoldedConv2d(nn.Conv2d):
         """
         if self.pads_same:
             x = pad_same(x, self.kernel_size[0], self.stride[0], self.dilation[0], 0.0)
-        if (
-            torch.jit.is_scripting()
-            or torch.compiler.is_compiling()
-            or not isinstance(x, Tensor)  # but a proxy of torch.fx
-        ):
-            # Compilers turn the sum into an in-place one themselves, where they may.
-            y = F.conv2d(x, self.weight, None, self.stride, self.padding, self.dilation)
-            return y if total is None else total + y
-        return self._run(x, total)
+        if not torch.jit.is_scripting():  # noqa: SIM102 (the only condition that TorchScript skips)
+            if is_eager(x):
+                return self._run(x, total)
+        # Compilers turn the sum into an in-place one themselves, where they may.
+        y = F.conv2d(x, self.weight, None, self.stride, self.padding, self.dilation)
+        return y if total is None else total + y
 
     @torch.jit.unused
     def _run(self, x: Tensor, total: Tensor | None) -> Tensor:
-        if torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad):
+        if is_recorded(x, self.weight):
             raise ValueError(NO_TRAINING)
         if self.channels_last and _can_run_onednn(x, self.weight):
             x = x.contiguous(memory_format=torch.channels_last)
@@ -116,7 +115,7 @@ class FoldedConv2d(nn.Conv2d):
         weight = self.weight
         if not self.lays_out:
             return weight
-        if len(x) * pixels_behind(self, x) > MOST_PIXELS:
+        if len(x) * num_output_pixels(self, x) > MOST_PIXELS:
             self._seen = (None, None)  # other filters laid out would be in memory all the same
             return weight
         version = 0 if weight.is_inference() else weight._version
@@ -167,11 +166,10 @@ def _can_run_onednn(x: Tensor, weight: Tensor) -> bool:
         and (x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and _has_bfloat16()))
         and x.ndim == 4
         and x.numel() > 0
-        and is_real(x)
+        and has_values(x)
         and bool(torch.backends.mkldnn.enabled)
         and torch.backends.mkldnn.is_available()
         and not torch.is_autocast_enabled("cpu")
-        and not torch.jit.is_tracing()
     )
 
 

@@ -7,10 +7,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from bit_backbone import kernels
 from bit_backbone.inference.convolution import NO_TRAINING
-from bit_backbone.network.hooks import is_watched
+from bit_backbone.kernels.gate import (
+    has_hooks,
+    has_values,
+    is_compiled,
+    is_eager,
+    is_exported,
+    is_recorded,
+)
 from bit_backbone.network.layers import GroupNormAct
-from bit_backbone.network.std_conv import is_real
 
 __all__ = ["ChunkedGroupNormAct"]
 
@@ -24,6 +31,7 @@ FOLD = 4
 LONGEST_SUM = 128
 
 
+@kernels.returns_new_memory
 class ChunkedGroupNormAct(GroupNormAct):
     """GroupNormAct in three passes over a large channels-last map instead of five.
 
@@ -66,33 +74,29 @@ class ChunkedGroupNormAct(GroupNormAct):
         if not _is_taken(x):
             return super().forward(x)
         arguments = (self.weight, self.bias, self.num_groups, self.eps)
-        if torch.compiler.is_compiling():
+        if is_compiled():
             return self.act(_compiled_group_norm(x, *arguments))
-        if torch.is_grad_enabled() and (self.weight.requires_grad or self.bias.requires_grad):
+        if is_recorded(self.weight, self.bias):
             raise ValueError(NO_TRAINING)
-        if not _is_worth_chunks(x):
+        if not (has_values(x) and _is_worth_chunks(x)):
             return super().forward(x)
-        overwrites = self.in_place and not is_watched(*self.behind)
+        overwrites = self.in_place and not has_hooks(*self.behind)
         return self.act(_group_norm_by_chunks(x, *arguments, out=x if overwrites else None))
 
 
 def _is_taken(x: Tensor) -> bool:
     return (
-        isinstance(x, Tensor)  # and not a proxy of torch.fx
+        ((is_compiled() and not is_exported()) or is_eager(x))
         and x.device.type == "cpu"
         and x.dtype == torch.float32
         and x.ndim == 4
-        and not (torch.is_grad_enabled() and x.requires_grad)
-        and not torch.jit.is_tracing()
-        and not torch.compiler.is_exporting()  # what is exported runs without this package
+        and not is_recorded(x)
     )
 
 
 def _is_worth_chunks(x: Tensor) -> bool:
-    return (
-        is_real(x)
-        and x.shape[2] * x.shape[3] > LONGEST_SUM
-        and x.is_contiguous(memory_format=torch.channels_last)
+    return x.shape[2] * x.shape[3] > LONGEST_SUM and x.is_contiguous(
+        memory_format=torch.channels_last
     )
 
 

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_map_only
 from bit_backbone.inference.allocator import keep_pages as keep_pages_of_process
 from bit_backbone.inference.convolution import NO_TRAINING, FoldedConv2d
 from bit_backbone.inference.norm import ChunkedGroupNormAct
-from bit_backbone.inference.units import InPlaceBottleneckUnit, InPlacePreActUnit
+from bit_backbone.inference.units import InPlacePreActUnit
 from bit_backbone.network import (
     BitNetwork,
     BottleneckUnit,
@@ -31,10 +31,6 @@ __all__ = ["optimize_for_inference", "optimize_in_place"]
 Model = TypeVar("Model", bound=nn.Module)
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-_FAST_UNITS: dict[type, type] = {
-    PreActUnit: InPlacePreActUnit,
-    BottleneckUnit: InPlaceBottleneckUnit,
-}
 
 
 def optimize_for_inference(
@@ -161,10 +157,8 @@ def _replace_layers(model: nn.Module, channels_last: bool) -> None:
             ChunkedGroupNormAct.adopt(module)
     overwritable = _units_behind_units(model)
     for module in model.modules():
-        if isinstance(module, Stage):
-            module.grad_checkpointing = False
-        elif type(module) in _FAST_UNITS and _may_sum_in_place(module, overwritable):
-            module.__class__ = _FAST_UNITS[type(module)]
+        if type(module) is PreActUnit and _may_sum_in_place(module, overwritable):
+            module.__class__ = InPlacePreActUnit
         for conv, norm in _norms_behind_convolutions(module):
             if isinstance(norm, ChunkedGroupNormAct) and isinstance(conv, nn.Conv2d):
                 norm.in_place = True

@@ -1,15 +1,15 @@
-"""Residual units that add in place, for models optimized for inference."""
+"""The residual unit of a model optimized for inference, which adds in place."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from bit_backbone.network import BottleneckUnit, PreActUnit
-from bit_backbone.network.hooks import is_watched
+from bit_backbone.kernels.gate import has_hooks
+from bit_backbone.network import PreActUnit
 from bit_backbone.network.padding import centre_crop_like
 
-__all__ = ["InPlaceBottleneckUnit", "InPlacePreActUnit"]
+__all__ = ["InPlacePreActUnit"]
 
 torch.fx.wrap("centre_crop_like")
 
@@ -32,19 +32,6 @@ class InPlacePreActUnit(PreActUnit):
         if self.crops:
             return self.conv3(branch) + centre_crop_like(shortcut, branch)
         if not torch.jit.is_scripting():  # noqa: SIM102 (alone, so that TorchScript skips it)
-            if is_watched(self.conv3):  # by hooks, which see or replace what it returns alone
+            if has_hooks(self.conv3):  # which see what it returns, and may replace it
                 return self.conv3(branch) + shortcut
         return self.conv3(branch, shortcut)
-
-
-class InPlaceBottleneckUnit(BottleneckUnit):
-    """BottleneckUnit that adds the shortcut to the branch in place."""
-
-    def add(self, branch: Tensor, shortcut: Tensor) -> Tensor:
-        """Adds the shortcut to the branch."""
-        if self.crops:
-            shortcut = centre_crop_like(shortcut, branch)
-        if not torch.jit.is_scripting():  # noqa: SIM102 (alone, so that TorchScript skips it)
-            if is_watched(self.norm3):
-                return branch + shortcut
-        return branch.add_(shortcut)

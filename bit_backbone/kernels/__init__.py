@@ -1,10 +1,26 @@
-"""Fused operators of BiT: Triton kernels for GPUs, each with its twin in plain PyTorch."""
+"""How the network is made fast: one entry for each operation, behind one gate. See README.md."""
 
 from bit_backbone.kernels.activations import activation_name
+from bit_backbone.kernels.conv import conv2d
 from bit_backbone.kernels.group_norm import (
+    fused_where_faster,
     group_norm_act,
     is_faster_in_triton,
     kernel_policy,
 )
+from bit_backbone.kernels.max_pool import max_pool
+from bit_backbone.kernels.recompute import recomputable
+from bit_backbone.kernels.residual import in_place_where_unseen, returns_new_memory
 
-__all__ = ["activation_name", "group_norm_act", "is_faster_in_triton", "kernel_policy"]
+__all__ = [
+    "activation_name",
+    "conv2d",
+    "fused_where_faster",
+    "group_norm_act",
+    "in_place_where_unseen",
+    "is_faster_in_triton",
+    "kernel_policy",
+    "max_pool",
+    "recomputable",
+    "returns_new_memory",
+]

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bit_backbone.kernels.gate import has_hooks
+
 ACTIVATIONS = ("relu", "gelu", "gelu_new", "selu", "none")
 SELU = (1.6732632423543772, 1.0507009873554805)  # alpha and scale: arXiv 1706.02515, section 2
 
@@ -25,9 +27,9 @@ def check_activation(act: str | None) -> str:
 def activation_name(module: nn.Module) -> str | None:
     """Returns the name of what a module does, or None if only the module itself can do it.
 
-    That is a module of another kind, or one with hooks, which want to see it called.
+    That is a module of another kind, or one that hooks want to see called.
     """
-    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:
+    if has_hooks(module):
         return None
     if type(module) is nn.GELU:
         return "gelu" if module.approximate == "none" else "gelu_new"
@@ -45,16 +47,12 @@ def activate(z: Tensor, act: str) -> Tensor:
     return F.selu_(z) if act == "selu" else z
 
 
-def gradient_before(gradient: Tensor, z: Tensor, act: str, out: Tensor | None = None) -> Tensor:
-    """Returns the gradient of ``z`` from that of ``activate(z, act)``.
-
-    For "relu" the activated ``z`` serves as well, and the result can be written into ``out``.
-    """
+def gradient_before(gradient: Tensor, z: Tensor, act: str) -> Tensor:
+    """Returns the gradient of ``z`` from that of ``activate(z, act)``."""
     if act == "none":
         return gradient
     if act == "relu":
-        out = torch.empty_like(z) if out is None else out
-        return torch.ops.aten.threshold_backward.grad_input(gradient, z, 0, grad_input=out)
+        return torch.ops.aten.threshold_backward(gradient, z, 0)
     if act == "selu":
         return torch.ops.aten.elu_backward(gradient, *SELU, 1.0, False, z)
     approximate = "tanh" if act == "gelu_new" else "none"

@@ -7,18 +7,19 @@ run ``triton_group_norm`` where that can run, and its twin ``torch_group_norm`` 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor, nn
-from torch.autograd import forward_ad
+from torch import Tensor
 
 from bit_backbone.kernels import torch_group_norm
-from bit_backbone.kernels.activations import activate, check_activation
+from bit_backbone.kernels.activations import activate, activation_name, check_activation
+from bit_backbone.kernels.gate import has_values, is_compiled, is_eager
 
 Policy = Literal["auto", "triton", "torch"]
 
@@ -103,6 +104,24 @@ def group_norm_act_twin(
     return activate(torch.group_norm(x, num_groups, weight, bias, eps), act)
 
 
+def fused_where_faster(forward: Callable[[Any, Tensor], Tensor]) -> Callable[[Any, Tensor], Tensor]:
+    """Decorates the forward of a GroupNorm that ends in a module ``act``.
+
+    Where ``group_norm_act`` is faster it runs instead, unless only ``act`` itself can do what it
+    does: a module of an unknown kind, or one that hooks want to see called.
+    """
+
+    @wraps(forward)  # TorchScript compiles what it wraps
+    def run(norm: Any, x: Tensor) -> Tensor:
+        if is_faster_in_triton(x, norm.weight):
+            act = activation_name(norm.act)
+            if act is not None:
+                return group_norm_act(x, norm.num_groups, norm.weight, norm.bias, norm.eps, act)
+        return forward(norm, x)
+
+    return run
+
+
 def is_faster_in_triton(x: Tensor, weight: Tensor) -> bool:
     """Whether GroupNorm + activation of ``x`` takes the Triton kernels: the one rule that chooses.
 
@@ -115,7 +134,7 @@ def is_faster_in_triton(x: Tensor, weight: Tensor) -> bool:
         return False
     if _policy == "triton":
         return can_run_in_triton(x, weight)
-    if not x.is_cuda or torch.compiler.is_compiling() or not can_run_in_triton(x, weight):
+    if not x.is_cuda or is_compiled() or not can_run_in_triton(x, weight):
         return False
     captured = torch.cuda.is_current_stream_capturing()
     return x.numel() >= (SMALLEST_CAPTURED if captured else SMALLEST_EAGER)
@@ -129,23 +148,13 @@ def can_run_in_triton(x: Tensor, weight: Tensor) -> bool:
     """
     return (
         _HAS_TRITON
-        and (torch.compiler.is_compiling() or are_plain(x, weight))
+        and (is_compiled() or (is_eager(x, weight) and has_values(x)))
         and (x.is_cuda or _interprets())
         and x.dtype in TRITON_DTYPES
         and weight.dtype in TRITON_DTYPES
         and x.device == weight.device
         and x.dim() == 4
         and x.shape[1] * x.shape[2] * x.shape[3] < LARGEST_IMAGE
-    )
-
-
-def are_plain(*tensors: Tensor) -> bool:
-    """Whether autograd alone sees these: no tracer, transform, tangent or tensor subclass."""
-    return not torch.jit.is_tracing() and all(
-        type(tensor) in (Tensor, nn.Parameter)
-        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
-        and forward_ad.unpack_dual(tensor).tangent is None
-        for tensor in tensors
     )
 
 

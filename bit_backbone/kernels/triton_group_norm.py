@@ -115,10 +115,10 @@ def forward(
         *(group_channels, float(group_channels * plan.positions), eps),
         BLOCK=_block(group_channels * plan.chunks),
     )
-    return again(x, mean, rstd, weight, bias, eps, act), mean, rstd
+    return _normalized(x, mean, rstd, weight, bias, eps, act), mean, rstd
 
 
-def again(
+def _normalized(
     x: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor, bias: Tensor, eps: float, act: str
 ) -> Tensor:
     """Returns the activated map from statistics that are known, for what ``forward`` was given."""

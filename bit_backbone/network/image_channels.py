@@ -5,12 +5,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bit_backbone import kernels
 from bit_backbone.config import BitConfig
 from bit_backbone.network.std_conv import StdConv2d, standardize
 
 RGB_CHANNELS = 3
 
 
+@kernels.returns_new_memory
 class GainStdConv2d(StdConv2d):
     """StdConv2d whose standardized filters are multiplied with a fixed gain each.
 
@@ -42,9 +44,7 @@ class GainStdConv2d(StdConv2d):
 
     def standardized_weight(self) -> Tensor:
         """Returns the filters as the convolution uses them, [out, in, height, width]."""
-        if torch.jit.is_scripting() or torch.compiler.is_compiling():
-            return standardize(self.weight, self.eps) * self.gain
-        return self._standardized_once() * self.gain
+        return standardize(self.weight, self.eps) * self.gain
 
     def _save_to_state_dict(self, destination, prefix, keep_vars):  # type: ignore[no-untyped-def]
         super()._save_to_state_dict(destination, prefix, keep_vars)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from bit_backbone import kernels
 from bit_backbone.config import BitConfig
-from bit_backbone.kernels import activation_name, group_norm_act, is_faster_in_triton
-from bit_backbone.kernels.recompute import can_recompute, norm_act
 
 GROUP_NORM_EPS = 1e-5
 
@@ -52,13 +51,12 @@ def activation(name: str) -> nn.Module:
     return {"relu": nn.ReLU, "selu": nn.SELU}[name](inplace=True)
 
 
+@kernels.returns_new_memory
 class GroupNormAct(nn.GroupNorm):
-    """GroupNorm followed by an activation; on GPUs in one fused operator where that is faster.
+    """GroupNorm followed by an activation.
 
     A subclass of nn.GroupNorm, so that solvers which treat norms apart (detectron2's
-    WEIGHT_DECAY_NORM) find it. The fused operator is ``bit_backbone.kernels.group_norm_act``; it
-    does not call ``act``, and is not used if ``act`` has hooks or was replaced by a module of
-    another kind. Neither is the norm that recomputes (``set_activation_recompute``).
+    WEIGHT_DECAY_NORM) find it.
 
     Args:
         num_groups: Number of groups.
@@ -69,32 +67,16 @@ class GroupNormAct(nn.GroupNorm):
     def __init__(self, num_groups: int, num_channels: int, act: str | None = "relu") -> None:
         super().__init__(num_groups, num_channels, eps=GROUP_NORM_EPS)
         self.act = nn.Identity() if act is None else activation(act)
-        self.recomputes_activation = False
 
+    @kernels.fused_where_faster
     def forward(self, x: Tensor) -> Tensor:
         """Normalises and activates [N, C, H, W]."""
-        if not torch.jit.is_scripting():
-            y = self._fused(x)
-            if y is not None:
-                return y
-        # F.group_norm refuses groups of a single value (a 1x1 map, one channel a group).
+        # F.group_norm rejects groups of a single value (a 1x1 map, one channel a group).
         x = torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
         return self.act(x)
 
-    @torch.jit.unused
-    def _fused(self, x: Tensor) -> Tensor | None:
-        """Does both in one operator where that is asked for or faster, and ``act`` is known."""
-        recomputes = self.recomputes_activation and can_recompute(x, self.weight)
-        if not recomputes and not is_faster_in_triton(x, self.weight):
-            return None
-        act = activation_name(self.act)
-        if act is None:
-            return None
-        if recomputes:
-            return norm_act(self, x, act)
-        return group_norm_act(x, self.num_groups, self.weight, self.bias, self.eps, act)
 
-
+@kernels.returns_new_memory
 class DropPath(nn.Module):
     """Stochastic depth (arXiv 1603.09382): drops a whole sample's branch while training.
 
@@ -124,7 +106,7 @@ def drop_path(rate: float) -> nn.Module:
 
 
 def post_norm(config: BitConfig, channels: int, act: bool = True) -> nn.Module:
-    """Returns the norm behind a convolution of stem or shortcut: none in pre-activation nets."""
+    """Returns the norm after a convolution of stem or shortcut: none in pre-activation nets."""
     preactivation = config.layer_type == "preactivation"
     return nn.Identity() if preactivation else group_norm(config, channels, act)
 

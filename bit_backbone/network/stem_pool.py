@@ -1,4 +1,4 @@
-"""The stem's max-pooling: BiT's own border, and a faster way on CPUs."""
+"""The stem's max-pooling, with BiT's own border."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bit_backbone.kernels.group_norm import are_plain
+from bit_backbone import kernels
 from bit_backbone.network.padding import pad_same
 
 torch.fx.wrap("pad_same")
@@ -27,7 +27,7 @@ def max_pool_in_zero_ring(x: Tensor) -> Tensor:
     Returns:
         [N, C, (H + 1) // 2, (W + 1) // 2].
     """
-    pooled = _max_pool(x)
+    pooled = kernels.max_pool(x)
     rows = torch.arange(pooled.shape[-2], device=x.device)
     columns = torch.arange(pooled.shape[-1], device=x.device)
     # window i covers 2i - 1 .. 2i + 1; the ring lies at -1 and at the size
@@ -35,40 +35,6 @@ def max_pool_in_zero_ring(x: Tensor) -> Tensor:
     columns_touch = (columns == 0) | (2 * columns + 1 == x.shape[-1])
     bound = torch.where(rows_touch[:, None] | columns_touch, 0.0, -float("inf"))
     return torch.maximum(pooled, bound.to(x.dtype))
-
-
-def _max_pool(x: Tensor) -> Tensor:
-    """3x3 max-pooling with stride 2 and padding 1."""
-    if not torch.jit.is_scripting():  # noqa: SIM102 (alone, so that TorchScript skips it)
-        if _is_faster_by_axes(x):
-            return _max_of_threes(_max_of_threes(x, 2), 3)
-    return F.max_pool2d(x, 3, stride=2, padding=1)
-
-
-def _is_faster_by_axes(x: Tensor) -> bool:
-    """Whether to pool first over rows and then over columns: contiguous on a CPU, for inference.
-
-    PyTorch's kernel for that layout compares one value at a time, and takes five times as long.
-    Autograd would split the gradient of equal values where pooling gives it to the first, and
-    forward-mode differentiation knows no writing into given memory.
-    """
-    return (
-        not torch.compiler.is_compiling()
-        and are_plain(x)
-        and x.device.type == "cpu"
-        and x.is_contiguous()
-        and not (torch.is_grad_enabled() and x.requires_grad)
-    )
-
-
-def _max_of_threes(x: Tensor, axis: int) -> Tensor:
-    """Returns the largest of 2i - 1, 2i and 2i + 1 along an axis, as far as they exist."""
-    even, odd = (x.movedim(axis, 0)[first::2] for first in (0, 1))
-    largest = even.movedim(0, axis).clone(memory_format=torch.contiguous_format)
-    out = largest.movedim(axis, 0)
-    torch.maximum(out[: len(odd)], odd, out=out[: len(odd)])
-    torch.maximum(out[1:], odd[: len(even) - 1], out=out[1:])
-    return largest
 
 
 class StemPool(nn.Module):

@@ -84,18 +84,9 @@ def process_mesh(device: torch.device) -> DeviceMesh:
 def shard(model: nn.Module, mesh: DeviceMesh, dtype: torch.dtype | None = None) -> nn.Module:
     """Applies ``fully_shard`` to every residual unit of every BiT in a model, then to the rest.
 
-    A unit's weights are gathered when it runs, and freed behind it. Gradients are reduced in
+    A unit's weights are gathered when it runs, and freed after it. Gradients are reduced in
     float32 at least. Outside the units all is computed in float32, or what autocast makes of it.
-
-    Raises:
-        ValueError: A norm is to make its output again in backward: it would need weights there
-            that are gathered only later.
     """
-    if any(getattr(module, "recomputes_activation", False) for module in model.modules()):
-        raise ValueError(
-            "recomputed norms do not go together with FSDP, which has freed their weights when "
-            "they are needed; leave out --activation-recompute or take --grad-checkpointing"
-        )
     policy = MixedPrecisionPolicy(dtype, reduce_dtype=None if dtype is None else torch.float32)
     for module in _units(model):
         fully_shard(module, mesh=mesh, mp_policy=policy)

@@ -120,8 +120,8 @@ def test_every_key_reaches_the_network() -> None:
     )
     assert backbone.config == expected
     assert list(backbone.output_shape()) == out_features
-    assert backbone.stage1.grad_checkpointing is checkpointing
-    assert backbone.stage1[0].norm1.recomputes_activation is recompute
+    assert backbone.stage1[0].grad_checkpointing is checkpointing
+    assert backbone.stage1[0].activation_recompute is recompute
 
 
 @pytest.mark.parametrize(

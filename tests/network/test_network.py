@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from bit_backbone.backbone import BitBackbone
 from bit_backbone.config import VARIANTS, BitConfig
-from bit_backbone.network import BitNetwork, Stage, Unit, layers
+from bit_backbone.network import BitNetwork, Unit, layers
 from bit_backbone.network.layers import activation
 
 # Parameters with a head of 1000 classes, in millions, as published.
@@ -176,7 +176,7 @@ def test_checkpointing_is_bit_for_bit(layer_type, feature_norm, drop_path_rate, 
     different = [name for name in plain if not torch.equal(plain[name], recomputed[name])]
     assert not different
     backbone.set_grad_checkpointing(False)
-    assert not any(m.grad_checkpointing for m in backbone.modules() if isinstance(m, Stage))
+    assert not any(m.grad_checkpointing for m in backbone.modules() if isinstance(m, Unit))
 
 
 def test_random_depth_is_random_and_repeats_with_its_seed():
@@ -205,11 +205,11 @@ def test_checkpointing_stores_less(layer_type, feature_norm):
 def test_checkpointing_covers_every_unit(monkeypatch):
     recomputed = []
 
-    def checkpoint(unit, *arguments, **options):
+    def checkpoint(forward, unit, *arguments, **options):
         recomputed.append(unit)
-        return unit(*arguments)
+        return forward(unit, *arguments)
 
-    monkeypatch.setattr("bit_backbone.network.resnetv2.checkpoint", checkpoint)
+    monkeypatch.setattr("bit_backbone.kernels.recompute.checkpoint", checkpoint)
     for feature_norm in ("none", "preact"):
         recomputed.clear()
         backbone = tiny(depths=(2, 1, 3, 1), feature_norm=feature_norm)

@@ -93,6 +93,13 @@ def test_a_classifier_learns_over_processes_as_in_one(
     make_model().load_state_dict(RunState.load(tmp_path).model)  # whole tensors, plain names
 
 
+def test_a_sharded_classifier_that_recomputes_learns_as_in_one_process(
+    one_process: Path, tmp_path: Path
+) -> None:
+    finish(finetune(tmp_path, 2, fsdp=True, activation_recompute=True))
+    assert_same_run(tmp_path, one_process)
+
+
 @pytest.mark.slow
 def test_parts_of_a_batch_add_up_when_sharded(one_process: Path, tmp_path: Path) -> None:
     finish(finetune(tmp_path, 2, fsdp=True, batch_split=2))

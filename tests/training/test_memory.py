@@ -139,7 +139,6 @@ def test_group_norms_in_float32_are_put_back() -> None:
     [
         ({"optimizer": "lion"}, SHAPE, "optimizer is one of sgd, adamw, got 'lion'"),
         ({"processes": 0}, SHAPE, "processes is at least 1, got 0"),
-        ({"processes": 2, "activation_recompute": True}, SHAPE, "do not go together with FSDP"),
         ({}, (2, 3, 0, 5), r"must be at least 1, got \(2, 3, 0, 5\)"),
     ],
 )

@@ -1,13 +1,11 @@
-"""Kept standardized weights: computed once while nothing changes, and never stale.
+"""Whatever writes into a weight, and however: the next forward uses what is there.
 
 Standardization forgets a filter's scale and shift, so every change here is another one.
 """
 
 import concurrent.futures
 import copy
-import gc
 import pickle
-import weakref
 
 import pytest
 import torch
@@ -15,7 +13,6 @@ from networks import ALL, largest_difference, tiny
 from torch import nn
 from torch.nn import functional as F
 
-from bit_backbone.network import std_conv as convolution
 from bit_backbone.network.std_conv import StdConv2d, standardize
 
 
@@ -96,14 +93,6 @@ def swap_data_back_and_forth(conv):
     conv.weight.data = before.mul_(other(before))
 
 
-def write_through_data(mode):
-    def changed(conv):
-        conv.weight.data.mul_(other(conv.weight))
-        getattr(conv, mode)()
-
-    return changed
-
-
 def load(assign):
     def changed(conv):
         conv.load_state_dict({"weight": other(conv.weight)}, assign=assign)
@@ -125,9 +114,40 @@ def to_empty(conv):
     nn.init.normal_(conv.weight)
 
 
+def write_into_a_view(conv):
+    conv.weight.detach().view(-1).copy_(other(conv.weight).view(-1))
+
+
+def write_with_numpy(conv):
+    conv.weight.detach().numpy()[...] = other(conv.weight).numpy()
+
+
+def average(conv):
+    """As torch.optim.swa_utils.AveragedModel and DINO's teacher update their copies."""
+    conv.weight.data.mul_(0.5).add_(other(conv.weight), alpha=0.5)
+
+
+def _write(weight):
+    with torch.no_grad():
+        weight.mul_(other(weight))
+
+
+def write_in_another_process(conv):
+    conv.share_memory()
+    process = torch.multiprocessing.get_context("spawn").Process(
+        target=_write, args=(conv.weight.detach(),)
+    )
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+
+
 CHANGES = {
     "add_": without_grad(lambda w: w.add_(other(w))),
     "copy_": without_grad(lambda w: w.copy_(other(w))),
+    "copy_ of a view": write_into_a_view,
+    "NumPy": write_with_numpy,
+    "another process": write_in_another_process,
     "nn.init": without_grad(nn.init.orthogonal_),
     "foreach": without_grad(lambda w: torch._foreach_lerp_([w], [other(w)], 0.5)),
     "one element": without_grad(lambda w: w[0, 0, 0, 0].fill_(9.0)),
@@ -141,8 +161,8 @@ CHANGES = {
     "training step": trained,
     "data =": set_data,
     "data swapped": swap_data_back_and_forth,
-    "data.mul_, eval": write_through_data("eval"),
-    "data.mul_, train": write_through_data("train"),
+    "data.mul_": lambda conv: conv.weight.data.mul_(other(conv.weight)),
+    "data averaged": average,
     "load_state_dict": load(assign=False),
     "load_state_dict assign": load(assign=True),
     "new parameter": lambda conv: setattr(conv, "weight", nn.Parameter(other(conv.weight), False)),
@@ -157,7 +177,7 @@ CHANGES = {
 }
 
 
-def uncached(conv, x):
+def fresh(conv, x):
     weight = standardize(conv.weight.detach().clone(), conv.eps)
     return F.conv2d(x.to(weight.dtype), weight, padding=1)
 
@@ -169,87 +189,113 @@ def test_never_stale(situation, change):
     mode = situation(conv)
     with mode:
         before = conv(x)
-        assert torch.equal(before, uncached(conv, x))
-        assert conv._kept is not None
+        assert torch.equal(before, fresh(conv, x))
     CHANGES[change](conv)
     for _ in range(2):
-        with situation(conv) if change.startswith("data.mul_") else mode:
+        with mode:
             after = conv(x.to(conv.weight.dtype))
-        torch.testing.assert_close(after, uncached(conv, x), rtol=0, atol=0)
+        torch.testing.assert_close(after, fresh(conv, x), rtol=0, atol=0)
     if change not in ("double", "channels_last", "share_memory", "requires_grad"):
         assert not torch.equal(before, after.to(before.dtype)), "the change changed nothing"
 
 
-class Counter:
-    """Counts standardizations, by the weight that they are of."""
-
-    def __init__(self, monkeypatch):
-        self.calls = {}
-        monkeypatch.setattr(convolution, "standardize", self)
-
-    def __call__(self, weight, eps):
-        self.calls[weight.data_ptr()] = self.calls.get(weight.data_ptr(), 0) + 1
-        return standardize(weight, eps)
-
-    def of(self, module):
-        convs = [m for m in module.modules() if isinstance(m, StdConv2d)]
-        return {self.calls.get(conv.weight.data_ptr(), 0) for conv in convs}
-
-
-def test_frozen_stages_are_standardized_once_in_training_and_the_rest_each_time(monkeypatch):
-    counter = Counter(monkeypatch)
-    backbone = tiny().train().freeze(2)
-    optimizer = torch.optim.SGD([p for p in backbone.parameters() if p.requires_grad], lr=0.1)
-    for _ in range(4):
-        backbone(torch.randn(1, 3, 33, 33))["stage4"].square().mean().backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    assert counter.of(backbone.stem) == counter.of(backbone.stage1) == {1}
-    assert counter.of(backbone.stage2) == counter.of(backbone.stage4) == {4}
-    kept = [m._kept is not None for m in backbone.modules() if isinstance(m, StdConv2d)]
-    assert sum(kept) == 5  # the stem's, and stage1's four
-
-
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-def test_evaluation_standardizes_once(monkeypatch, mode):
-    counter = Counter(monkeypatch)
-    backbone = tiny().eval()
-    with mode():
-        for size in (33, 64, 33):
-            backbone(torch.randn(1, 3, size, size))
-    assert counter.of(backbone) == {1}
-
-
-def test_training_keeps_nothing(monkeypatch):
-    counter = Counter(monkeypatch)
-    backbone = tiny()
-    for _ in range(3):
-        backbone(torch.randn(1, 3, 33, 33))
-    assert counter.of(backbone) == {3}
-    assert all(m._kept is None for m in backbone.modules() if isinstance(m, StdConv2d))
-
-
-@pytest.mark.parametrize("forget", ["train", "eval", "float", "forward with gradients"])
-def test_kept_weights_are_let_go(forget):
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_a_forward_leaves_nothing_on_the_layer(mode):
     conv = StdConv2d(4, 8, 3).eval()
+    before = set(vars(conv))
+    with mode():
+        conv(torch.randn(1, 4, 5, 5))
+    assert set(vars(conv)) == before
+
+
+def dino_steps(student, teacher, images, count=2):
+    """Trains as DINO does: the teacher is an average of students, made through ``.data``."""
+    optimizer = torch.optim.SGD(student.parameters(), lr=10.0)
+    losses = []
+    for _ in range(count):
+        with torch.no_grad():
+            target = teacher(images)["stage4"].mean((2, 3)).softmax(1)
+        found = student(images)["stage4"].mean((2, 3)).log_softmax(1)
+        loss = -(target * found).sum(1).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        for own, averaged in zip(student.parameters(), teacher.parameters(), strict=True):
+            averaged.data.mul_(0.9).add_(0.1 * own.detach().data)
+        losses.append(loss.item())
     with torch.no_grad():
-        conv(torch.randn(1, 4, 5, 5))
-    kept = weakref.ref(conv._kept[2])
-    if forget == "forward with gradients":
-        conv(torch.randn(1, 4, 5, 5))
-    else:
-        getattr(conv, forget)()
-    gc.collect()
-    assert kept() is None
+        return losses, teacher(images)["stage4"]
 
 
-def test_copies_and_files_hold_no_kept_weight():
+class Plain(nn.Conv2d):
+    """A convolution that standardizes by the formula."""
+
+    def forward(self, x):
+        mean = self.weight.mean((1, 2, 3), keepdim=True)
+        variance = self.weight.var((1, 2, 3), correction=0, keepdim=True)
+        weight = (self.weight - mean) / (variance + self.eps).sqrt()
+        return F.conv2d(x, weight, None, self.stride, self.padding, self.dilation)
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_two_steps_of_dino_equal_those_of_plain_functions(train):
+    images = torch.randn(2, 3, 33, 33, dtype=torch.float64)
+    student = tiny().double().train()
+    teacher = copy.deepcopy(student).requires_grad_(False).train(train)
+    plain = copy.deepcopy(student), copy.deepcopy(teacher)
+    for network in plain:
+        for module in network.modules():
+            if isinstance(module, StdConv2d):
+                module.__class__ = Plain
+    losses, features = dino_steps(student, teacher, images)
+    expected_losses, expected_features = dino_steps(*plain, images)
+    assert losses == pytest.approx(expected_losses, abs=1e-6)
+    torch.testing.assert_close(features, expected_features, rtol=1e-6, atol=1e-6)
+    assert losses[0] != losses[1]
+
+
+def test_averaged_models_follow_their_model():
+    model, x = tiny().eval(), torch.randn(1, 3, 33, 33)
+    averaged = torch.optim.swa_utils.AveragedModel(model, use_buffers=True)
+    with torch.no_grad():
+        for _ in range(3):
+            for weight in model.parameters():
+                weight.mul_(other(weight))
+            averaged.update_parameters(model)
+            expected = tiny().eval()
+            expected.load_state_dict(averaged.module.state_dict())
+            assert largest_difference(averaged(x), expected(x)) == 0
+
+
+def _receive(rank, store, results):
+    torch.distributed.init_process_group("gloo", f"file://{store}", rank=rank, world_size=2)
+    torch.manual_seed(rank)
+    # five channels: the stem's gains are a buffer, which each forward broadcasts
+    backbone, x = tiny(num_channels=5), torch.ones(1, 5, 33, 33)
+    with torch.no_grad():
+        backbone.stem.conv.gain.uniform_(1, 2)
+    parallel = nn.parallel.DistributedDataParallel(backbone.train())
+    for _ in range(2):
+        with torch.no_grad():
+            backbone.stem.conv.gain.mul_(torch.rand(16, 1, 1, 1) + 1)
+        features = parallel(x)["stage4"]
+    results[rank].copy_(features.detach())
+    torch.distributed.destroy_process_group()
+
+
+def test_buffers_that_ddp_broadcasts_are_used(tmp_path):
+    results = [torch.zeros(1, 256, 2, 2).share_memory_() for _ in range(2)]
+    torch.multiprocessing.spawn(_receive, (str(tmp_path / "store"), results), nprocs=2)
+    assert results[0].abs().sum() > 0
+    assert torch.equal(*results)
+
+
+def test_copies_and_files_are_networks_of_their_own():
     conv, x = StdConv2d(4, 8, 3).eval().requires_grad_(False), torch.randn(1, 4, 5, 5)
     before = conv(x)
     twin, read = copy.deepcopy(conv), pickle.loads(pickle.dumps(conv))
     assert list(conv.state_dict()) == ["weight"]
     for module in (twin, read):
-        assert module._kept is None
         assert torch.equal(module(x), before)
         module.weight.mul_(other(module.weight))
         assert not torch.equal(module(x), before)
@@ -286,7 +332,7 @@ def test_autocast_keeps_the_exact_weight():
     conv, x = StdConv2d(4, 8, 3).eval().requires_grad_(False), torch.randn(1, 4, 5, 5)
     with torch.autocast("cpu", torch.bfloat16):
         assert conv(x).dtype == torch.bfloat16
-    assert torch.equal(conv(x), uncached(conv, x))
+    assert torch.equal(conv(x), fresh(conv, x))
 
 
 def test_functional_call_uses_the_weights_that_it_is_given():
@@ -341,13 +387,13 @@ def test_what_a_transform_computes_does_not_outlive_it(transform):
     expected = copy.deepcopy(backbone)(x)
     first = transform(backbone, x)
     assert largest_difference(backbone(x), expected) == 0
-    torch.testing.assert_close(transform(backbone, x), first)  # with kept weights now
+    torch.testing.assert_close(transform(backbone, x), first)
 
 
 def test_inside_torch_compile_weights_are_never_stale():
     backbone, x = tiny(out_indices=ALL).eval().requires_grad_(False), torch.randn(1, 3, 33, 33)
     with torch.no_grad():
-        backbone(x)  # keeps weights that the compiled graph must not take for constants
+        backbone(x)
     compiled = torch.compile(backbone, fullgraph=True, backend="aot_eager")
     for _ in range(3):
         assert largest_difference(compiled(x), copy.deepcopy(backbone)(x)) < 1e-5
@@ -355,7 +401,7 @@ def test_inside_torch_compile_weights_are_never_stale():
             weight.mul_(other(weight))
 
 
-def test_many_threads_share_kept_weights():
+def test_many_threads_share_a_network():
     backbone = tiny(out_indices=ALL).eval().requires_grad_(False)
     batches = [torch.randn(1, 3, 33, 33 + i) for i in range(16)]
     expected = [copy.deepcopy(backbone)(x) for x in batches]
@@ -374,12 +420,11 @@ def test_pruned_filters_are_noticed(keep, replace):
         conv.weight.data = pruned
     else:
         conv.weight = nn.Parameter(pruned, False)
-    assert torch.equal(conv(x), uncached(conv, x))
+    assert torch.equal(conv(x), fresh(conv, x))
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")
 def test_training_out_of_sight_does_not_leave_old_weights():
-    """A scripted (or compiled) step passes by what is kept, and a fused one leaves the version."""
     conv, x = StdConv2d(4, 8, 3), torch.randn(1, 4, 5, 5)
     with torch.no_grad():
         conv(x)  # in training mode: a look at the features between two steps
@@ -388,4 +433,4 @@ def test_training_out_of_sight_does_not_leave_old_weights():
     optimizer.step()
     optimizer.zero_grad()
     with torch.no_grad():
-        assert torch.equal(conv(x), uncached(conv, x))
+        assert torch.equal(conv(x), fresh(conv, x))

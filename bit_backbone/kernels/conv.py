@@ -1,0 +1,75 @@
+"""Convolution; 1x1 convolutions of contiguous maps on CPUs as the matrix products that they are.
+
+oneDNN works on maps whose channels lie together. It reorders a contiguous map before a convolution
+and the result after it, which for a 1x1 convolution takes longer than the sums do, and as much
+memory again. As a matrix [C, H * W] the map can be multiplied as it lies.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bit_backbone.kernels.gate import is_eager
+
+
+def conv2d(
+    x: Tensor,
+    weight: Tensor,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+) -> Tensor:
+    """Convolves without bias and groups.
+
+    Args:
+        x: [N, in, H, W].
+        weight: [out, in, height, width].
+        stride: Of the filters.
+        padding: Zeros at the borders.
+        dilation: Of the filters.
+
+    Returns:
+        [N, out, H', W'].
+    """
+    if not torch.jit.is_scripting():  # noqa: SIM102 (the only condition that TorchScript skips)
+        if _is_faster_as_product(x, weight, stride):
+            return _product(x[:, :, :: stride[0], :: stride[1]], weight)
+    return F.conv2d(x, weight, None, stride, padding, dilation)
+
+
+def _is_faster_as_product(x: Tensor, weight: Tensor, stride: tuple[int, int]) -> bool:
+    if not is_eager(x, weight):
+        return False
+    return (
+        weight.shape[2] == weight.shape[3] == 1
+        and x.device.type == "cpu"
+        and x.ndim == 4
+        and x.is_contiguous()
+        and _outweighs_filters(x, weight, stride)
+    )
+
+
+def _outweighs_filters(x: Tensor, weight: Tensor, stride: tuple[int, int]) -> bool:
+    """Whether the maps of an image hold as many numbers as the filters.
+
+    The gradient of the filters is the sum of one of their size for each image, which takes time and
+    memory.
+    """
+    pixels = x.shape[2] * x.shape[3] // (stride[0] * stride[1])
+    return len(x) == 1 or pixels * (weight.shape[0] + weight.shape[1]) >= weight.numel()
+
+
+def _product(x: Tensor, weight: Tensor) -> Tensor:
+    if torch.is_autocast_enabled("cpu") and weight.dtype == torch.float32:
+        weight = weight.to(torch.get_autocast_dtype("cpu"))  # once, and not for each image
+    filters = weight.flatten(1).expand(len(x), -1, -1)
+    product = torch.bmm(filters, x.flatten(2))
+    # To autograd a view is not a tensor of its own: a sum in its memory would copy it.
+    return torch.ops.aten._unsafe_view(product, [*product.shape[:2], *x.shape[2:]])
+
+
+def num_output_pixels(conv: nn.Conv2d, x: Tensor) -> int:
+    """Returns how many pixels a convolution makes of each map of [N, in, H, W], or nearly."""
+    return x.shape[2] * x.shape[3] // (conv.stride[0] * conv.stride[1])
