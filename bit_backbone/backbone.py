@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bit_backbone import checkpoints
 from bit_backbone.checkpoints.mixin import PretrainedMixin
-from bit_backbone.config import BitConfig
+from bit_backbone.config import BitConfig, warn_of_random_weights
 from bit_backbone.network import BitNetwork
 from bit_backbone.network.layers import GroupNormAct
 from bit_backbone.utils.empty_weights import hollow
@@ -80,6 +80,7 @@ class BitBackbone(BitNetwork, PretrainedMixin):
         weights: Source | None = None,
         **overrides: Any,
     ) -> None:
+        warn_of_random_weights(config, weights, 'load them with weights="{name}"')
         config = BitConfig.resolve(config, **overrides)
         names, indices = config.out_features, config.out_indices
         assert names is not None  # BitConfig resolves both

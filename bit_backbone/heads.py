@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bit_backbone.checkpoints.mixin import PretrainedMixin
-from bit_backbone.config import BitConfig
+from bit_backbone.config import BitConfig, warn_of_random_weights
 from bit_backbone.network import BitNetwork
 from bit_backbone.outputs import ImageClassifierOutput, ModelOutput, PooledOutput
 
@@ -22,6 +22,8 @@ class _WholeNetwork(BitNetwork, PretrainedMixin):
     """Every stage, the final norm where the layer type has one, and the pooling."""
 
     def __init__(self, config: BitConfig | str | None = None, **overrides: Any) -> None:
+        ask = f'load them with {type(self).__name__}.from_pretrained("{{name}}")'
+        warn_of_random_weights(config, None, ask)
         config = BitConfig.resolve(config, **overrides)
         has_norm = config.layer_type == "preactivation"
         super().__init__(config, last=len(config.depths), norm=has_norm)

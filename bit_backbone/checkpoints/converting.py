@@ -28,7 +28,6 @@ from bit_backbone.checkpoints.writing import (
     writing,
 )
 from bit_backbone.config import BitConfig
-from bit_backbone.config.files import to_text
 from bit_backbone.network import BitNetwork
 from bit_backbone.utils.empty_weights import hollow
 from bit_backbone.utils.progress import track
@@ -111,7 +110,7 @@ def convert(
         tensors = _converted(checkpoint, theirs, names, progress)
         if writer is None:
             kind = "BitForImageClassification" if HEAD_WEIGHT in names else "BitBackbone"
-            text = to_text(config or config_for(source, checkpoint), kind)
+            text = (config or config_for(source, checkpoint)).to_text(kind)
             _write_folder(target, text, tensors, overwrite)
         else:
             with writing(target, overwrite=overwrite) as (path,):

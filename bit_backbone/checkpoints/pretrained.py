@@ -21,7 +21,6 @@ from bit_backbone.checkpoints.matching import Target
 from bit_backbone.checkpoints.sources import CONFIG_FILE, Place, Source, locate
 from bit_backbone.checkpoints.writing import write_safetensors, write_text, writing
 from bit_backbone.config import MODEL_TYPE, BitConfig
-from bit_backbone.config.files import to_text
 from bit_backbone.utils.empty_weights import hollow
 from bit_backbone.utils.files import read_json
 
@@ -124,7 +123,7 @@ def save_pretrained(
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"{folder} must be a folder, or not exist yet; it is a file")
-    config = to_text(_config(model), type(model).__name__)
+    config = _config(model).to_text(type(model).__name__)
     tensors = dict(_transformers_tensors(model))
     split = split_torch_state_dict_into_shards(tensors, max_shard_size=max_shard_size)
     names = [CONFIG_FILE, *split.filename_to_tensors, *([_INDEX] if split.is_sharded else [])]

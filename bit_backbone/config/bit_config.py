@@ -16,7 +16,13 @@ from typing import Any
 
 from bit_backbone.config import files
 from bit_backbone.config import validation as checks
-from bit_backbone.config.stages import STEM_STRIDE, StageSpec, derive_stages, rounded_width
+from bit_backbone.config.stages import (
+    STEM_STRIDE,
+    StageSpec,
+    derive_stages,
+    rounded_width,
+    smallest_input,
+)
 from bit_backbone.config.variants import VARIANTS, variant_of
 
 __all__ = ["DENSE_FEATURE_NORM", "BitConfig"]
@@ -98,8 +104,8 @@ class BitConfig:
 
     def __post_init__(self) -> None:
         """Validates every argument and stores the resolved forms."""
-        self._set(**{f.name: checks.plain(getattr(self, f.name)) for f in dataclasses.fields(self)})
-        checks.check_arguments(self)
+        self._set(**{name: checks.plain(value) for name, value in self._values().items()})
+        checks.check_arguments(self._values())
         names, indices = checks.resolve_outputs(
             self.stage_names, self.out_features, self.out_indices
         )
@@ -114,7 +120,10 @@ class BitConfig:
             id2label=id2label,
             label2id=label2id,
         )
-        checks.check_groups(self)
+        checks.check_groups(self.num_groups, self.stem_channels, self.stages)
+
+    def _values(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
 
     def _set(self, **values: Any) -> None:
         for name, value in values.items():
@@ -168,7 +177,7 @@ class BitConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON types under the keys of transformers' config.json."""
-        return files.to_dict(self)
+        return files.to_dict(self._values(), self.stage_names)
 
     @classmethod
     def from_pretrained(
@@ -201,7 +210,20 @@ class BitConfig:
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
         """Writes ``config.json``, for transformers too, into a folder; returns its path."""
-        return files.write(self, folder)
+        return files.write(self.to_text(), folder)
+
+    def to_text(self, architecture: str | None = None) -> str:
+        """Returns a config.json that transformers understands too.
+
+        transformers applies ``width_factor`` to the stages but neither to the stem nor to the final
+        norm, and fails; so the widths are written as they are, with a factor of 1.
+
+        Args:
+            architecture: The class of the model that it is saved with.
+        """
+        widths = {"embedding_size": self.stem_channels, "hidden_sizes": self.channels[1:]}
+        values = {**self.to_dict(), **widths, "width_factor": 1}
+        return files.to_text(values, architecture)
 
     def replace(self, **overrides: Any) -> BitConfig:
         """Returns a copy with some arguments changed.
@@ -209,7 +231,8 @@ class BitConfig:
         Of two arguments that say the same thing (``out_features`` and ``out_indices``, or
         ``num_labels`` and the label names), the one that is not overridden follows the other.
         """
-        return dataclasses.replace(self, **checks.complete(self, overrides, DEFAULT_NUM_LABELS))
+        overrides = checks.complete(self._values(), overrides, DEFAULT_NUM_LABELS)
+        return dataclasses.replace(self, **overrides)
 
     @property
     def stage_names(self) -> tuple[str, ...]:
@@ -244,7 +267,13 @@ class BitConfig:
     @cached_property
     def stages(self) -> tuple[StageSpec, ...]:
         """The residual stages, in order."""
-        return derive_stages(self)
+        return derive_stages(
+            [rounded_width(size * self.width_factor) for size in self.hidden_sizes],
+            self.depths,
+            stem_channels=self.stem_channels,
+            output_stride=self.output_stride,
+            drop_path_rate=self.drop_path_rate,
+        )
 
     def smallest_image(self, last: int) -> int:
         """Returns the least height and width, in pixels, that reach stage ``last`` with a pixel.
@@ -253,11 +282,4 @@ class BitConfig:
         """
         if self.global_padding != "valid":
             return 1
-        size = 1
-        for stage in reversed(self.stages[:last]):
-            dilations = [stage.first_dilation, *[stage.dilation] * (stage.depth - 1)]
-            strides = [stage.stride, *[1] * (stage.depth - 1)]
-            for dilation, stride in zip(reversed(dilations), reversed(strides), strict=True):
-                size = (size - 1) * stride + 2 * dilation + 1
-        pool = 1 if self.stem_pool_padding == "same" else 3
-        return ((size - 1) * 2 + pool - 1) * 2 + 7
+        return smallest_input(self.stages[:last], 1 if self.stem_pool_padding == "same" else 3)

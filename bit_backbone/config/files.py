@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bit_backbone.config.validation import check_spelling
 from bit_backbone.utils.files import atomic_path
 from bit_backbone.utils.saved_settings import read as read_saved
-
-if TYPE_CHECKING:
-    from bit_backbone.config import BitConfig
 
 FILE_NAME = "config.json"
 MODEL_TYPE = "bit"
@@ -38,11 +34,11 @@ def read(name_or_path: str | os.PathLike[str], **hub_options: Any) -> dict[str, 
     return values
 
 
-def write(config: BitConfig, folder: str | os.PathLike[str]) -> Path:
+def write(text: str, folder: str | os.PathLike[str]) -> Path:
     """Writes config.json into a folder, made if missing; returns its path."""
     target = Path(folder) / FILE_NAME
     with atomic_path(target) as temporary:
-        temporary.write_text(to_text(config), encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
     return target
 
 
@@ -63,36 +59,22 @@ def arguments_of(values: Mapping[str, Any], names: Collection[str]) -> dict[str,
     return known
 
 
-def to_dict(config: BitConfig) -> dict[str, Any]:
-    """Returns plain JSON types under the keys of transformers' config.json."""
-    values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
-    values |= {key: list(v) for key, v in values.items() if isinstance(v, tuple)}
-    if config.global_padding is not None:
-        values["global_padding"] = config.global_padding.upper()
-    if config.id2label is None:
+def to_dict(arguments: Mapping[str, Any], stage_names: Iterable[str]) -> dict[str, Any]:
+    """Returns arguments as plain JSON types under the keys of transformers' config.json."""
+    values: dict[str, Any] = {
+        key: list(value) if isinstance(value, tuple) else value for key, value in arguments.items()
+    }
+    if values["global_padding"] is not None:
+        values["global_padding"] = values["global_padding"].upper()
+    if values["id2label"] is None:
         del values["id2label"], values["label2id"]
     else:
-        values["id2label"] = {str(i): label for i, label in config.id2label.items()}
-        values["label2id"] = dict(config.label2id or {})
-    return {"model_type": MODEL_TYPE, "stage_names": list(config.stage_names), **values}
+        values["id2label"] = {str(i): label for i, label in values["id2label"].items()}
+        values["label2id"] = dict(values["label2id"] or {})
+    return {"model_type": MODEL_TYPE, "stage_names": list(stage_names), **values}
 
 
-def to_text(config: BitConfig, architecture: str | None = None) -> str:
-    """Returns a config.json that transformers understands too.
-
-    transformers applies ``width_factor`` to the stages but neither to the stem nor to the final
-    norm, and fails; so the widths are written as they are, with a factor of 1.
-
-    Args:
-        config: The network.
-        architecture: The class of the model that it is saved with.
-    """
-    values = {
-        **to_dict(config),
-        "embedding_size": config.stem_channels,
-        "hidden_sizes": list(config.channels[1:]),
-        "width_factor": 1,
-    }
-    if architecture is not None:
-        values["architectures"] = [architecture]
-    return json.dumps(values, indent=2, sort_keys=True) + "\n"
+def to_text(values: Mapping[str, Any], architecture: str | None = None) -> str:
+    """Returns the text of a config.json, which names the model's class if it is given."""
+    architectures = {} if architecture is None else {"architectures": [architecture]}
+    return json.dumps({**values, **architectures}, indent=2, sort_keys=True) + "\n"

@@ -1,15 +1,9 @@
-"""StageSpec: the widths, strides and dilations of one stage, and how they follow from a BitConfig.
-
-They are derived here and nowhere else.
-"""
+"""StageSpec: the widths, strides and dilations of one stage, derived here and nowhere else."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from bit_backbone.config import BitConfig
 
 STEM_STRIDE = 4
 BOTTLENECK_RATIO = 4
@@ -47,18 +41,32 @@ class StageSpec:
     drop_path_rates: tuple[float, ...]
 
 
-def derive_stages(config: BitConfig) -> tuple[StageSpec, ...]:
-    """Returns the residual stages of a network, in order."""
+def derive_stages(
+    widths: Sequence[int],
+    depths: Sequence[int],
+    *,
+    stem_channels: int,
+    output_stride: int,
+    drop_path_rate: float,
+) -> tuple[StageSpec, ...]:
+    """Returns the residual stages of a network, in order.
+
+    Args:
+        widths: Channels of each stage's output.
+        depths: Residual units of each stage.
+        stem_channels: Channels of the stem.
+        output_stride: Where stages stop to stride, and dilate instead.
+        drop_path_rate: Stochastic depth of the last unit.
+    """
     specs = []
-    channels, total_stride, dilation = config.stem_channels, STEM_STRIDE, 1
-    rates = iter(_linear_rates(config.drop_path_rate, sum(config.depths)))
-    for index, (size, depth) in enumerate(zip(config.hidden_sizes, config.depths, strict=True), 1):
+    channels, total_stride, dilation = stem_channels, STEM_STRIDE, 1
+    rates = iter(_linear_rates(drop_path_rate, sum(depths)))
+    for index, (width, depth) in enumerate(zip(widths, depths, strict=True), 1):
         stride = 1 if index == 1 else 2
         first_dilation = dilation
-        if total_stride >= config.output_stride:
+        if total_stride >= output_stride:
             dilation, stride = dilation * stride, 1
         total_stride *= stride
-        width = rounded_width(size * config.width_factor)
         spec = StageSpec(
             name=f"stage{index}",
             index=index,
@@ -75,6 +83,22 @@ def derive_stages(config: BitConfig) -> tuple[StageSpec, ...]:
         specs.append(spec)
         channels = width
     return tuple(specs)
+
+
+def smallest_input(stages: Sequence[StageSpec], pool: int) -> int:
+    """Returns the least height and width, in pixels, of which a net without padding makes a pixel.
+
+    Args:
+        stages: Those that the image goes through.
+        pool: Extent of the stem's pooling; 1 where it is padded.
+    """
+    size = 1
+    for stage in reversed(stages):
+        dilations = [stage.first_dilation, *[stage.dilation] * (stage.depth - 1)]
+        strides = [stage.stride, *[1] * (stage.depth - 1)]
+        for dilation, stride in zip(reversed(dilations), reversed(strides), strict=True):
+            size = (size - 1) * stride + 2 * dilation + 1
+    return ((size - 1) * 2 + pool - 1) * 2 + 7
 
 
 def rounded_width(value: float) -> int:

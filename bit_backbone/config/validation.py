@@ -7,12 +7,9 @@ import math
 import operator
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from bit_backbone.config.stages import BOTTLENECK_RATIO
-
-if TYPE_CHECKING:
-    from bit_backbone.config import BitConfig
+from bit_backbone.config.stages import BOTTLENECK_RATIO, StageSpec
 
 CHOICES: dict[str, tuple[Any, ...]] = {
     "layer_type": ("preactivation", "bottleneck"),
@@ -54,28 +51,28 @@ def plain(value: Any) -> Any:
     return tuple(plain(item) for item in value) if isinstance(value, Sequence) else value
 
 
-def check_arguments(config: BitConfig) -> None:
-    """Checks each argument by itself, and those that belong together."""
+def check_arguments(values: Mapping[str, Any]) -> None:
+    """Checks each argument of BitConfig by itself, and those that belong together."""
     for name, choices in CHOICES.items():
-        value = getattr(config, name)
+        value = values[name]
         value = value.lower() if name == "global_padding" and isinstance(value, str) else value
         if not any(value == choice and type(value) is type(choice) for choice in choices):
             raise ValueError(f"{name} must be one of {_listed(choices)}, got {value!r}")
     for name in ("num_channels", "embedding_size", "num_groups"):
-        _check_positive_integer(name, getattr(config, name))
-    _check_stage_sequences(config)
-    _check_numbers(config)
-    if config.feature_norm == "preact" and config.layer_type != "preactivation":
+        _check_positive_integer(name, values[name])
+    _check_stage_sequences(values)
+    _check_numbers(values)
+    if values["feature_norm"] == "preact" and values["layer_type"] != "preactivation":
         raise ValueError(
             'feature_norm="preact" needs layer_type="preactivation", got '
-            f"{config.layer_type!r}: bottleneck units end in an activation already; "
+            f"{values['layer_type']!r}: bottleneck units end in an activation already; "
             'use feature_norm="none"'
         )
 
 
-def check_groups(config: BitConfig) -> None:
+def check_groups(num_groups: int, stem_channels: int, stages: Iterable[StageSpec]) -> None:
     """Checks that GroupNorm can split every width it normalises."""
-    num_groups, widths = config.num_groups, _normalised_widths(config)
+    widths = _normalised_widths(stem_channels, stages)
     for where, width in widths.items():
         if width % num_groups:
             raise ValueError(
@@ -85,10 +82,10 @@ def check_groups(config: BitConfig) -> None:
             )
 
 
-def _normalised_widths(config: BitConfig) -> dict[str, int]:
+def _normalised_widths(stem_channels: int, stages: Iterable[StageSpec]) -> dict[str, int]:
     """Every width that a GroupNorm sees, by where it comes from."""
-    widths = {"embedding_size": config.stem_channels}
-    for stage in config.stages:
+    widths = {"embedding_size": stem_channels}
+    for stage in stages:
         where = f"hidden_sizes[{stage.index - 1}]"
         widths[where] = stage.channels
         widths[f"{where} / {BOTTLENECK_RATIO}"] = stage.bottleneck_channels
@@ -96,14 +93,15 @@ def _normalised_widths(config: BitConfig) -> dict[str, int]:
 
 
 def complete(
-    config: BitConfig, overrides: Mapping[str, Any], default_labels: int
+    values: Mapping[str, Any], overrides: Mapping[str, Any], default_labels: int
 ) -> dict[str, Any]:
-    """Adds to the overrides of a configuration the arguments that follow from them."""
+    """Adds to what overrides the values of a configuration the arguments that follow from it."""
     for given, followers in _FOLLOWERS.items():
         if given in overrides:
             overrides = dict.fromkeys(followers) | dict(overrides)
-    as_by_default = config.out_indices == (len(config.depths),)
-    if as_by_default and len(overrides.get("depths", config.depths)) != len(config.depths):
+    count = len(values["depths"])
+    as_by_default = values["out_indices"] == (count,)
+    if as_by_default and len(overrides.get("depths", values["depths"])) != count:
         overrides = {"out_features": None, "out_indices": None} | dict(overrides)
     if overrides.get("id2label") is not None:
         overrides = {"num_labels": default_labels} | dict(overrides)
@@ -187,34 +185,34 @@ def _label_names(id2label: Mapping[Any, str] | Sequence[str]) -> dict[int, str]:
         raise ValueError(f"id2label must map integers to names, got {id2label!r}") from error
 
 
-def _check_stage_sequences(config: BitConfig) -> None:
-    for name in ("hidden_sizes", "depths"):
-        values = getattr(config, name)
-        if not isinstance(values, tuple) or not values:
-            raise ValueError(f"{name} must be a non-empty sequence, got {values!r}")
-        for i, value in enumerate(values):
+def _check_stage_sequences(values: Mapping[str, Any]) -> None:
+    depths, sizes = values["depths"], values["hidden_sizes"]
+    for name, sequence in (("hidden_sizes", sizes), ("depths", depths)):
+        if not isinstance(sequence, tuple) or not sequence:
+            raise ValueError(f"{name} must be a non-empty sequence, got {sequence!r}")
+        for i, value in enumerate(sequence):
             _check_positive_integer(f"{name}[{i}]", value)
-    if len(config.depths) != len(config.hidden_sizes):
+    if len(depths) != len(sizes):
         raise ValueError(
             "depths and hidden_sizes must have one entry per stage each, got "
-            f"{len(config.depths)} depths {tuple(config.depths)} and {len(config.hidden_sizes)} "
-            f"hidden_sizes {tuple(config.hidden_sizes)}"
+            f"{len(depths)} depths {depths} and {len(sizes)} hidden_sizes {sizes}"
         )
 
 
-def _check_numbers(config: BitConfig) -> None:
-    if not 0 <= _number("drop_path_rate", config.drop_path_rate) < 1:
-        raise ValueError(f"drop_path_rate must be in [0, 1), got {config.drop_path_rate!r}")
-    if _number("width_factor", config.width_factor) <= 0:
-        raise ValueError(f"width_factor must be above 0, got {config.width_factor!r}")
-    if _number("weight_standardization_eps", config.weight_standardization_eps) < 0:
+def _check_numbers(values: Mapping[str, Any]) -> None:
+    if not 0 <= _number(values, "drop_path_rate") < 1:
+        raise ValueError(f"drop_path_rate must be in [0, 1), got {values['drop_path_rate']!r}")
+    if _number(values, "width_factor") <= 0:
+        raise ValueError(f"width_factor must be above 0, got {values['width_factor']!r}")
+    if _number(values, "weight_standardization_eps") < 0:
         raise ValueError(
             "weight_standardization_eps must be at least 0, got "
-            f"{config.weight_standardization_eps!r}"
+            f"{values['weight_standardization_eps']!r}"
         )
 
 
-def _number(name: str, value: Any) -> float:
+def _number(values: Mapping[str, Any], name: str) -> float:
+    value = values[name]
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ValueError(f"{name} must be a finite number, got {value!r}")
     return value

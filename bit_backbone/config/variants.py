@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+import warnings
 
-__all__ = ["VARIANTS", "variant_of"]
+__all__ = ["VARIANTS", "variant_of", "warn_of_random_weights"]
 
 # Units per stage and width factor of the published networks (arXiv 1912.11370, section 3.1).
 VARIANTS: dict[str, tuple[tuple[int, int, int, int], int]] = {
@@ -43,3 +44,26 @@ def variant_of(name: str) -> str:
             f"got {name!r}; for other depths and widths build a BitConfig"
         )
     return variant
+
+
+def warn_of_random_weights(network: object, weights: object, ask: str) -> None:
+    """Warns where a network is named as published weights are, and no weights are asked for.
+
+    Args:
+        network: What the caller calls the network; anything but a string names no weights.
+        weights: The weights asked for, if any.
+        ask: How to ask for those of ``name``, as a format string.
+    """
+    if weights is not None or not isinstance(network, str) or _is_architecture(network):
+        return
+    warnings.warn(
+        f"{network!r} is the name of published weights, and the network has random ones: "
+        f"{ask.format(name=network)}, or name the variant {variant_of(network)!r}",
+        UserWarning,
+        stacklevel=3,
+    )
+
+
+def _is_architecture(name: str) -> bool:
+    """Whether a name speaks of a network alone: "R50x1", "resnetv2_50x1_bit"."""
+    return re.fullmatch(r"r\d+x\d+|resnetv2_\d+x\d+_bitm?", name, re.IGNORECASE) is not None

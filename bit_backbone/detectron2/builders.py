@@ -13,9 +13,9 @@ from detectron2.modeling import BACKBONE_REGISTRY, FPN
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
 from torch import nn
 
-from bit_backbone.config import VARIANTS
+from bit_backbone.config import VARIANTS, warn_of_random_weights
 from bit_backbone.detectron2.backbone import Detectron2BitBackbone, tap_name
-from bit_backbone.detectron2.config import bit_config, bit_node
+from bit_backbone.detectron2.config import bit_node, network_of
 from bit_backbone.detectron2.pixels import warn_about_pixels
 
 __all__ = [
@@ -50,7 +50,8 @@ def build_bit_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Detectron2BitBac
     Raises:
         ValueError: A value breaks a rule of BitConfig.
     """
-    return _build(cfg, input_shape, bit_node(cfg).OUT_FEATURES)
+    node = bit_node(cfg)
+    return _build(cfg, node, input_shape, node.OUT_FEATURES)
 
 
 @_register
@@ -67,7 +68,8 @@ def build_bit_deeplab_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Detectro
     Raises:
         ValueError: A value breaks a rule of BitConfig.
     """
-    return _build(cfg, input_shape, _asked(cfg, "SEM_SEG_HEAD"))
+    node = bit_node(cfg)
+    return _build(cfg, node, input_shape, _asked(cfg, node, "SEM_SEG_HEAD"))
 
 
 @_register
@@ -82,7 +84,7 @@ def build_bit_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     Raises:
         ValueError: A value breaks a rule of BitConfig, or the strides do not double.
     """
-    bottom_up = _build(cfg, input_shape, _fpn_features(cfg, first=1))
+    bottom_up = _build_for_fpn(cfg, input_shape, first=1)
     top = LastLevelMaxPool()
     top.in_feature = _last_level(bottom_up)  # "p5" by default, whatever the strides are
     return _fpn(cfg, bottom_up, top)
@@ -99,7 +101,7 @@ def build_retinanet_bit_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FP
     Raises:
         ValueError: A value breaks a rule of BitConfig, or the strides do not double.
     """
-    bottom_up = _build(cfg, input_shape, _fpn_features(cfg, first=2))
+    bottom_up = _build_for_fpn(cfg, input_shape, first=2)
     name, shape = list(bottom_up.output_shape().items())[-1]
     return _fpn(cfg, bottom_up, LastLevelP6P7(shape.channels, cfg.MODEL.FPN.OUT_CHANNELS, name))
 
@@ -115,37 +117,46 @@ def build_fcos_bit_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     Raises:
         ValueError: A value breaks a rule of BitConfig, or the strides do not double.
     """
-    bottom_up = _build(cfg, input_shape, _fpn_features(cfg, first=2))
+    bottom_up = _build_for_fpn(cfg, input_shape, first=2)
     channels = cfg.MODEL.FPN.OUT_CHANNELS
     return _fpn(cfg, bottom_up, LastLevelP6P7(channels, channels, _last_level(bottom_up)))
 
 
-def _build(cfg: CfgNode, input_shape: ShapeSpec, names: Sequence[str]) -> Detectron2BitBackbone:
+def _build(
+    cfg: CfgNode, node: CfgNode, input_shape: ShapeSpec, names: Sequence[str]
+) -> Detectron2BitBackbone:
     """Builds the bottom-up network with exactly the outputs ``names``; none: the last stage."""
     warn_about_pixels(cfg)
-    names = names or _stages(cfg)[-1:]
-    config = bit_config(cfg, input_shape.channels, [tap_name(name) for name in names])
+    warn_of_random_weights(
+        node.VARIANT, cfg.MODEL.WEIGHTS or None, 'set MODEL.WEIGHTS to "bit://{name}"'
+    )
+    names = names or _stages(node)[-1:]
     return Detectron2BitBackbone(
-        config,
+        network_of(node, input_shape.channels, [tap_name(name) for name in names]),
         out_features=names,
         freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
-        grad_checkpointing=bit_node(cfg).GRAD_CHECKPOINTING,
-        activation_recompute=bit_node(cfg).ACTIVATION_RECOMPUTE,
+        grad_checkpointing=node.GRAD_CHECKPOINTING,
+        activation_recompute=node.ACTIVATION_RECOMPUTE,
     )
 
 
-def _stages(cfg: CfgNode) -> list[str]:
+def _build_for_fpn(cfg: CfgNode, input_shape: ShapeSpec, first: int) -> Detectron2BitBackbone:
+    """Builds the stages that an FPN asks for; by default those from ``first`` on."""
     node = bit_node(cfg)
+    return _build(cfg, node, input_shape, _asked(cfg, node, "FPN") or _stages(node)[first - 1 :])
+
+
+def _stages(node: CfgNode) -> list[str]:
     depth = len(node.DEPTHS or node.HIDDEN_SIZES or next(iter(VARIANTS.values()))[0])
     return [f"stage{index}" for index in range(1, depth + 1)]
 
 
-def _asked(cfg: CfgNode, consumer: str) -> list[str]:
+def _asked(cfg: CfgNode, node: CfgNode, consumer: str) -> list[str]:
     """The outputs that a consumer asks for, or else ``MODEL.BIT.OUT_FEATURES``.
 
     Outputs that nobody asks for are not built: unused parameters break DistributedDataParallel.
     """
-    asked, offered = list(cfg.MODEL[consumer].IN_FEATURES), list(bit_node(cfg).OUT_FEATURES)
+    asked, offered = list(cfg.MODEL[consumer].IN_FEATURES), list(node.OUT_FEATURES)
     unknown = {tap_name(name) for name in asked} - {tap_name(name) for name in offered}
     if asked and offered and unknown:
         raise ValueError(
@@ -153,10 +164,6 @@ def _asked(cfg: CfgNode, consumer: str) -> list[str]:
             f"{offered}; leave MODEL.BIT.OUT_FEATURES empty to build what is asked for"
         )
     return asked or offered
-
-
-def _fpn_features(cfg: CfgNode, first: int) -> list[str]:
-    return _asked(cfg, "FPN") or _stages(cfg)[first - 1 :]
 
 
 def _last_level(bottom_up: Detectron2BitBackbone) -> str:

@@ -61,7 +61,11 @@ def bit_config(cfg: CfgNode, num_channels: int, out_features: Sequence[str]) -> 
     Raises:
         ValueError: A value breaks a rule of BitConfig.
     """
-    node = bit_node(cfg)
+    return network_of(bit_node(cfg), num_channels, out_features)
+
+
+def network_of(node: CfgNode, num_channels: int, out_features: Sequence[str]) -> BitConfig:
+    """Does what ``bit_config`` does, for the node that ``bit_node`` has read."""
     overrides: dict[str, Any] = {name.lower(): _given(node[name]) for name in _ARGUMENTS}
     overrides = {name: value for name, value in overrides.items() if value is not None}
     if overrides.get("layer_type") != "bottleneck":

@@ -21,3 +21,6 @@ the stem and stage1 are frozen."""
 
 PIXEL_MEAN = PIXEL_STD = 0.5
 """BiT was trained on pixels in [-1, 1]; torchvision's detectors default to ImageNet statistics."""
+
+ASK_FOR_WEIGHTS = 'load them with weights_backbone="{name}" (bit_fpn_backbone: weights="{name}")'
+"""How the caller of a builder asks for a backbone's weights, for a warning."""

@@ -13,7 +13,7 @@ from torch import nn
 from torchvision.models.detection import FCOS, FasterRCNN, KeypointRCNN, MaskRCNN, RetinaNet
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-from bit_backbone.config import BitConfig
+from bit_backbone.config import BitConfig, warn_of_random_weights
 from bit_backbone.torchvision import defaults
 from bit_backbone.torchvision.arguments import check_arguments
 from bit_backbone.torchvision.body import WeightsSource, dense_config, validate_trainable_layers
@@ -211,6 +211,7 @@ def _pyramid(
     progress: bool,
     levels: str = "P2-P6",
 ) -> BitFPNBackbone:
+    warn_of_random_weights(variant, weights, defaults.ASK_FOR_WEIGHTS)
     config = dense_config(variant, feature_norm)
     if len(config.stages) != 4:
         raise ValueError(

@@ -8,7 +8,7 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool
 
 from bit_backbone.backbone import BitBackbone
-from bit_backbone.config import BitConfig
+from bit_backbone.config import BitConfig, warn_of_random_weights
 from bit_backbone.torchvision import defaults
 from bit_backbone.torchvision.body import (
     WeightsSource,
@@ -134,6 +134,7 @@ def bit_fpn_backbone(
             double, as under a reduced output stride.
         CheckpointError: ``weights`` cannot be found, read or matched (a ValueError).
     """
+    warn_of_random_weights(variant, weights, defaults.ASK_FOR_WEIGHTS)
     config = dense_config(variant, feature_norm)
     body = build_body(config, check_returned_layers(returned_layers, config), weights, progress)
     if extra_blocks is None:

@@ -12,7 +12,8 @@ from torchvision.models.segmentation import FCN, DeepLabV3
 from torchvision.models.segmentation.deeplabv3 import DeepLabHead
 from torchvision.models.segmentation.fcn import FCNHead
 
-from bit_backbone.config import BitConfig
+from bit_backbone.config import BitConfig, warn_of_random_weights
+from bit_backbone.torchvision import defaults
 from bit_backbone.torchvision.body import (
     WeightsSource,
     build_body,
@@ -64,6 +65,7 @@ def deeplabv3_bit(
         CheckpointError: ``weights_backbone`` cannot be found, read or matched (a ValueError).
     """
     DeepLabV3_BiT_Weights.verify(weights)
+    warn_of_random_weights(variant, weights_backbone, defaults.ASK_FOR_WEIGHTS)
     config = dense_config(variant, feature_norm).replace(output_stride=output_stride)
     backbone = _body(config, aux_loss, weights_backbone, trainable_backbone_layers, progress)
     classes = VOC_CLASSES if num_classes is None else num_classes
@@ -88,6 +90,7 @@ def fcn_bit(
     Arguments and errors are those of ``deeplabv3_bit``.
     """
     FCN_BiT_Weights.verify(weights)
+    warn_of_random_weights(variant, weights_backbone, defaults.ASK_FOR_WEIGHTS)
     config = dense_config(variant, feature_norm).replace(output_stride=output_stride)
     backbone = _body(config, aux_loss, weights_backbone, trainable_backbone_layers, progress)
     classes = VOC_CLASSES if num_classes is None else num_classes

@@ -399,3 +399,10 @@ def test_it_lives_beside_another_plug_in(ours_first: bool, adders: str) -> None:
         [sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_a_variant_named_as_weights_are_needs_weights():
+    cfg = tiny_cfg("build_bit_fpn_backbone")
+    cfg.MODEL.BIT.VARIANT = "BiT-M-R50x1"
+    with pytest.warns(UserWarning, match=r'random ones: set MODEL\.WEIGHTS to "bit://BiT-M-R50x1"'):
+        build_backbone(cfg)
