@@ -76,7 +76,8 @@ class Detectron2BitBackbone(CheckpointTaker, BitBackbone, Backbone):
         if out_features is not None:
             overrides["out_features"] = tuple(tap_name(name) for name in out_features)
         # detectron2's checkpointer loads weights later, so a name that speaks of some is no slip.
-        super().__init__(BitConfig.resolve(config, **plain(overrides)))
+        weights, overrides = overrides.pop("weights", None), plain(overrides)
+        super().__init__(BitConfig.resolve(config, **overrides), weights=weights)
         names = self.out_features if out_features is None else out_features
         self._output_names = [str(name) for name in names]
         self._size_divisibility = max(self.strides)

@@ -7,11 +7,8 @@ from torch import Tensor
 
 from bit_backbone.kernels.gate import has_hooks
 from bit_backbone.network import PreActUnit
-from bit_backbone.network.padding import centre_crop_like
 
 __all__ = ["InPlacePreActUnit"]
-
-torch.fx.wrap("centre_crop_like")
 
 
 class InPlacePreActUnit(PreActUnit):
@@ -30,7 +27,7 @@ class InPlacePreActUnit(PreActUnit):
         # Not earlier: it is as large as the two maps above that have been freed by now.
         shortcut = source if self.downsample is None else self.downsample(source)
         if self.crops:
-            return self.conv3(branch) + centre_crop_like(shortcut, branch)
+            return self.conv3(branch) + self.cropped(shortcut, branch)
         if not torch.jit.is_scripting():  # noqa: SIM102 (alone, so that TorchScript skips it)
             if has_hooks(self.conv3):  # which see what it returns, and may replace it
                 return self.conv3(branch) + shortcut

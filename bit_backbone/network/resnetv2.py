@@ -74,6 +74,10 @@ class Unit(nn.Module):
         self.drop_path = drop_path(stage.drop_path_rates[index])
         self.grad_checkpointing = self.activation_recompute = False
 
+    def cropped(self, shortcut: Tensor, branch: Tensor) -> Tensor:
+        """Returns the shortcut in the size of the branch, which is smaller without padding."""
+        return centre_crop_like(shortcut, branch) if self.crops else shortcut
+
     @kernels.in_place_where_unseen
     def add(self, branch: Tensor, shortcut: Tensor) -> Tensor:
         """Returns the residual sum of two maps [N, C, H, W]."""
@@ -98,9 +102,7 @@ class PreActUnit(Unit):
         # A projection is fed the pre-activation; made now, in memory that the branch has freed.
         shortcut = x if self.downsample is None else self.downsample(activated)
         branch = self.drop_path(self.conv3(branch))
-        if self.crops:
-            shortcut = centre_crop_like(shortcut, branch)
-        return self.add(branch, shortcut)
+        return self.add(branch, self.cropped(shortcut, branch))
 
 
 class BottleneckUnit(Unit):
@@ -120,9 +122,7 @@ class BottleneckUnit(Unit):
         shortcut = x if self.downsample is None else self.downsample(x)
         branch = self.norm2(self.conv2(self.norm1(self.conv1(x))))
         branch = self.drop_path(self.norm3(self.conv3(branch)))
-        if self.crops:
-            shortcut = centre_crop_like(shortcut, branch)
-        return self.act(self.add(branch, shortcut))
+        return self.act(self.add(branch, self.cropped(shortcut, branch)))
 
 
 class Stage(nn.Sequential):

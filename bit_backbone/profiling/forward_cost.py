@@ -33,8 +33,7 @@ class Profile:
         macs: Multiply-accumulate operations of the convolutions, by fvcore's rule.
         shapes: Shape of each output.
         inference_bytes: Most bytes of activations alive at once without gradients. The input, the
-            parameters, their standardized forms (as large again) and the libraries' own
-            workspaces are not counted.
+            parameters and the libraries' own workspaces are not counted.
         training_bytes: Bytes kept for backward, with what standardization keeps; the input, the
             parameters and workspaces are not counted, nor a percent or two that contiguous maps
             on a CPU need on top.

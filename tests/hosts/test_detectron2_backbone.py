@@ -402,7 +402,7 @@ def test_it_lives_beside_another_plug_in(ours_first: bool, adders: str) -> None:
 
 
 def test_a_variant_named_as_weights_are_needs_weights():
-    cfg = tiny_cfg("build_bit_fpn_backbone")
-    cfg.MODEL.BIT.VARIANT = "BiT-M-R50x1"
+    cfg = tiny_cfg(BIT__VARIANT="BiT-M-R50x1")
+    cfg.MODEL.BACKBONE.NAME = "build_bit_backbone"
     with pytest.warns(UserWarning, match=r'random ones: set MODEL\.WEIGHTS to "bit://BiT-M-R50x1"'):
         build_backbone(cfg)
