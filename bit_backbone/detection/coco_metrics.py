@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from bit_backbone.datasets.coco import CocoFolder
-from bit_backbone.detection.batches import loader_of_share
+from bit_backbone.detection.batches import collate
+from bit_backbone.training.stream import batches_of_share, evaluating, ignore
 from bit_backbone.utils.extras import require
 from bit_backbone.utils.processes import ONE_PROCESS, ProcessGroup
 
@@ -37,7 +38,7 @@ def evaluate(
     batch_size: int = 1,
     workers: int = 0,
     group: ProcessGroup = ONE_PROCESS,
-    advance: Callable[[int], None] | None = None,
+    advance: Callable[[int], None] = ignore,
 ) -> dict[str, float]:
     """Runs a detector on a data set and returns COCO's metrics.
 
@@ -61,18 +62,16 @@ def evaluate(
         MissingExtraError: Neither of the two packages is installed.
     """
     coco_api = import_coco_api()
-    was_training = model.training
-    model.eval()
     records: list[dict[str, Any]] = []
-    for positions, images, targets in loader_of_share(dataset, batch_size, workers, group):
-        detections = model([image.to(group.device) for image in images])
-        for position, target, detection in zip(positions, targets, detections, strict=True):
-            if position < len(dataset):
-                ids = target["image_id"], dataset.category_ids
-                records += _records({k: v.cpu() for k, v in detection.items()}, *ids)
-        if advance is not None:
+    share = batches_of_share(dataset, group, batch_size, workers, collate)
+    with evaluating(model):
+        for positions, (images, targets) in share:
+            detections = model([image.to(group.device) for image in images])
+            for position, target, detection in zip(positions, targets, detections, strict=True):
+                if position < len(dataset):
+                    ids = target["image_id"], dataset.category_ids
+                    records += _records({k: v.cpu() for k, v in detection.items()}, *ids)
             advance(len(images))
-    model.train(was_training)
     everything = [record for own in group.gather(records) for record in own]
     return summarize(coco_api, dataset, everything)
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from bit_backbone.datasets.coco import CocoFolder
 from bit_backbone.datasets.semantic import SemanticFolder
+from bit_backbone.training.stream import ignore
 from bit_backbone.utils.processes import ONE_PROCESS, ProcessGroup
 
 TrainingSet = CocoFolder | SemanticFolder
@@ -20,7 +21,7 @@ def evaluate_on(
     *,
     workers: int = 0,
     group: ProcessGroup = ONE_PROCESS,
-    advance: Callable[[int], None] | None = None,
+    advance: Callable[[int], None] = ignore,
 ) -> dict[str, float]:
     """Returns COCO's average precision, or on a ``SemanticFolder`` the mean IoU.
 

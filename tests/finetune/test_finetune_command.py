@@ -95,7 +95,8 @@ def test_a_signal_is_told_in_the_exit_status(folders, monkeypatch, capsys):
     from bit_backbone.finetune.training import FineTuneResult
 
     monkeypatch.setattr(
-        "bit_backbone.finetune.training.finetune", lambda *_, **__: FineTuneResult(7, None, 15)
+        "bit_backbone.finetune.training.finetune",
+        lambda *_, **__: FineTuneResult(None, 7, None, 15),
     )
     assert command(folders) == 143
     assert "after step 7; the same command goes on" in capsys.readouterr().err
