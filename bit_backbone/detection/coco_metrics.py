@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from bit_backbone.datasets.coco import CocoFolder
 from bit_backbone.detection.batches import collate
+from bit_backbone.detection.results import coco_records
 from bit_backbone.training.stream import batches_of_share, evaluating, ignore
 from bit_backbone.utils.extras import require
 from bit_backbone.utils.processes import ONE_PROCESS, ProcessGroup
@@ -70,7 +71,7 @@ def evaluate(
             for position, target, detection in zip(positions, targets, detections, strict=True):
                 if position < len(dataset):
                     ids = target["image_id"], dataset.category_ids
-                    records += _records({k: v.cpu() for k, v in detection.items()}, *ids)
+                    records += coco_records(detection, *ids)
             advance(len(images))
     everything = [record for own in group.gather(records) for record in own]
     return summarize(coco_api, dataset, everything)
@@ -142,28 +143,3 @@ def _sigmas(count: int) -> np.ndarray:
         params = require("pycocotools.cocoeval", "demo", "COCO's keypoint evaluation").Params
         return params(iouType="keypoints").kpt_oks_sigmas
     return np.full(count, OTHER_SIGMA)
-
-
-def _records(
-    detection: dict[str, Tensor], image_id: int, category_ids: tuple[int, ...]
-) -> list[dict[str, Any]]:
-    """Returns one image's detections in COCO's result format."""
-    boxes = detection["boxes"].clone()
-    boxes[:, 2:] -= boxes[:, :2]
-    records = [
-        {"image_id": image_id, "category_id": category_ids[label - 1], "bbox": box, "score": score}
-        for box, label, score in zip(
-            boxes.tolist(), detection["labels"].tolist(), detection["scores"].tolist(), strict=True
-        )
-        # RetinaNet and FCOS have a score for label 0 as well, which no target ever teaches.
-        if label > 0
-    ]
-    kept = detection["labels"] > 0
-    if "masks" in detection:
-        encode = require("pycocotools.mask", "demo", "the evaluation of masks").encode
-        for record, mask in zip(records, detection["masks"][kept], strict=True):
-            record["segmentation"] = encode(np.asfortranarray((mask[0] > 0.5).byte().numpy()))
-    if "keypoints" in detection:
-        for record, points in zip(records, detection["keypoints"][kept], strict=True):
-            record["keypoints"] = points.flatten().tolist()
-    return records

@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Sampler
 
 from bit_backbone.training.parallel import average_statistics, distribute
-from bit_backbone.training.precision import PRECISIONS, autocast
+from bit_backbone.training.precision import DTYPES, autocast
 from bit_backbone.training.progress import Progress
 from bit_backbone.training.progress import Task as Bar
 from bit_backbone.training.runlog import RunLog, is_evaluated
@@ -130,7 +130,7 @@ class Task(ABC, Generic[Settings, Metrics]):
     def begin(self, model: nn.Module) -> None:
         """Takes the model, moves it to the device, and makes ``network`` and ``optimizer``."""
         self.model = model.to(self.group.device)
-        dtype = PRECISIONS[self.settings.precision]
+        dtype = DTYPES[self.settings.precision]
         self.network = distribute(model, self.group, fsdp=self.settings.fsdp, dtype=dtype)
         self.optimizer = self.make_optimizer([p for p in model.parameters() if p.requires_grad])
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from bit_backbone.training.precision import PRECISIONS
+PRECISIONS = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class RunSettings:
 
     # Settings that change how a run is carried out and not what comes out of it, but for rounding.
     free: ClassVar[tuple[str, ...]] = ("eval_every", "save_every", "workers", "fsdp")
-    precisions: ClassVar[tuple[str, ...]] = tuple(PRECISIONS)
+    precisions: ClassVar[tuple[str, ...]] = PRECISIONS
 
     batch_size: int
     base_lr: float

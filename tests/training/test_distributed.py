@@ -207,7 +207,7 @@ def test_a_test_over_processes_counts_every_image_once(coco: Path, one_detector:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("extra", [(), ("--fsdp", "--amp")])
+@pytest.mark.parametrize("extra", [(), ("--fsdp", "--precision", "bfloat16")])
 def test_segmenters_train_over_processes(extra: tuple, coco: Path, tmp_path: Path) -> None:
     finish(detector(coco, tmp_path / "run", 2, *extra, model="fcn_bit"))
     assert 0 <= read_log(tmp_path / "run" / "log.jsonl")[-1]["eval_mIoU"] <= 1
