@@ -21,15 +21,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bit_backbone import BitForImageClassification
+from bit_backbone.checkpoints.sources import CONFIG_FILE
 from bit_backbone.cli import INTERRUPTED
 from bit_backbone.cli import main as bit_backbone
-from bit_backbone.cli.train import SIGNALLED
+from bit_backbone.cli.options import SIGNALLED
 from bit_backbone.datasets import CocoFolder, DigitScenes, build_scenes
 from bit_backbone.detection import DetectionSettings, DetectorSpec, TrainingResult, train
 from bit_backbone.detection.reports import metrics_table, save_comparison
 from bit_backbone.detection.transforms import train_transforms
 from bit_backbone.torchvision.tiny import TINY
-from bit_backbone.utils.files import atomic_path
 from bit_backbone.utils.progress import track
 
 PHOTOGRAPHS = ("china.jpg", "flower.jpg")
@@ -56,8 +56,8 @@ def main() -> int:
     began = time.monotonic()
     draw_features(args.output / "features")
     data = {split: make_scenes(args.output / "scenes", split) for split in SCENES}
-    backbone = args.output / f"backbone_{args.seed}.pt"
-    if not backbone.exists():
+    backbone = args.output / f"backbone_{args.seed}"
+    if not (backbone / CONFIG_FILE).exists():
         pretrain(backbone, args.seed)
     result, picture = detect(data, backbone, args.output / f"run_{args.seed}", args.seed)
     metrics = result.metrics
@@ -67,7 +67,7 @@ def main() -> int:
     Console().print(metrics_table(metrics, f"unseen test scenes, seed {args.seed}"))
     print(f"Feature maps: {args.output / 'features'}. Detections beside ground truth: {picture}.")
     print(f"{time.monotonic() - began:.0f} s since this start. Try it on any image:")
-    print(f"  {sys.executable} -m bit_backbone detect IMAGE --checkpoint {picture.parent}")
+    print(f"  {sys.executable} -m bit_backbone detect IMAGE --weights {picture.parent}")
     return 0 if metrics["box_AP50"] >= GOAL else 1
 
 
@@ -90,14 +90,15 @@ def make_scenes(folder: Path, split: str) -> CocoFolder:
 
 
 def pretrain(path: Path, seed: int) -> None:
-    """Teach the backbone to tell digits apart, one in each image, and save its weights."""
+    """Teach the backbone to tell digits apart, one in each image, and save it as a classifier."""
     torch.manual_seed(seed)
     images, labels = draw_digits(seed)
-    model = BitForImageClassification(TINY.replace(feature_norm="none", num_labels=10))
+    names = {digit: str(digit) for digit in range(10)}
+    config = TINY.replace(feature_norm="none", num_labels=10, id2label=names)
+    model = BitForImageClassification(config)
     right = learn(model, images, labels, PRETRAINING["steps"])
     print(f"pre-training: {right:.0%} of distorted digits right at the end (by chance: 10%)")
-    with atomic_path(path) as temporary:
-        torch.save(model.state_dict(), temporary)
+    model.save_pretrained(path)
 
 
 def learn(model: nn.Module, images: Tensor, labels: Tensor, steps: int) -> float:
