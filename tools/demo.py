@@ -30,6 +30,7 @@ from bit_backbone.detection import DetectionSettings, DetectorSpec, TrainingResu
 from bit_backbone.detection.reports import metrics_table, save_comparison
 from bit_backbone.detection.transforms import train_transforms
 from bit_backbone.torchvision.tiny import TINY
+from bit_backbone.training.progress import Progress
 from bit_backbone.utils.progress import track
 
 PHOTOGRAPHS = ("china.jpg", "flower.jpg")
@@ -45,6 +46,7 @@ TRAINING = {
 }
 GOAL = 0.5
 PICTURED = 6
+REPORTED = 50  # batches of pre-training, over which what was right is averaged
 
 
 def main() -> int:
@@ -105,22 +107,36 @@ def learn(model: nn.Module, images: Tensor, labels: Tensor, steps: int) -> float
     """Train a classifier on distorted images, uint8 [N, 3, H, W].
 
     Returns:
-        The part of the last 50 batches that it had right.
+        The part of the last batches that it had right.
     """
     model.train()
     rate = PRETRAINING["rate"]
     optimizer = torch.optim.AdamW(model.parameters(), rate, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps, pct_start=0.1)
     right = []
-    for _ in track(range(steps), "pre-training"):
-        chosen = torch.randint(len(images), (PRETRAINING["batch_size"],))
-        logits = model(vary(images[chosen].float() / 127.5 - 1)).logits
-        optimizer.zero_grad()
-        F.cross_entropy(logits, labels[chosen]).backward()
-        optimizer.step()
-        schedule.step()
-        right.append((logits.argmax(1) == labels[chosen]).float().mean().item())
-    return float(np.mean(right[-50:]))
+    with Progress(enabled=True) as progress:
+        bar = progress.training("pre-training", steps, 0)
+        for step in range(1, steps + 1):
+            loss, hits = learn_batch(model, images, labels, optimizer)
+            schedule.step()
+            right.append(hits)
+            bar.advance(1, loss=loss, right=hits)
+            if step % REPORTED == 0:
+                progress.report(f"step {step} of {steps}", right=float(np.mean(right[-REPORTED:])))
+    return float(np.mean(right[-REPORTED:]))
+
+
+def learn_batch(
+    model: nn.Module, images: Tensor, labels: Tensor, optimizer: torch.optim.Optimizer
+) -> tuple[float, float]:
+    """Make a step on a random batch; return the loss, and the part that was right."""
+    chosen = torch.randint(len(images), (PRETRAINING["batch_size"],))
+    logits = model(vary(images[chosen].float() / 127.5 - 1)).logits
+    optimizer.zero_grad()
+    loss = F.cross_entropy(logits, labels[chosen])
+    loss.backward()
+    optimizer.step()
+    return loss.item(), (logits.argmax(1) == labels[chosen]).float().mean().item()
 
 
 def draw_digits(seed: int, count: int = DIGITS) -> tuple[Tensor, Tensor]:

@@ -184,6 +184,11 @@ class DetectionTask(Task[DetectionSettings, dict[str, float]]):
         options: dict[str, Any] = {"workers": self.settings.workers, "group": self.group}
         return evaluate_on(self.eval_set, self.model, advance=advance, **options)
 
+    def headline(self, metrics: dict[str, float]) -> dict[str, float]:
+        """Returns AP and AP50 of boxes, masks and keypoints; of a segmenter the means."""
+        shown = {name: v for name, v in metrics.items() if name.endswith(("_AP", "_AP50"))}
+        return shown or super().headline(metrics)
+
 
 def check_categories(spec: DetectorSpec, dataset: TrainingSet) -> None:
     """Rejects a data set of other classes or keypoints than a model is for.

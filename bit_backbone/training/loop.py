@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -119,6 +120,10 @@ class Task(ABC, Generic[Settings, Metrics]):
     def values(self, metrics: Metrics) -> dict[str, float]:
         """Returns metrics by their names, for the log."""
         return dict(metrics)  # type: ignore[call-overload]
+
+    def headline(self, metrics: Metrics) -> dict[str, float]:
+        """Returns the metrics that a line about an evaluation shows."""
+        return dict(islice(self.values(metrics).items(), 3))
 
     def remember(self) -> dict[str, Any]:
         """Returns what a state holds beside weights and optimizer, in JSON's terms."""
@@ -277,4 +282,5 @@ class _Run(Generic[Metrics]):
         bar.remove()
         if log is not None:
             log.write(self.step, **{f"eval_{name}": v for name, v in task.values(metrics).items()})
+        progress.report(f"step {self.step} of {task.steps}", **task.headline(metrics))
         return metrics

@@ -99,6 +99,17 @@ def test_a_stopped_task_resumes_bit_for_bit(stop: int, tmp_path: Path) -> None:
     assert [e["learning_rate"] for e in logs[0] if "loss" in e][1] == 0.05
 
 
+def test_every_evaluation_is_a_line_where_there_is_no_terminal(tmp_path: Path, capfd) -> None:
+    result = run_task(partial(Line, SETTINGS), tmp_path, SETTINGS, "cpu", True)
+    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("step ")]
+    slopes = [e["eval_slope"] for e in read_log(tmp_path / "log.jsonl") if "eval_slope" in e]
+    assert lines == [
+        f"step {step} of {STEPS}  slope {slope:.4g}"
+        for step, slope in zip((4, 8), slopes, strict=True)
+    ]
+    assert slopes[-1] == result.metrics["slope"]
+
+
 def test_a_task_without_an_evaluation_set_is_not_evaluated(tmp_path: Path) -> None:
     assert train(tmp_path, evaluates=False).metrics is None
     assert all("eval_slope" not in event for event in read_log(tmp_path / "log.jsonl"))
