@@ -45,9 +45,12 @@ def evaluate_run(args: argparse.Namespace, run: Path) -> int:
         with Progress(group.is_first) as bars, autocast(group.device, args.precision):
             advance = bars.evaluation(-(-len(test_set) // group.world_size)).advance
             options: dict[str, Any] = {"workers": args.workers, "group": group, "advance": advance}
-            metrics = evaluate_on(test_set, model, **options)
+            found: list[dict[str, Any]] = []
+            metrics = evaluate_on(test_set, model, results=found, **options)
     if group.is_first:
         report(args, run, model, test_set, metrics)
+        if getattr(args, "report", False):
+            write_page(run, model, test_set, metrics, found)
     return 0
 
 
@@ -67,3 +70,40 @@ def report(
         picture = run / PICTURE_NAME
         save_comparison(model, test_set, args.pictures, picture)
         print(f"predictions beside ground truth: {picture}")
+
+
+def write_page(
+    run: Path,
+    model: nn.Module,
+    test_set: TrainingSet,
+    metrics: dict[str, float],
+    found: list[dict[str, Any]],
+) -> None:
+    """Writes ``report.html``, or says in a line why there is none: a run does not fail by it.
+
+    Args:
+        run: The folder.
+        model: What was evaluated.
+        test_set: On what.
+        metrics: The result.
+        found: What a detector found, in COCO's results format.
+    """
+    from bit_backbone.datasets.semantic import SemanticFolder
+    from bit_backbone.detection import findings, html_report
+    from bit_backbone.training.progress import Progress
+    from bit_backbone.utils.extras import MissingExtraError
+    from bit_backbone.visualization.charts import check_charts
+
+    try:
+        check_charts()
+        if isinstance(test_set, SemanticFolder):
+            with Progress(enabled=True) as bars:
+                advance = bars.evaluation(len(test_set)).advance
+                told = findings.findings_of_segmenter(model.eval(), test_set, advance)
+        else:
+            told = findings.findings_of_detector(test_set, found)
+        folder = test_set.instances if isinstance(test_set, SemanticFolder) else test_set
+        images = [folder.file_name(index) for index in range(len(folder))]
+        print(f"report: {html_report.write_report(run, metrics, told, images)}")
+    except MissingExtraError as error:
+        print(f"no {html_report.REPORT_NAME}: {error}")

@@ -39,9 +39,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _train(args: argparse.Namespace) -> int:
-    from bit_backbone.cli.evaluate import report
+    from bit_backbone.cli.evaluate import report, write_page
     from bit_backbone.detection.models import check_name
-    from bit_backbone.detection.runs import load_detector, save_backbone
+    from bit_backbone.detection.runs import load_detector, load_results, save_backbone
     from bit_backbone.detection.tasks import check_tools
     from bit_backbone.detection.training import train
     from bit_backbone.inference.allocator import keep_pages
@@ -64,6 +64,7 @@ def _train(args: argparse.Namespace) -> int:
         model, _ = load_detector(args.output, device)  # a sharded one ended with its run
         save_backbone(args.output, model)
         report(args, args.output, model, test_set, result.metrics)
+        write_page(args.output, model, test_set, result.metrics, load_results(args.output))
     return SIGNALLED + result.signal if result.signal else 0
 
 

@@ -52,6 +52,7 @@ def add_evaluate_options(parser: Any) -> None:
     add_invalid_option(data)
     add_picture_option(parser)
     option = parser.add_argument
+    option("--report", action="store_true", help="write RUN/report.html again, of this evaluation")
     option("--workers", type=int, default=0, metavar="N", help="loaders, default %(default)s")
     add_precision_option(parser)
     add_device_option(parser)

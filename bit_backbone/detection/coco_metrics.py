@@ -40,6 +40,7 @@ def evaluate(
     workers: int = 0,
     group: ProcessGroup = ONE_PROCESS,
     advance: Callable[[int], None] = ignore,
+    results: list[dict[str, Any]] | None = None,
 ) -> dict[str, float]:
     """Runs a detector on a data set and returns COCO's metrics.
 
@@ -54,6 +55,7 @@ def evaluate(
         workers: Loader processes.
         group: The processes; each takes an equal share and gets the same result.
         advance: Called with the length of each batch, to show progress.
+        results: Receives what was found, in COCO's results format.
 
     Returns:
         ``box_AP`` (over IoU 0.5 to 0.95), ``box_AP50``, ``box_AP75``, ..., likewise ``mask_`` and
@@ -74,6 +76,8 @@ def evaluate(
                     records += coco_records(detection, *ids)
             advance(len(images))
     everything = [record for own in group.gather(records) for record in own]
+    if results is not None:
+        results[:] = everything
     return summarize(coco_api, dataset, everything)
 
 
@@ -95,8 +99,22 @@ def summarize(
     coco_api: tuple[Any, Any], dataset: CocoFolder, records: list[dict[str, Any]]
 ) -> dict[str, float]:
     """Returns the metrics of detections that stand in COCO's result format."""
-    coco, coco_eval = coco_api
     metrics: dict[str, float] = {}
+    for kind, evaluation in run_evaluations(coco_api, dataset, records).items():
+        names = _KEYPOINT_SUMMARY if kind == "keypoints" else _SUMMARY
+        values = np.asarray(evaluation.stats, float)[: len(names)].tolist()
+        metrics |= {
+            f"{PREFIX[kind]}_{name}": value for name, value in zip(names, values, strict=True)
+        }
+    return metrics
+
+
+def run_evaluations(
+    coco_api: tuple[Any, Any], dataset: CocoFolder, records: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Returns COCO's evaluation, summarized, of each kind that the data set has."""
+    coco, coco_eval = coco_api
+    evaluations: dict[str, Any] = {}
     with contextlib.redirect_stdout(io.StringIO()):
         truth = coco()
         truth.dataset = dataset.document()
@@ -110,12 +128,8 @@ def summarize(
             evaluation.evaluate()
             evaluation.accumulate()
             evaluation.summarize()
-            names = _KEYPOINT_SUMMARY if kind == "keypoints" else _SUMMARY
-            values = np.asarray(evaluation.stats, float)[: len(names)].tolist()
-            metrics |= {
-                f"{PREFIX[kind]}_{name}": value for name, value in zip(names, values, strict=True)
-            }
-    return metrics
+            evaluations[kind] = evaluation
+    return evaluations
 
 
 def _kinds(dataset: CocoFolder) -> list[str]:

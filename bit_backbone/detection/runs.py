@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,6 +17,7 @@ from bit_backbone.training.state import STATE_NAME, RunState
 from bit_backbone.utils.files import atomic_path
 
 SPEC_NAME = "detector.json"
+RESULTS_NAME = "detections.json"
 BACKBONE_FOLDER = "backbone"  # of a finished run: the BiT by itself, as from_pretrained reads it
 
 
@@ -23,6 +25,18 @@ def save_spec(folder: Path, spec: DetectorSpec) -> None:
     """Records what a run trains, so that its weights can be read without further arguments."""
     with atomic_path(folder / SPEC_NAME) as temporary:
         temporary.write_text(json.dumps(spec.to_dict(), indent=2) + "\n")
+
+
+def save_results(folder: Path, records: list[dict[str, Any]]) -> None:
+    """Records what a run's detector found at its latest evaluation, in COCO's results format."""
+    with atomic_path(folder / RESULTS_NAME) as temporary:
+        temporary.write_text(json.dumps(records))
+
+
+def load_results(folder: Path) -> list[dict[str, Any]]:
+    """Reads what ``save_results`` wrote; nothing where it wrote nothing."""
+    path = folder / RESULTS_NAME
+    return json.loads(path.read_text()) if path.exists() else []
 
 
 def load_spec(folder: Path) -> DetectorSpec:

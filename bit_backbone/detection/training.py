@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from bit_backbone.detection.batches import AspectRatioBatches, collate
 from bit_backbone.detection.models import DetectorSpec
-from bit_backbone.detection.runs import load_spec, save_spec
+from bit_backbone.detection.runs import load_spec, save_results, save_spec
 from bit_backbone.detection.settings import DetectionSettings
 from bit_backbone.detection.tasks import TrainingSet, evaluate_on
 from bit_backbone.training.loop import Task, TrainingResult, run_task
@@ -43,7 +43,8 @@ def train(
     Args:
         spec: The model.
         train_set: Images and objects, with the augmentation in its ``transforms``.
-        folder: Of the run; receives ``detector.json``, ``last.pt``, ``log.jsonl`` and, where
+        folder: Of the run; receives ``detector.json``, ``last.pt``, ``log.jsonl``, a
+            detector's results on the evaluation set (``detections.json``) and, where
             tensorboard is installed, its event files.
         settings: Of the run.
         eval_set: Evaluated when the settings say so, and at the end; None for none.
@@ -90,6 +91,7 @@ class DetectionTask(Task[DetectionSettings, dict[str, float]]):
 
     def build(self, saved: RunState | None, folder: Path) -> nn.Module:
         """Builds the model; a resumed run needs nothing but its folder, and trains what it did."""
+        self.folder = folder
         if saved is None:
             torch.manual_seed(self.settings.seed)
             model = self.spec.build()
@@ -182,7 +184,12 @@ class DetectionTask(Task[DetectionSettings, dict[str, float]]):
     def evaluate(self, advance: Callable[[int], None]) -> dict[str, float]:
         """Returns COCO's average precision, or the mean IoU."""
         options: dict[str, Any] = {"workers": self.settings.workers, "group": self.group}
-        return evaluate_on(self.eval_set, self.model, advance=advance, **options)
+        found: list[dict[str, Any]] = []
+        options |= {"advance": advance, "results": found}
+        metrics = evaluate_on(self.eval_set, self.model, **options)
+        if self.group.is_first and found:
+            save_results(self.folder, found)
+        return metrics
 
     def headline(self, metrics: dict[str, float]) -> dict[str, float]:
         """Returns AP and AP50 of boxes, masks and keypoints; of a segmenter the means."""
