@@ -202,7 +202,7 @@ def test_a_detector_learns_over_processes_as_in_one(
 def test_a_test_over_processes_counts_every_image_once(coco: Path, one_detector: tuple) -> None:
     run, told = one_detector
     again = finish(detector(coco, run, 2, "--test-only"))
-    rows = [[line for line in text.splitlines() if "box" in line] for text in (told, again)]
+    rows = [[line for line in text.splitlines() if "│ box" in line] for text in (told, again)]
     assert rows[0] == rows[1] != []
 
 
