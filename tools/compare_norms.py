@@ -22,19 +22,16 @@ import torch
 from demo import draw_digits, learn
 from experiments import Results, spread
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from bit_backbone import BitForImageClassification
 from bit_backbone.datasets import CocoFolder, DigitScenes, build_scenes
-from bit_backbone.detection import DetectionSettings, evaluate
-from bit_backbone.detection.batches import AspectRatioBatches, collate
-from bit_backbone.detection.learner import Learner
+from bit_backbone.detection import DetectionSettings, DetectorSpec, evaluate
+from bit_backbone.detection.training import DetectionTask
 from bit_backbone.detection.transforms import train_transforms
 from bit_backbone.network.layers import GroupNormAct
 from bit_backbone.torchvision.tiny import TINY, fasterrcnn_bit_tiny_fpn
-from bit_backbone.training.stream import SeededDataset
 from bit_backbone.utils.files import atomic_path, read_json
-from bit_backbone.utils.processes import process_group
+from bit_backbone.utils.processes import ONE_PROCESS
 from bit_backbone.utils.progress import track
 
 IMAGE_SIZE = (96, 96)
@@ -211,26 +208,22 @@ def run(
 ) -> dict[str, float]:
     """Train a detector of an arm's kind from weights or from scratch; return COCO's metrics."""
     settings = DetectionSettings(
-        recipe["steps"],
-        recipe["batch_size"],
-        "adamw",
-        recipe["base_lr"],
+        steps=recipe["steps"],
+        batch_size=recipe["batch_size"],
+        optimizer="adamw",
+        base_lr=recipe["base_lr"],
         warmup_steps=recipe["warmup_steps"],
         clip_norm=recipe["clip_norm"],
         seed=seed,
     )
     torch.manual_seed(seed)
-    train_set = data["train"]
-    plan = AspectRatioBatches(
-        train_set.aspect_ratios(), settings.batch_size, seed, range(settings.steps)
-    )
-    loader = DataLoader(SeededDataset(train_set, seed), batch_sampler=plan, collate_fn=collate)
-    steps = track(loader, "training", settings.steps)
-    with process_group("cpu") as group:
-        learner = Learner(build(arm, weights), settings, group)
-        for step, (images, targets) in enumerate(steps):
-            learner.train_step(images, targets, step)
-    return evaluate(learner.model, data["test"])
+    spec = DetectorSpec("fasterrcnn_bit_tiny_fpn", data["train"].categories)
+    task = DetectionTask(spec, data["train"], None, settings, ONE_PROCESS)
+    task.begin(build(arm, weights))
+    batches = task.batches(range(settings.steps))
+    for step, batch in enumerate(track(batches, "training", settings.steps)):
+        task.train_step(batch, step)
+    return evaluate(task.model, data["test"])
 
 
 def build(arm: Arm, weights: dict[str, Tensor] | None) -> nn.Module:

@@ -21,15 +21,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bit_backbone import BitForImageClassification
+from bit_backbone.checkpoints.sources import CONFIG_FILE
 from bit_backbone.cli import INTERRUPTED
 from bit_backbone.cli import main as bit_backbone
-from bit_backbone.cli.train import SIGNALLED
+from bit_backbone.cli.options import SIGNALLED
 from bit_backbone.datasets import CocoFolder, DigitScenes, build_scenes
 from bit_backbone.detection import DetectionSettings, DetectorSpec, TrainingResult, train
 from bit_backbone.detection.reports import metrics_table, save_comparison
 from bit_backbone.detection.transforms import train_transforms
 from bit_backbone.torchvision.tiny import TINY
-from bit_backbone.utils.files import atomic_path
+from bit_backbone.training.progress import Progress
 from bit_backbone.utils.progress import track
 
 PHOTOGRAPHS = ("china.jpg", "flower.jpg")
@@ -45,6 +46,7 @@ TRAINING = {
 }
 GOAL = 0.5
 PICTURED = 6
+REPORTED = 50  # batches of pre-training, over which what was right is averaged
 
 
 def main() -> int:
@@ -56,8 +58,8 @@ def main() -> int:
     began = time.monotonic()
     draw_features(args.output / "features")
     data = {split: make_scenes(args.output / "scenes", split) for split in SCENES}
-    backbone = args.output / f"backbone_{args.seed}.pt"
-    if not backbone.exists():
+    backbone = args.output / f"backbone_{args.seed}"
+    if not (backbone / CONFIG_FILE).exists():
         pretrain(backbone, args.seed)
     result, picture = detect(data, backbone, args.output / f"run_{args.seed}", args.seed)
     metrics = result.metrics
@@ -67,7 +69,7 @@ def main() -> int:
     Console().print(metrics_table(metrics, f"unseen test scenes, seed {args.seed}"))
     print(f"Feature maps: {args.output / 'features'}. Detections beside ground truth: {picture}.")
     print(f"{time.monotonic() - began:.0f} s since this start. Try it on any image:")
-    print(f"  {sys.executable} -m bit_backbone detect IMAGE --checkpoint {picture.parent}")
+    print(f"  {sys.executable} -m bit_backbone detect IMAGE --weights {picture.parent}")
     return 0 if metrics["box_AP50"] >= GOAL else 1
 
 
@@ -90,36 +92,51 @@ def make_scenes(folder: Path, split: str) -> CocoFolder:
 
 
 def pretrain(path: Path, seed: int) -> None:
-    """Teach the backbone to tell digits apart, one in each image, and save its weights."""
+    """Teach the backbone to tell digits apart, one in each image, and save it as a classifier."""
     torch.manual_seed(seed)
     images, labels = draw_digits(seed)
-    model = BitForImageClassification(TINY.replace(feature_norm="none", num_labels=10))
+    names = {digit: str(digit) for digit in range(10)}
+    config = TINY.replace(feature_norm="none", num_labels=10, id2label=names)
+    model = BitForImageClassification(config)
     right = learn(model, images, labels, PRETRAINING["steps"])
     print(f"pre-training: {right:.0%} of distorted digits right at the end (by chance: 10%)")
-    with atomic_path(path) as temporary:
-        torch.save(model.state_dict(), temporary)
+    model.save_pretrained(path)
 
 
 def learn(model: nn.Module, images: Tensor, labels: Tensor, steps: int) -> float:
     """Train a classifier on distorted images, uint8 [N, 3, H, W].
 
     Returns:
-        The part of the last 50 batches that it had right.
+        The part of the last batches that it had right.
     """
     model.train()
     rate = PRETRAINING["rate"]
     optimizer = torch.optim.AdamW(model.parameters(), rate, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps, pct_start=0.1)
     right = []
-    for _ in track(range(steps), "pre-training"):
-        chosen = torch.randint(len(images), (PRETRAINING["batch_size"],))
-        logits = model(vary(images[chosen].float() / 127.5 - 1)).logits
-        optimizer.zero_grad()
-        F.cross_entropy(logits, labels[chosen]).backward()
-        optimizer.step()
-        schedule.step()
-        right.append((logits.argmax(1) == labels[chosen]).float().mean().item())
-    return float(np.mean(right[-50:]))
+    with Progress(enabled=True) as progress:
+        bar = progress.training("pre-training", steps, 0)
+        for step in range(1, steps + 1):
+            loss, hits = learn_batch(model, images, labels, optimizer)
+            schedule.step()
+            right.append(hits)
+            bar.advance(1, loss=loss, right=hits)
+            if step % REPORTED == 0:
+                progress.report(f"step {step} of {steps}", right=float(np.mean(right[-REPORTED:])))
+    return float(np.mean(right[-REPORTED:]))
+
+
+def learn_batch(
+    model: nn.Module, images: Tensor, labels: Tensor, optimizer: torch.optim.Optimizer
+) -> tuple[float, float]:
+    """Make a step on a random batch; return the loss, and the part that was right."""
+    chosen = torch.randint(len(images), (PRETRAINING["batch_size"],))
+    logits = model(vary(images[chosen].float() / 127.5 - 1)).logits
+    optimizer.zero_grad()
+    loss = F.cross_entropy(logits, labels[chosen])
+    loss.backward()
+    optimizer.step()
+    return loss.item(), (logits.argmax(1) == labels[chosen]).float().mean().item()
 
 
 def draw_digits(seed: int, count: int = DIGITS) -> tuple[Tensor, Tensor]:

@@ -1,8 +1,8 @@
-"""Train a detector with a BiT backbone on a folder in COCO's format; see --help."""
+"""Train a detector with a BiT backbone, as `bit-backbone train` does; see --help."""
 
 import sys
 
-from bit_backbone.cli.train import main
+from bit_backbone.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["train", *sys.argv[1:]]))

@@ -9,8 +9,15 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bit_backbone.cli.networks import refuse_run
-from bit_backbone.cli.options import SOME_FAILED, add_device_option, device_of, positive
+from bit_backbone.cli.networks import weights_of
+from bit_backbone.cli.options import (
+    SOME_FAILED,
+    add_device_option,
+    add_precision_option,
+    add_weights_option,
+    device_of,
+    positive,
+)
 
 if TYPE_CHECKING:
     from bit_backbone.checkpoints import LoadReport
@@ -30,9 +37,8 @@ def add_parser(subparsers: Any) -> None:
         "or does not fit into memory is reported and skipped; the exit status is then 3.",
     )
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
-    parser.add_argument(
-        "--checkpoint", required=True, metavar="NAME", help="a published name, a file or a folder"
-    )
+    text = "a published name, a file, a folder, or that of a fine-tuning"
+    add_weights_option(parser, "NAME", text, required=True)
     parser.add_argument("--top", type=positive, default=5, metavar="K", help="default 5")
     parser.add_argument("--json", action="store_true", help="print a JSON object per image")
     parser.add_argument(
@@ -51,20 +57,23 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--workers", type=int, default=0, metavar="N", help="processes that read images, default 0"
     )
+    add_precision_option(parser)
     add_device_option(parser)
     parser.set_defaults(func=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Classifies and prints; returns the exit status."""
+    import torch
+
     from bit_backbone.finetune.classification import classify
     from bit_backbone.finetune.labels import class_names, read_labels
 
-    device = device_of(args)
-    model = _classifier(args.checkpoint).to(device)
+    weights = weights_of(args.weights)
+    model = _classifier(weights).to(device_of(args), getattr(torch, args.precision))
     names = class_names(model.config, None if args.labels is None else read_labels(args.labels))
     predictions = classify(
-        model, _processor(args.checkpoint, args.preset), args.images,
+        model, _processor(weights, args.preset), args.images,
         top_k=args.top, batch_size=args.batch_size, workers=args.workers,
     )  # fmt: skip
     show = _print_json if args.json else _print_table
@@ -83,7 +92,6 @@ def _classifier(name: str) -> BitForImageClassification:
     from bit_backbone.checkpoints import CheckpointError
     from bit_backbone.heads import BitForImageClassification
 
-    refuse_run(name)
     try:
         model = BitForImageClassification.from_pretrained(name)
     except CheckpointError as error:

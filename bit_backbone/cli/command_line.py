@@ -16,6 +16,8 @@ from bit_backbone.utils.out_of_memory import fitting
 COMMANDS: tuple[str, ...] = (
     "bit_backbone.cli.checkpoints",
     "bit_backbone.cli.convert",
+    "bit_backbone.cli.train",
+    "bit_backbone.cli.evaluate",
     "bit_backbone.cli.detect",
     "bit_backbone.cli.classify",
     "bit_backbone.cli.features",

@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import Any
 
-from bit_backbone.cli.networks import refuse_run
+from bit_backbone.cli.networks import weights_of
 
 FORMATS = ("npz", "torch", "timm", "transformers", "detectron2", "native")
 
@@ -48,9 +48,8 @@ def run(args: argparse.Namespace) -> None:
     """Converts, and says what was written."""
     from bit_backbone.checkpoints import convert
 
-    refuse_run(args.source)
     report = convert(
-        args.source,
+        weights_of(args.source),
         args.target,
         args.format,
         head=args.head,

@@ -3,39 +3,61 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bit_backbone.cli.options import SOME_FAILED, add_device_option, device_of
+from bit_backbone.cli.options import (
+    SOME_FAILED,
+    add_device_option,
+    add_precision_option,
+    add_weights_option,
+    device_of,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from bit_backbone.detection.models import DetectorSpec
+
+MIN_SCORE = 0.5
+DESCRIPTION = """
+Prints the objects found in each image and writes NAME_detections.png. With --json or --coco,
+pictures are written only where --output says so. An image that cannot be read, is too thin or too
+large for the memory is reported and skipped; the exit status is then 3.
+"""
 
 
 def add_parser(subparsers: Any) -> None:
     """Adds the command."""
     parser = subparsers.add_parser(
         "detect",
-        help="draw what a trained detector or segmenter finds in images",
-        description="Prints the objects found in each image and writes NAME_detections.png. An "
-        "image that cannot be read, is too thin or too large for the memory is reported and "
-        "skipped; the exit status is then 3.",
+        help="draw or list what a trained detector or segmenter finds in images",
+        description=DESCRIPTION,
     )
-    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
-    parser.add_argument(
-        "--checkpoint",
+    option = parser.add_argument
+    option("images", nargs="+", type=Path, metavar="IMAGE")
+    add_weights_option(parser, "RUN", "folder of a run of bit-backbone train", required=True)
+    option("--output", type=Path, metavar="DIR", help="made if missing; default: beside the image")
+    option(
+        "--json",
+        action="store_true",
+        help="print a JSON object per image: its objects with category, score, box (x, y, width, "
+        "height in pixels of the upright image), and mask in COCO's run-length encoding",
+    )
+    option("--coco", type=Path, metavar="FILE", help="write all objects in COCO's results format")
+    option(
+        "--annotations",
         type=Path,
-        required=True,
-        metavar="RUN",
-        help="folder of a run of tools/train_torchvision.py",
+        metavar="FILE",
+        help="of COCO's format, with the ids that images and categories have in --coco; default: "
+        "the numbers that the images are named by, and 1, 2, ... in the order of the run",
     )
-    parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="made if missing; default: beside the image"
-    )
-    parser.add_argument(
-        "--min-score", type=_score, default=0.5, metavar="0..1", help="default %(default)s"
-    )
+    text = f"default {MIN_SCORE}, and 0 in --coco"
+    option("--min-score", type=_score, metavar="0..1", help=text)
+    add_precision_option(parser)
     add_device_option(parser)
     parser.set_defaults(func=run)
 
@@ -52,48 +74,140 @@ def _score(text: str) -> float:
 
 def run(args: argparse.Namespace) -> int:
     """Detects in every image; returns the exit status."""
-    import torch
-
-    from bit_backbone.detection.models import check_image
+    from bit_backbone.detection.results import coco_records
     from bit_backbone.detection.runs import load_detector
     from bit_backbone.utils.files import atomic_path
-    from bit_backbone.utils.out_of_memory import fitting
-    from bit_backbone.visualization.objects import draw_result
 
-    targets = _targets(args.images, args.output)
+    targets = _targets(args)
     device = device_of(args)
-    model, spec = load_detector(args.checkpoint, device)
-    failed = 0
+    model, spec = load_detector(args.weights, device)
+    ids = _coco_ids(args, spec, list(targets))
+    records, failed = [], 0
     for path, target in targets.items():
         try:
-            with fitting("the image"), torch.inference_mode():
-                image = _read(path)
-                check_image(model, image)
-                (found,) = model([image.to(device)])
-                picture = draw_result(image, found, spec.categories, min_score=args.min_score)
+            found, picture = _detect(args, model, spec, path, target is not None)
         except (OSError, ValueError) as error:
             failed += 1
-            print(f"bit-backbone: skipped {path}: {error}", file=sys.stderr)
+            _report_failure(args, path, error)
             continue
-        with atomic_path(target) as temporary:
-            picture.save(temporary, "PNG")
-        print(f"{path}: {_summary(found, spec.categories, args.min_score)} -> {target}")
-    print(f"{len(targets) - failed} of {len(targets)} images, {failed} failed")
+        if target is not None:
+            with atomic_path(target) as temporary:
+                picture.save(temporary, "PNG")
+        if ids is not None:
+            records += coco_records(found, ids.images[path], ids.categories, args.min_score or 0.0)
+        _report(args, path, found, spec, target)
+    if ids is not None:
+        with atomic_path(args.coco) as temporary:
+            temporary.write_text(json.dumps(records))
+    told = f"{len(targets) - failed} of {len(targets)} images, {failed} failed"
+    print(told, file=sys.stderr if args.json else sys.stdout)
     return SOME_FAILED if failed else 0
 
 
-def _targets(images: list[Path], output: Path | None) -> dict[Path, Path]:
-    """Returns where each picture goes; refuses two in one place."""
-    targets: dict[Path, Path] = {}
-    for image in dict.fromkeys(images):
-        target = (output or image.parent) / f"{image.stem}_detections.png"
-        if target in targets.values():
+def _targets(args: argparse.Namespace) -> dict[Path, Path | None]:
+    """Returns where each picture goes, if anywhere; rejects two in one place."""
+    draws = args.output is not None or not (args.json or args.coco)
+    targets: dict[Path, Path | None] = {}
+    for image in dict.fromkeys(args.images):
+        target = (args.output or image.parent) / f"{image.stem}_detections.png"
+        if draws and target in targets.values():
             raise ValueError(
                 f"pictures are named after the image, and two would be {target}; rename one image "
                 "or run twice with different --output"
             )
-        targets[image] = target
+        targets[image] = target if draws else None
     return targets
+
+
+@dataclass(frozen=True)
+class _Ids:
+    """What COCO's results format calls images and categories."""
+
+    images: dict[Path, int]
+    categories: list[int]
+
+
+def _coco_ids(args: argparse.Namespace, spec: DetectorSpec, images: list[Path]) -> _Ids | None:
+    from bit_backbone.detection.models import is_segmenter
+    from bit_backbone.utils.files import read_json
+
+    if args.coco is None:
+        if args.annotations is not None:
+            raise ValueError("--annotations goes with --coco, which is missing")
+        return None
+    if is_segmenter(spec.name):
+        raise ValueError(
+            f"COCO's results format holds objects, and {spec.name} finds none; take --json"
+        )
+    if args.annotations is None:
+        names = {image: image.stem for image in images}
+        _require_all(images, {i for i in images if names[i].isdecimal()}, "is not a number")
+        return _Ids({i: int(names[i]) for i in images}, list(range(1, len(spec.categories) + 1)))
+    document = read_json(args.annotations)
+    by_name = {Path(entry["file_name"]).name: entry["id"] for entry in document["images"]}
+    where = f"is not in {args.annotations}"
+    _require_all(images, {i for i in images if i.name in by_name}, where)
+    categories = {entry["name"]: entry["id"] for entry in document["categories"]}
+    _require_all(list(spec.categories), set(categories), where)
+    return _Ids({i: by_name[i.name] for i in images}, [categories[n] for n in spec.categories])
+
+
+def _require_all(wanted: list[Any], known: set[Any], otherwise: str) -> None:
+    for item in wanted:
+        if item not in known:
+            raise ValueError(
+                "--coco needs the id of every image and category: from --annotations FILE, by "
+                f"their names, or from images that are named by a number; {item} {otherwise}"
+            )
+
+
+def _detect(
+    args: argparse.Namespace, model: Any, spec: DetectorSpec, path: Path, draws: bool
+) -> tuple[dict[str, Tensor], Any]:
+    """Returns what is found in an image, and a picture of it if wanted."""
+    import torch
+
+    from bit_backbone.detection.models import check_image
+    from bit_backbone.training.precision import autocast
+    from bit_backbone.utils.out_of_memory import fitting
+    from bit_backbone.visualization.objects import draw_result
+
+    device = torch.device(device_of(args))
+    with fitting("the image"), torch.inference_mode():
+        image = _read(path)
+        check_image(model, image)
+        with autocast(device, args.precision):
+            (found,) = model([image.to(device)])
+        if not draws:
+            return found, None
+        return found, draw_result(image, found, spec.categories, min_score=_least(args))
+
+
+def _least(args: argparse.Namespace) -> float:
+    return MIN_SCORE if args.min_score is None else args.min_score
+
+
+def _report_failure(args: argparse.Namespace, path: Path, error: Exception) -> None:
+    print(f"bit-backbone: skipped {path}: {error}", file=sys.stderr)
+    if args.json:
+        print(json.dumps({"image": str(path), "error": str(error)}), flush=True)
+
+
+def _report(
+    args: argparse.Namespace,
+    path: Path,
+    found: dict[str, Tensor],
+    spec: DetectorSpec,
+    target: Path | None,
+) -> None:
+    from bit_backbone.detection.results import objects_of
+
+    if args.json:
+        objects = objects_of(found, spec.categories, _least(args))
+        print(json.dumps({"image": str(path), "objects": objects}), flush=True)
+        return
+    written = "" if target is None else f" -> {target}"
+    print(f"{path}: {_summary(found, spec.categories, _least(args))}{written}")
 
 
 def _read(path: Path) -> Tensor:

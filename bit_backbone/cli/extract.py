@@ -12,13 +12,21 @@ from bit_backbone.cli.networks import (
     add_weights_options,
     backbone_of,
 )
-from bit_backbone.cli.options import SOME_FAILED, add_device_option, device_of, positive
+from bit_backbone.cli.options import (
+    SOME_FAILED,
+    add_device_option,
+    add_precision_option,
+    device_of,
+    positive,
+)
 
 if TYPE_CHECKING:
     from bit_backbone.extraction.run import Engine
     from bit_backbone.preprocessing import BitImageProcessor
 
 MOST_WORKERS = 8
+# as OutputSettings has them, and the folders that earlier versions wrote
+PRECISIONS = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 
 DESCRIPTION = """
 Writes the features of every image of SOURCE into the folder DEST: WebDataset shards of feature
@@ -74,12 +82,10 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--dtype", choices=("fp32", "fp16"), default="fp32", help="default %(default)s"
     )
-    group.add_argument(
-        "--precision",
-        choices=("fp32", "bf16", "fp16"),
-        default="fp32",
-        help="what the network computes in: less exact than fp32, and faster where the processor "
-        "has it (default %(default)s)",
+    add_precision_option(
+        group,
+        "what the network computes in: less exact than float32, and faster where the processor "
+        "has it",
     )
     group.add_argument(
         "--shard-size",
@@ -139,7 +145,8 @@ def run(args: argparse.Namespace) -> int:
     from bit_backbone.extraction.settings import OutputSettings
     from bit_backbone.extraction.sources import find_images
 
-    output = OutputSettings(args.pool, args.format, args.dtype, args.shard_size, args.precision)
+    precision = PRECISIONS[args.precision]
+    output = OutputSettings(args.pool, args.format, args.dtype, args.shard_size, precision)
     engine = _engine(args)
     listing = find_images(args.source)
     notes = Console(stderr=True, highlight=False)

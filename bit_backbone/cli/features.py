@@ -13,7 +13,13 @@ from bit_backbone.cli.networks import (
     add_weights_options,
     backbone_of,
 )
-from bit_backbone.cli.options import SOME_FAILED, positive
+from bit_backbone.cli.options import (
+    SOME_FAILED,
+    add_device_option,
+    add_precision_option,
+    device_of,
+    positive,
+)
 from bit_backbone.utils.files import atomic_path
 
 if TYPE_CHECKING:
@@ -53,18 +59,22 @@ def add_parser(subparsers: Any) -> None:
         "every stage",
     )
     add_network_options(parser)
+    add_precision_option(parser, "what the network computes in")
+    add_device_option(parser)
     parser.set_defaults(func=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Extracts and draws every photograph; returns the exit status."""
+    import torch
+
     from bit_backbone.cli.output import Output
     from bit_backbone.profiling import StageTimer
     from bit_backbone.utils.out_of_memory import fitting
 
     _check_names(args.photos)
     console = Output()
-    backbone = backbone_of(args)
+    backbone = backbone_of(args).to(device_of(args), getattr(torch, args.precision))
     console.print(
         f"weights of {args.weights}"
         if args.weights
@@ -125,7 +135,8 @@ def _extract(backbone: BitBackbone, pixels: Tensor) -> dict[str, Tensor]:
     import torch
 
     with torch.inference_mode():
-        return backbone(pixels)
+        features = backbone(pixels.to(next(backbone.parameters())))
+    return {name: feature.float().cpu() for name, feature in features.items()}
 
 
 def _table(

@@ -7,8 +7,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bit_backbone.cli.networks import refuse_run
-from bit_backbone.cli.options import add_device_option, image_size, positive
+from bit_backbone.cli.networks import MODEL_FOLDER, weights_of
+from bit_backbone.cli.options import (
+    SIGNALLED,
+    add_device_option,
+    add_precision_option,
+    add_weights_option,
+    image_size,
+    positive,
+)
 from bit_backbone.finetune.hyperrule import BASE_LEARNING_RATE, BATCH_SIZE, Resolution, resolution
 
 if TYPE_CHECKING:
@@ -16,9 +23,6 @@ if TYPE_CHECKING:
     from bit_backbone.finetune.settings import FineTuneSettings
     from bit_backbone.finetune.training import FineTuneResult
     from bit_backbone.heads import BitForImageClassification
-
-PRECISIONS = ("float32", "bfloat16", "float16")
-MODEL_FOLDER = "model"  # of a finished run
 
 
 def add_parser(subparsers: Any) -> None:
@@ -34,7 +38,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--train", type=Path, required=True, metavar="DIR")
     parser.add_argument("--eval", type=Path, metavar="DIR", help="images to evaluate on")
-    parser.add_argument("--checkpoint", required=True, metavar="NAME", help="where to start from")
+    add_weights_option(parser, "NAME", "where to start from", required=True)
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="of the run")
     _add_data_options(parser)
     _add_recipe_options(parser)
@@ -74,7 +78,7 @@ def _add_recipe_options(parser: argparse.ArgumentParser) -> None:
     option("--steps", type=positive, metavar="N", help="default: the rule's")
     option("--mixup-alpha", type=float, metavar="A", help="default: the rule's")
     option("--seed", type=int, default=0, metavar="N", help=default)
-    option("--precision", choices=PRECISIONS, default=PRECISIONS[0], help=default)
+    add_precision_option(recipe)
     option("--grad-checkpointing", action="store_true", help="trade time for memory")
     option("--activation-recompute", action="store_true", help="recompute norms alone")
     option("--fsdp", action="store_true", help="shard over the processes")
@@ -160,8 +164,7 @@ def _model(args: argparse.Namespace, classes: list[str]) -> BitForImageClassific
 
     from bit_backbone.heads import BitForImageClassification
 
-    refuse_run(args.checkpoint)
-    model = BitForImageClassification.from_pretrained(args.checkpoint, head="drop")
+    model = BitForImageClassification.from_pretrained(weights_of(args.weights), head="drop")
     torch.manual_seed(args.seed)  # a random head is the same in every process
     model.reset_classifier(len(classes), dict(enumerate(classes)), zero=args.head == "zero")
     model.set_grad_checkpointing(args.grad_checkpointing)
@@ -177,7 +180,7 @@ def _announce(
     settings: FineTuneSettings,
 ) -> None:
     print(
-        f"{args.checkpoint} on {num_examples} images of {len(images.classes)} classes: "
+        f"{args.weights} on {num_examples} images of {len(images.classes)} classes: "
         f"{settings.schedule(num_examples).total} steps of {settings.batch_size}, resize "
         f"{sides.resize}, crop {sides.crop}, mixup {settings.alpha(num_examples):g}",
         file=sys.stderr,
@@ -194,13 +197,13 @@ def _finish(
     from bit_backbone.utils.processes import is_first_process
 
     if not is_first_process():
-        return 128 + result.signal if result.signal else 0
+        return SIGNALLED + result.signal if result.signal else 0
     if result.signal:
         print(
             f"saved in {args.output} after step {result.step}; the same command goes on",
             file=sys.stderr,
         )
-        return 128 + result.signal
+        return SIGNALLED + result.signal
     model.save_pretrained(args.output / MODEL_FOLDER)
     eval_processor(sides).save_pretrained(args.output / MODEL_FOLDER)
     if result.metrics is not None:

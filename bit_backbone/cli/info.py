@@ -10,16 +10,17 @@ from bit_backbone.cli.networks import (
     add_network_options,
     checkpoint_config,
     network_overrides,
+    weights_of,
 )
-from bit_backbone.cli.options import image_size, positive
+from bit_backbone.cli.options import add_precision_option, add_renamed, image_size, positive
 from bit_backbone.config import DENSE_FEATURE_NORM, VARIANTS, BitConfig
+from bit_backbone.training.settings import PRECISIONS
 
-DTYPES = ("float32", "bfloat16", "float16", "float64")
+DTYPES = (*PRECISIONS, "float64")
 OPTIMIZERS = ("sgd", "adamw")
 GIB = 2**30
 _TRAINING_ALONE = (
     "detector",
-    "amp",
     "grad_checkpointing",
     "activation_recompute",
     "optimizer",
@@ -42,7 +43,8 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--image-size", type=image_size, default=(224, 224), metavar="HxW")
     parser.add_argument("--batch", type=int, default=1, help="images per forward (default 1)")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32")
+    add_precision_option(parser, "of weights and features; in training, of forward passes")
+    add_renamed(parser, "--dtype", "--precision", "precision", choices=DTYPES)
     add_network_options(parser)
     _add_training_options(parser.add_argument_group("training"))
     parser.set_defaults(func=run)
@@ -52,7 +54,6 @@ def _add_training_options(group: Any) -> None:
     option = group.add_argument
     option("--train", action="store_true", help="estimate the memory of a training step")
     option("--detector", action="store_true", help="of Faster R-CNN with FPN, not the backbone")
-    option("--amp", action="store_true", help="bfloat16 autocast")
     option("--grad-checkpointing", action="store_true", help="recompute units in backward")
     option("--activation-recompute", action="store_true", help="recompute norms in backward")
     option("--optimizer", choices=OPTIMIZERS, help="default sgd, with momentum")
@@ -78,7 +79,8 @@ def run(args: argparse.Namespace) -> None:
 
 def _config(args: argparse.Namespace) -> BitConfig:
     named = args.variant in VARIANTS or not Path(args.variant).exists()
-    config = BitConfig.from_variant(args.variant) if named else checkpoint_config(args.variant)
+    given = args.variant if named else weights_of(args.variant)
+    config = BitConfig.from_variant(given) if named else checkpoint_config(given)
     overrides = network_overrides(args, config)
     if args.detector and named:  # as the builders do, which have a default of their own for a name
         overrides.setdefault("feature_norm", DENSE_FEATURE_NORM)
@@ -91,10 +93,10 @@ def _print_forward(args: argparse.Namespace, config: BitConfig) -> None:
     from bit_backbone.cli.output import Output
     from bit_backbone.profiling import profile
 
-    costs = profile(config, args.image_size, batch=args.batch, dtype=getattr(torch, args.dtype))
+    costs = profile(config, args.image_size, batch=args.batch, dtype=getattr(torch, args.precision))
     console = Output(highlight=False)
     height, width = args.image_size
-    console.print(f"{args.variant} on {args.batch} x {height} x {width}, {args.dtype}")
+    console.print(f"{args.variant} on {args.batch} x {height} x {width}, {args.precision}")
     console.print(f"parameters              {costs.parameters / 1e6:10.2f} M    no head")
     console.print(f"multiply-accumulates    {costs.macs / 1e9:10.2f} G    convolutions")
     console.print(f"activations, inference  {costs.inference_bytes / 2**20:10.1f} MiB  at the peak")
@@ -116,8 +118,10 @@ def _outputs(config: BitConfig, shapes: Any) -> Any:
 def _print_training(args: argparse.Namespace, config: BitConfig) -> None:
     from bit_backbone.training.memory import TrainingOptions
 
+    if args.precision not in PRECISIONS:
+        raise ValueError(f"training is in {', '.join(PRECISIONS)}, got {args.precision}")
     options = TrainingOptions(
-        amp=args.amp,
+        amp=args.precision != PRECISIONS[0],  # the narrow ones are equally wide
         grad_checkpointing=args.grad_checkpointing,
         activation_recompute=args.activation_recompute,
         optimizer=args.optimizer or OPTIMIZERS[0],
@@ -125,7 +129,7 @@ def _print_training(args: argparse.Namespace, config: BitConfig) -> None:
     )
     memory = _training_memory(args, config, options)
     height, width = args.image_size
-    how = ["bfloat16" if options.amp else "float32"]
+    how = [args.precision]
     how += ["checkpointing"] * options.grad_checkpointing
     how += ["recomputed norms"] * options.activation_recompute + ["Faster R-CNN"] * args.detector
     how += [f"FSDP over {options.processes}"] * (options.processes > 1)

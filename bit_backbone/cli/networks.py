@@ -6,12 +6,14 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bit_backbone.cli.options import add_weights_option
 from bit_backbone.config import validation as checks
 
 if TYPE_CHECKING:
     from bit_backbone.backbone import BitBackbone
     from bit_backbone.config import BitConfig
 
+MODEL_FOLDER = "model"  # of a finished fine-tuning
 NETWORK_OPTIONS = ("out_indices", "out_features", "output_stride", "global_padding", "feature_norm")
 
 
@@ -35,11 +37,12 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
 def add_weights_options(group: Any) -> None:
     """Adds what says whose weights a backbone has: a checkpoint's, or random ones."""
     group.add_argument("--variant", default="R50x1", help="default %(default)s")
-    group.add_argument(
-        "--weights",
-        metavar="CHECKPOINT",
-        help="a file, a folder, a published name or owner/name on the Hub, which decides the "
-        "variant; default: random weights",
+    add_weights_option(
+        group,
+        "NAME",
+        "a file, a folder, a run's folder, a published name or owner/name on the Hub, which "
+        "decides the variant; default: random weights",
+        required=False,
     )
     group.add_argument("--seed", type=int, default=0, help="of random weights (default 0)")
 
@@ -56,8 +59,9 @@ def backbone_of(args: argparse.Namespace) -> BitBackbone:
     from bit_backbone.config import BitConfig
 
     if args.weights:
-        overrides = network_overrides(args, checkpoint_config(args.weights))
-        return BitBackbone.from_pretrained(args.weights, **overrides)
+        weights = weights_of(args.weights)
+        overrides = network_overrides(args, checkpoint_config(weights))
+        return BitBackbone.from_pretrained(weights, **overrides)
     torch.manual_seed(args.seed)
     config = BitConfig.from_variant(args.variant)
     return BitBackbone(config.replace(**network_overrides(args, config))).eval()
@@ -81,32 +85,34 @@ def checkpoint_config(name: str) -> BitConfig:
     from bit_backbone.checkpoints.pretrained import config_for
     from bit_backbone.checkpoints.sources import open_checkpoint
 
-    refuse_run(name)
     with open_checkpoint(name) as checkpoint:
         return config_for(name, checkpoint)
 
 
-def refuse_run(name: str) -> None:
-    """Refuses the folder of a training run where weights are wanted.
+def weights_of(name: str) -> str:
+    """Returns what to read weights from: in the folder of a run, what it has trained.
+
+    That is the classifier of a fine-tuning, and the backbone of a detector or segmenter.
 
     Raises:
-        ValueError: It is one; the message says what reads it.
+        ValueError: It is the folder of a run that has not been finished.
     """
     from bit_backbone.checkpoints.sources import CONFIG_FILE
-    from bit_backbone.cli.finetune import MODEL_FOLDER
+    from bit_backbone.detection.runs import BACKBONE_FOLDER, SPEC_NAME, save_backbone
     from bit_backbone.training.state import STATE_NAME
 
     folder = Path(name)
     if (folder / CONFIG_FILE).exists():
-        return
-    if (folder / MODEL_FOLDER / CONFIG_FILE).is_file():
-        raise ValueError(
-            f"weights are a file or a folder with a {CONFIG_FILE}, and {name} is the folder of a "
-            f"fine-tuning: its classifier is {folder / MODEL_FOLDER}"
-        )
+        return name
+    for trained in (MODEL_FOLDER, BACKBONE_FOLDER):
+        if (folder / trained / CONFIG_FILE).is_file():
+            return str(folder / trained)
+    if (folder / SPEC_NAME).is_file():
+        return str(save_backbone(folder))
     if (folder / STATE_NAME).is_file():
         raise ValueError(
             f"weights are a file or a folder with a {CONFIG_FILE}, and {name} is the folder of a "
-            f"training run: `bit-backbone detect` takes a detector's, and a fine-tuning has its "
-            f"classifier in {folder / MODEL_FOLDER} when it is finished"
+            f"fine-tuning that has not been finished: its classifier will be "
+            f"{folder / MODEL_FOLDER}"
         )
+    return name

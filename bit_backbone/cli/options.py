@@ -3,9 +3,80 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Sequence
 from typing import Any
 
+from bit_backbone.training.settings import PRECISIONS
+
 SOME_FAILED = 3  # exit status of a batch job that skipped something
+SIGNALLED = 128  # and the signal's number: exit status of a run that saved before it ended
+_SHORT = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+
+class _Renamed(argparse.Action):
+    """An option under the name that it had before: hidden, and it warns."""
+
+    def __init__(
+        self, option_strings: Sequence[str], dest: str, new: str, value: Any = None, **options: Any
+    ) -> None:
+        options |= {"nargs": None if value is None else 0, "help": argparse.SUPPRESS}
+        super().__init__(option_strings, dest, default=argparse.SUPPRESS, **options)
+        self.new, self.value = new, value
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        warn_of_old(str(option_string), self.new)
+        setattr(namespace, self.dest, values if self.value is None else self.value)
+
+
+def add_renamed(group: Any, old: str, new: str, dest: str, **options: Any) -> None:
+    """Keeps the name that an option had before.
+
+    Args:
+        group: A parser or group; a mutually exclusive one where the option is required.
+        old: The name before.
+        new: What to give instead, for the warning.
+        dest: The attribute that both set.
+        **options: ``value``: what the old name means, where it takes none; or arguments of
+            ``add_argument``.
+    """
+    group.add_argument(old, dest=dest, action=_Renamed, new=new, **options)
+
+
+def warn_of_old(old: str, new: str) -> None:
+    """Tells on stderr that an option has another name now."""
+    print(f"bit-backbone: warning: {old} is {new} now, and will go", file=sys.stderr)
+
+
+def add_weights_option(group: Any, metavar: str, text: str, *, required: bool) -> None:
+    """Adds ``--weights``, and ``--checkpoint`` as it was before."""
+    either = group.add_mutually_exclusive_group(required=required)
+    either.add_argument("--weights", metavar=metavar, help=text)
+    add_renamed(either, "--checkpoint", "--weights", "weights")
+
+
+def add_precision_option(group: Any, text: str = "of forward passes") -> None:
+    """Adds ``--precision``, and ``--amp`` as it was before."""
+    group.add_argument(
+        "--precision",
+        type=_precision,
+        choices=PRECISIONS,
+        default=PRECISIONS[0],
+        help=f"{text} (default %(default)s)",
+    )
+    add_renamed(group, "--amp", "--precision bfloat16", "precision", value="bfloat16")
+
+
+def _precision(text: str) -> str:
+    if text in _SHORT:
+        warn_of_old(f"--precision {text}", _SHORT[text])
+    return _SHORT.get(text, text)
 
 
 def positive(text: str) -> int:

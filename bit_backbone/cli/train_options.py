@@ -1,16 +1,23 @@
-"""The options of tools/train_torchvision.py, and what they mean."""
+"""The options of ``bit-backbone train`` and ``evaluate``, and what they mean."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import inspect
 import json
 import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bit_backbone.cli.options import add_device_option, positive
+from bit_backbone.cli.networks import checkpoint_config, weights_of
+from bit_backbone.cli.options import (
+    add_device_option,
+    add_precision_option,
+    add_renamed,
+    positive,
+)
 from bit_backbone.detection.settings import OPTIMIZERS, DetectionSettings
 
 if TYPE_CHECKING:
@@ -19,33 +26,56 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "fasterrcnn_bit_fpn"
 DEFAULT_EPOCHS = 12  # the field's "1x" schedule on COCO
-DESCRIPTION = """
-Train a detector or segmenter on BiT, and evaluate it by COCO's average precision or the mean IoU.
-Without --train and --test it learns DigitScenes, which is made on first use. The same command goes
-on with a run that was interrupted; Ctrl-C and SIGTERM save first. For several GPUs or processes:
-torchrun --nproc-per-node 2 tools/train_torchvision.py ...
-"""
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Builds the parser."""
-    parser = argparse.ArgumentParser(prog="train_torchvision.py", description=DESCRIPTION)
+def add_train_options(parser: Any) -> None:
+    """Adds the options of ``bit-backbone train``."""
     option = parser.add_argument
     option("--output", type=Path, required=True, metavar="RUN", help="folder of the run")
-    option("--test-only", action="store_true", help="evaluate RUN as it was last saved")
-    option("--pictures", type=int, default=6, metavar="N", help="test images drawn (default 6)")
+    option("--test-only", action="store_true", help=argparse.SUPPRESS)  # now evaluate
+    add_picture_option(parser)
     add_device_option(parser)
     _add_model_options(parser.add_argument_group("model"))
-    _add_data_options(parser.add_argument_group("data, in COCO's format"))
-    _add_recipe_options(parser.add_argument_group("recipe"))
-    return parser
+    data = parser.add_argument_group("data, in COCO's format")
+    for split in ("train", "test"):
+        _add_split_options(data, split, "DigitScenes")
+    _add_digit_options(data)
+    add_invalid_option(data)
+    _add_recipe_options(parser.add_argument_group("settings"))
+
+
+def add_evaluate_options(parser: Any) -> None:
+    """Adds the options of ``bit-backbone evaluate``."""
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
+    data = parser.add_argument_group("data, in COCO's format")
+    _add_split_options(data, "test", None)
+    add_invalid_option(data)
+    add_picture_option(parser)
+    option = parser.add_argument
+    option("--report", action="store_true", help="write RUN/report.html again, of this evaluation")
+    option("--workers", type=int, default=0, metavar="N", help="loaders, default %(default)s")
+    add_precision_option(parser)
+    add_device_option(parser)
+
+
+def add_picture_option(parser: Any) -> None:
+    """Adds ``--pictures``."""
+    text = "test images drawn (default %(default)s)"
+    parser.add_argument("--pictures", type=int, default=6, metavar="N", help=text)
 
 
 def _add_model_options(group: Any) -> None:
     option = group.add_argument
     option("--model", default=DEFAULT_MODEL, metavar="NAME", help="default %(default)s")
     option("--variant", metavar="NAME", help="of BiT, or a BitConfig's JSON file; default R50x1")
-    option("--weights-backbone", metavar="NAME", help="pretrained BiT: a catalog name or a file")
+    option(
+        "--weights",
+        dest="weights_backbone",
+        metavar="NAME",
+        help="pretrained BiT: a published name, a file, a folder or a run's, whose config.json "
+        "decides the variant",
+    )
+    add_renamed(group, "--weights-backbone", "--weights", "weights_backbone")
     option("--trainable-backbone-layers", type=int, metavar="0-5", help="default 3 if pretrained")
     option(
         "--argument",
@@ -57,37 +87,42 @@ def _add_model_options(group: Any) -> None:
     )
 
 
-def _add_data_options(group: Any) -> None:
+def _add_split_options(group: Any, split: str, default: str | None) -> None:
     option = group.add_argument
-    for split in ("train", "test"):
-        option(f"--{split}", type=Path, metavar="DIR", help="default: DigitScenes")
-        option(
-            f"--{split}-annotations",
-            default="instances.json",
-            metavar="FILE",
-            help="below DIR, default %(default)s",
-        )
-        option(
-            f"--{split}-images",
-            default="images",
-            metavar="DIR",
-            help="below it, default %(default)s",
-        )
-        option(
-            f"--{split}-maps",
-            metavar="DIR",
-            help="below it, PNG maps of category ids for a segmenter, as DigitScenes has; default: "
-            "made from the instances' masks",
-        )
+    where = {"required": True} if default is None else {"help": f"default: {default}"}
+    option(f"--{split}", type=Path, metavar="DIR", **where)
+    option(
+        f"--{split}-annotations",
+        default="instances.json",
+        metavar="FILE",
+        help="below DIR, default %(default)s",
+    )
+    option(
+        f"--{split}-images", default="images", metavar="DIR", help="below it, default %(default)s"
+    )
+    option(
+        f"--{split}-maps",
+        metavar="DIR",
+        help="below it, PNG maps of category ids for a segmenter, as DigitScenes has; default: "
+        "made from the instances' masks",
+    )
+
+
+def _add_digit_options(group: Any) -> None:
+    option = group.add_argument
     option(
         "--scenes", type=Path, default=Path("digit_scenes"), metavar="DIR", help="of DigitScenes"
     )
     option("--scene-images", type=int, nargs=2, default=(500, 200), metavar=("TRAIN", "TEST"))
-    option(
+
+
+def add_invalid_option(group: Any) -> None:
+    """Adds ``--on-invalid``."""
+    group.add_argument(
         "--on-invalid",
         choices=("raise", "skip"),
         default="raise",
-        help="what to do about annotations that are wrong: list them and stop, or go on without",
+        help="what to do about annotations that are wrong: list them and stop, or leave them out",
     )
 
 
@@ -98,10 +133,10 @@ def _add_recipe_options(group: Any) -> None:
     length.add_argument("--steps", type=int, metavar="N")
     option = group.add_argument
     option("--optimizer", choices=OPTIMIZERS, default=defaults["optimizer"])
-    option("--amp", action="store_true", help="bfloat16 autocast")
+    add_precision_option(group)
     option("--channels-last", action="store_true", help="that memory format")
     option("--grad-checkpointing", action="store_true", help="trade time for memory")
-    option("--activation-recompute", action="store_true", help="recompute norms alone")
+    option("--activation-recompute", action="store_true", help="recompute norms only")
     option("--fsdp", action="store_true", help="shard weights and optimizer over the processes")
     option(
         "--augment",
@@ -122,7 +157,7 @@ def _add_recipe_options(group: Any) -> None:
     for name in (*numbers, "seed", "workers", "save_every"):
         flag, value = f"--{name.replace('_', '-')}", defaults[name]
         option(flag, type=type(value), default=value, metavar="N", help=f"default {value}")
-    option("--eval-every", type=int, metavar="STEPS", help="default: at the end alone")
+    option("--eval-every", type=int, metavar="STEPS", help="default: at the end only")
 
 
 def _epochs(text: str) -> float:
@@ -157,11 +192,40 @@ def detector_arguments(args: argparse.Namespace) -> dict[str, Any]:
         arguments["trainable_backbone_layers"] = args.trainable_backbone_layers
     if args.weights_backbone is not None:
         # The run records it: in one form, and good in any folder. Other names are no files.
-        is_local = os.path.exists(args.weights_backbone)
-        arguments["weights_backbone"] = (
-            os.path.abspath(args.weights_backbone) if is_local else args.weights_backbone
-        )
+        weights = weights_of(args.weights_backbone)
+        is_local = os.path.exists(weights)
+        arguments["weights_backbone"] = os.path.abspath(weights) if is_local else weights
+        if "variant" not in arguments and _takes_variant(args.model):
+            arguments |= _variant_of(Path(weights), args.output)
     return arguments
+
+
+def _takes_variant(model: str) -> bool:
+    from torchvision.models import get_model_builder
+
+    import bit_backbone.torchvision  # noqa: F401 (registers the builders)
+
+    return "variant" in inspect.signature(get_model_builder(model)).parameters
+
+
+def _variant_of(weights: Path, run: Path) -> dict[str, Any]:
+    """Returns the network that a folder of weights describes, with outputs as dense heads want."""
+    from bit_backbone.backbone import BitBackbone
+    from bit_backbone.checkpoints.sources import CONFIG_FILE
+    from bit_backbone.config import DENSE_FEATURE_NORM
+    from bit_backbone.detection.runs import SPEC_NAME, load_spec
+    from bit_backbone.utils.files import read_json
+
+    if (run / SPEC_NAME).is_file():  # those of earlier versions did not record it
+        return {k: v for k, v in load_spec(run).arguments.items() if k == "variant"}
+    if not (weights / CONFIG_FILE).is_file():
+        return {}
+    config = checkpoint_config(str(weights))
+    shape = config.replace(out_features=None, out_indices=None, id2label=None, label2id=None)
+    made_for = read_json(weights / CONFIG_FILE).get("architectures") or ()
+    if BitBackbone.__name__ not in made_for:  # a backbone may lack the norms that others have
+        shape = shape.replace(feature_norm=DENSE_FEATURE_NORM)
+    return {"variant": shape.to_dict()}
 
 
 def settings_of(args: argparse.Namespace, num_images: int) -> DetectionSettings:
@@ -176,14 +240,8 @@ def settings_of(args: argparse.Namespace, num_images: int) -> DetectionSettings:
     if args.steps is None:
         epochs = DEFAULT_EPOCHS if args.epochs is None else args.epochs
         given["steps"] = round(epochs * num_images / args.batch_size)
-    given["precision"] = precision_of(args)
     given["augment"] = tuple(augmentations(args))
     return DetectionSettings(**given)
-
-
-def precision_of(args: argparse.Namespace) -> str:
-    """Returns the precision of forward passes, in training and evaluation."""
-    return "bfloat16" if args.amp else "float32"
 
 
 def augmentations(args: argparse.Namespace) -> list[str]:
@@ -209,7 +267,8 @@ def open_set(args: argparse.Namespace, split: str, spec_name: str) -> TrainingSe
         ValueError: There is no image, or only one of the two sets was given.
     """
     other = "train" if split == "test" else "test"
-    if getattr(args, split) is None and getattr(args, other) is not None and not args.test_only:
+    is_alone = getattr(args, split) is None and getattr(args, other, None) is not None
+    if is_alone and not getattr(args, "test_only", False):
         raise ValueError(
             f"a run on a data set of one's own trains on --train and is evaluated on --test; got "
             f"--{other} {getattr(args, other)} without --{split}"

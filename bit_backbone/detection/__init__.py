@@ -9,7 +9,8 @@ if TYPE_CHECKING:
     from bit_backbone.detection.models import DetectorSpec
     from bit_backbone.detection.runs import load_detector
     from bit_backbone.detection.settings import DetectionSettings
-    from bit_backbone.detection.training import TrainingResult, train
+    from bit_backbone.detection.training import train
+    from bit_backbone.training.loop import TrainingResult
     from bit_backbone.visualization.objects import comparison, draw_objects
 
 __all__ = [
@@ -28,7 +29,7 @@ __getattr__, __dir__ = lazy_exports(
     {
         "DetectionSettings": "bit_backbone.detection.settings",
         "DetectorSpec": "bit_backbone.detection.models",
-        "TrainingResult": "bit_backbone.detection.training",
+        "TrainingResult": "bit_backbone.training.loop",
         "comparison": "bit_backbone.visualization.objects",
         "draw_objects": "bit_backbone.visualization.objects",
         "evaluate": "bit_backbone.detection.coco_metrics",

@@ -6,11 +6,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from torch.utils.data import DataLoader, Dataset, Sampler, Subset
+from torch.utils.data import Sampler
 
-from bit_backbone.training.stream import ORDER, Key, equal_share
+from bit_backbone.training.stream import ORDER, Key
 from bit_backbone.utils.processes import ONE_PROCESS, ProcessGroup
-from bit_backbone.utils.workers import serve_parent
 
 
 class AspectRatioBatches(Sampler[list[Key]]):
@@ -80,26 +79,3 @@ def collate(items: list[tuple[Any, Any]]) -> tuple[list[Any], list[Any]]:
     """Returns a batch as torchvision's detectors take it: a list of images, a list of targets."""
     images, targets = zip(*items, strict=True)
     return list(images), list(targets)
-
-
-def loader_of_share(
-    dataset: Dataset[Any], batch_size: int, workers: int, group: ProcessGroup
-) -> Iterator[tuple[range, list[Any], list[Any]]]:
-    """Yields positions, images and targets of this process's share of a data set.
-
-    Positions from the size of the data set on are not to be counted, see ``equal_share``.
-    """
-    count = len(dataset)  # type: ignore[arg-type]
-    positions = equal_share(count, group.rank, group.world_size)
-    share = Subset(dataset, [position % count for position in positions])
-    done = 0
-    loader = DataLoader(
-        share,
-        batch_size,
-        num_workers=workers,
-        collate_fn=collate,
-        worker_init_fn=serve_parent,
-    )
-    for images, targets in loader:
-        yield positions[done : done + len(images)], images, targets
-        done += len(images)

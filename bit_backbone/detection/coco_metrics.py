@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from bit_backbone.datasets.coco import CocoFolder
-from bit_backbone.detection.batches import loader_of_share
+from bit_backbone.detection.batches import collate
+from bit_backbone.detection.results import coco_records
+from bit_backbone.training.stream import batches_of_share, evaluating, ignore
 from bit_backbone.utils.extras import require
 from bit_backbone.utils.processes import ONE_PROCESS, ProcessGroup
 
@@ -37,7 +39,8 @@ def evaluate(
     batch_size: int = 1,
     workers: int = 0,
     group: ProcessGroup = ONE_PROCESS,
-    advance: Callable[[int], None] | None = None,
+    advance: Callable[[int], None] = ignore,
+    results: list[dict[str, Any]] | None = None,
 ) -> dict[str, float]:
     """Runs a detector on a data set and returns COCO's metrics.
 
@@ -52,6 +55,7 @@ def evaluate(
         workers: Loader processes.
         group: The processes; each takes an equal share and gets the same result.
         advance: Called with the length of each batch, to show progress.
+        results: Receives what was found, in COCO's results format.
 
     Returns:
         ``box_AP`` (over IoU 0.5 to 0.95), ``box_AP50``, ``box_AP75``, ..., likewise ``mask_`` and
@@ -61,19 +65,19 @@ def evaluate(
         MissingExtraError: Neither of the two packages is installed.
     """
     coco_api = import_coco_api()
-    was_training = model.training
-    model.eval()
     records: list[dict[str, Any]] = []
-    for positions, images, targets in loader_of_share(dataset, batch_size, workers, group):
-        detections = model([image.to(group.device) for image in images])
-        for position, target, detection in zip(positions, targets, detections, strict=True):
-            if position < len(dataset):
-                ids = target["image_id"], dataset.category_ids
-                records += _records({k: v.cpu() for k, v in detection.items()}, *ids)
-        if advance is not None:
+    share = batches_of_share(dataset, group, batch_size, workers, collate)
+    with evaluating(model):
+        for positions, (images, targets) in share:
+            detections = model([image.to(group.device) for image in images])
+            for position, target, detection in zip(positions, targets, detections, strict=True):
+                if position < len(dataset):
+                    ids = target["image_id"], dataset.category_ids
+                    records += coco_records(detection, *ids)
             advance(len(images))
-    model.train(was_training)
     everything = [record for own in group.gather(records) for record in own]
+    if results is not None:
+        results[:] = everything
     return summarize(coco_api, dataset, everything)
 
 
@@ -95,8 +99,22 @@ def summarize(
     coco_api: tuple[Any, Any], dataset: CocoFolder, records: list[dict[str, Any]]
 ) -> dict[str, float]:
     """Returns the metrics of detections that stand in COCO's result format."""
-    coco, coco_eval = coco_api
     metrics: dict[str, float] = {}
+    for kind, evaluation in run_evaluations(coco_api, dataset, records).items():
+        names = _KEYPOINT_SUMMARY if kind == "keypoints" else _SUMMARY
+        values = np.asarray(evaluation.stats, float)[: len(names)].tolist()
+        metrics |= {
+            f"{PREFIX[kind]}_{name}": value for name, value in zip(names, values, strict=True)
+        }
+    return metrics
+
+
+def run_evaluations(
+    coco_api: tuple[Any, Any], dataset: CocoFolder, records: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Returns COCO's evaluation, summarized, of each kind that the data set has."""
+    coco, coco_eval = coco_api
+    evaluations: dict[str, Any] = {}
     with contextlib.redirect_stdout(io.StringIO()):
         truth = coco()
         truth.dataset = dataset.document()
@@ -110,12 +128,8 @@ def summarize(
             evaluation.evaluate()
             evaluation.accumulate()
             evaluation.summarize()
-            names = _KEYPOINT_SUMMARY if kind == "keypoints" else _SUMMARY
-            values = np.asarray(evaluation.stats, float)[: len(names)].tolist()
-            metrics |= {
-                f"{PREFIX[kind]}_{name}": value for name, value in zip(names, values, strict=True)
-            }
-    return metrics
+            evaluations[kind] = evaluation
+    return evaluations
 
 
 def _kinds(dataset: CocoFolder) -> list[str]:
@@ -143,28 +157,3 @@ def _sigmas(count: int) -> np.ndarray:
         params = require("pycocotools.cocoeval", "demo", "COCO's keypoint evaluation").Params
         return params(iouType="keypoints").kpt_oks_sigmas
     return np.full(count, OTHER_SIGMA)
-
-
-def _records(
-    detection: dict[str, Tensor], image_id: int, category_ids: tuple[int, ...]
-) -> list[dict[str, Any]]:
-    """Returns one image's detections in COCO's result format."""
-    boxes = detection["boxes"].clone()
-    boxes[:, 2:] -= boxes[:, :2]
-    records = [
-        {"image_id": image_id, "category_id": category_ids[label - 1], "bbox": box, "score": score}
-        for box, label, score in zip(
-            boxes.tolist(), detection["labels"].tolist(), detection["scores"].tolist(), strict=True
-        )
-        # RetinaNet and FCOS have a score for label 0 as well, which no target ever teaches.
-        if label > 0
-    ]
-    kept = detection["labels"] > 0
-    if "masks" in detection:
-        encode = require("pycocotools.mask", "demo", "the evaluation of masks").encode
-        for record, mask in zip(records, detection["masks"][kept], strict=True):
-            record["segmentation"] = encode(np.asfortranarray((mask[0] > 0.5).byte().numpy()))
-    if "keypoints" in detection:
-        for record, points in zip(records, detection["keypoints"][kept], strict=True):
-            record["keypoints"] = points.flatten().tolist()
-    return records

@@ -5,22 +5,38 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
+from bit_backbone.backbone import BitBackbone
 from bit_backbone.detection.models import DetectorSpec
 from bit_backbone.training.saving import load_weights
 from bit_backbone.training.state import STATE_NAME, RunState
 from bit_backbone.utils.files import atomic_path
 
 SPEC_NAME = "detector.json"
+RESULTS_NAME = "detections.json"
+BACKBONE_FOLDER = "backbone"  # of a finished run: the BiT by itself, as from_pretrained reads it
 
 
 def save_spec(folder: Path, spec: DetectorSpec) -> None:
     """Records what a run trains, so that its weights can be read without further arguments."""
     with atomic_path(folder / SPEC_NAME) as temporary:
         temporary.write_text(json.dumps(spec.to_dict(), indent=2) + "\n")
+
+
+def save_results(folder: Path, records: list[dict[str, Any]]) -> None:
+    """Records what a run's detector found at its latest evaluation, in COCO's results format."""
+    with atomic_path(folder / RESULTS_NAME) as temporary:
+        temporary.write_text(json.dumps(records))
+
+
+def load_results(folder: Path) -> list[dict[str, Any]]:
+    """Reads what ``save_results`` wrote; nothing where it wrote nothing."""
+    path = folder / RESULTS_NAME
+    return json.loads(path.read_text()) if path.exists() else []
 
 
 def load_spec(folder: Path) -> DetectorSpec:
@@ -34,7 +50,7 @@ def load_spec(folder: Path) -> DetectorSpec:
         return DetectorSpec.from_dict(json.loads(path.read_text()))
     except OSError as error:
         raise ValueError(
-            f"a run's folder holds {SPEC_NAME} and {STATE_NAME}, as tools/train_torchvision.py "
+            f"a run's folder holds {SPEC_NAME} and {STATE_NAME}, as `bit-backbone train` "
             f"writes them; {folder} does not ({error.strerror})"
         ) from error
     except (ValueError, KeyError, TypeError) as error:
@@ -59,6 +75,23 @@ def load_detector(
     model = spec.build(pretrained=False)
     load_weights(model, state.model)
     return model.to(device).eval(), spec
+
+
+def save_backbone(run: Path, model: nn.Module | None = None) -> Path:
+    """Writes the backbone of a run as a folder that describes itself, and returns that.
+
+    Args:
+        run: The folder of the run.
+        model: What the run has trained; None reads it.
+
+    Raises:
+        ValueError: The folder holds no run, no saved state, or a damaged one.
+    """
+    model = load_detector(run)[0] if model is None else model
+    body = model.get_submodule("backbone.body")
+    assert isinstance(body, BitBackbone)
+    body.save_pretrained(run / BACKBONE_FOLDER)
+    return run / BACKBONE_FOLDER
 
 
 def run_folder(path: Path) -> Path:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from bit_backbone.datasets.semantic import IGNORED, SemanticFolder
-from bit_backbone.detection.batches import loader_of_share
+from bit_backbone.detection.batches import collate
+from bit_backbone.training.stream import batches_of_share, evaluating, ignore
 from bit_backbone.utils.processes import ONE_PROCESS, ProcessGroup
 
 
@@ -21,7 +22,7 @@ def evaluate(
     batch_size: int = 1,
     workers: int = 0,
     group: ProcessGroup = ONE_PROCESS,
-    advance: Callable[[int], None] | None = None,
+    advance: Callable[[int], None] = ignore,
 ) -> dict[str, float]:
     """Runs a segmenter on a data set and returns how well pixels are classified.
 
@@ -44,16 +45,14 @@ def evaluate(
     """
     count = len(dataset.categories) + 1
     confusion = torch.zeros(count, count, dtype=torch.int64, device=group.device)
-    was_training = model.training
-    model.eval()
-    for positions, images, targets in loader_of_share(dataset, batch_size, workers, group):
-        found = model([image.to(group.device) for image in images])
-        for position, result, target in zip(positions, found, targets, strict=True):
-            if position < len(dataset):
-                confusion += confusion_of(result["semantic"], target["semantic"], count)
-        if advance is not None:
+    share = batches_of_share(dataset, group, batch_size, workers, collate)
+    with evaluating(model):
+        for positions, (images, targets) in share:
+            found = model([image.to(group.device) for image in images])
+            for position, result, target in zip(positions, found, targets, strict=True):
+                if position < len(dataset):
+                    confusion += confusion_of(result["semantic"], target["semantic"], count)
             advance(len(images))
-    model.train(was_training)
     return summarize(group.sum(confusion), dataset.categories)
 
 

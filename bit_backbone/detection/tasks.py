@@ -9,6 +9,7 @@ from torch import nn
 
 from bit_backbone.datasets.coco import CocoFolder
 from bit_backbone.datasets.semantic import SemanticFolder
+from bit_backbone.training.stream import ignore
 from bit_backbone.utils.processes import ONE_PROCESS, ProcessGroup
 
 TrainingSet = CocoFolder | SemanticFolder
@@ -20,11 +21,14 @@ def evaluate_on(
     *,
     workers: int = 0,
     group: ProcessGroup = ONE_PROCESS,
-    advance: Callable[[int], None] | None = None,
+    advance: Callable[[int], None] = ignore,
+    results: list[dict[str, Any]] | None = None,
 ) -> dict[str, float]:
     """Returns COCO's average precision, or on a ``SemanticFolder`` the mean IoU.
 
     Images go through one by one: BiT's norms see padding.
+
+    ``results`` receives what a detector found, in COCO's results format.
 
     Raises:
         MissingExtraError: Nothing that computes COCO's metrics is installed.
@@ -35,7 +39,7 @@ def evaluate_on(
     options: dict[str, Any] = {"workers": workers, "group": group, "advance": advance}
     if isinstance(dataset, SemanticFolder):
         return mean_iou(model, dataset, **options)
-    return average_precision(model, dataset, **options)
+    return average_precision(model, dataset, results=results, **options)
 
 
 def check_tools(dataset: TrainingSet) -> None:

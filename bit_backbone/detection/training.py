@@ -2,48 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import os
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from torch.utils.data import DataLoader
+from torch import Tensor, nn
 
 from bit_backbone.detection.batches import AspectRatioBatches, collate
-from bit_backbone.detection.learner import Learner
 from bit_backbone.detection.models import DetectorSpec
-from bit_backbone.detection.runs import load_spec, save_spec
+from bit_backbone.detection.runs import load_spec, save_results, save_spec
 from bit_backbone.detection.settings import DetectionSettings
 from bit_backbone.detection.tasks import TrainingSet, evaluate_on
-from bit_backbone.training.parallel import average_statistics
-from bit_backbone.training.progress import Progress, Task
-from bit_backbone.training.runlog import RunLog, is_evaluated
-from bit_backbone.training.saving import Facts, RunStore
-from bit_backbone.training.stream import SeededDataset
-from bit_backbone.utils.processes import Interruption, process_group
-from bit_backbone.utils.workers import serve_parent
-
-
-@dataclass(frozen=True)
-class TrainingResult:
-    """How a run ended.
-
-    Attributes:
-        model: The model as it then was; with FSDP it is of use in a process group alone, and
-            ``load_detector`` reads the run.
-        step: Number of steps done.
-        metrics: As ``evaluate_on`` returns them; None without an evaluation set, or before the end.
-        signal: Number of the signal that came, or 0; at the end, during the last evaluation.
-    """
-
-    model: nn.Module
-    step: int
-    metrics: dict[str, float] | None
-    signal: int
+from bit_backbone.training.loop import Task, TrainingResult, run_task
+from bit_backbone.training.state import RunState
+from bit_backbone.training.stream import PROPOSALS, forked
+from bit_backbone.utils.processes import ProcessGroup
 
 
 def train(
@@ -55,10 +32,10 @@ def train(
     eval_set: TrainingSet | None = None,
     device: torch.device | str | None = "cpu",
     show_progress: bool = True,
-) -> TrainingResult:
+) -> TrainingResult[dict[str, float]]:
     """Trains a detector or segmenter.
 
-    Goes on with the run that ``folder`` holds, if it holds one, and then ends with the very
+    Resumes the run that ``folder`` holds, if it holds one, and then ends with the very
     weights of a run without interruption (on one kind of machine, where the kernels used are
     deterministic: the CPU's are). Ctrl-C and SIGTERM save and end the run after the current step.
     Under torchrun every process calls this alike; each computes its share of every batch.
@@ -66,12 +43,16 @@ def train(
     Args:
         spec: The model.
         train_set: Images and objects, with the augmentation in its ``transforms``.
-        folder: Of the run; receives ``detector.json``, ``last.pt``, ``log.jsonl`` and, where
+        folder: Of the run; receives ``detector.json``, ``last.pt``, ``log.jsonl``, a
+            detector's results on the evaluation set (``detections.json``) and, where
             tensorboard is installed, its event files.
-        settings: The recipe.
+        settings: Of the run.
         eval_set: Evaluated when the settings say so, and at the end; None for none.
         device: Where to compute; None for this process's GPU, or the CPU where there is none.
         show_progress: Whether to show a progress bar.
+
+    Returns:
+        How the run ended, with metrics as ``evaluate_on`` returns them.
 
     Raises:
         ValueError: The sets do not have the model's categories, a loss is not finite, the batch
@@ -81,138 +62,143 @@ def train(
     """
     for dataset in (train_set, *([] if eval_set is None else [eval_set])):
         check_categories(spec, dataset)
-    with (
-        process_group(device) as group,
-        Interruption() as interruption,
-        RunStore(Path(folder), group, settings.fsdp) as store,
-    ):
-        run = _Run(spec, train_set, eval_set, store, settings)
-        with Progress(show_progress and group.is_first) as progress:
-            return run.until_done(interruption, progress)
+    make = partial(DetectionTask, spec, train_set, eval_set, settings)
+    return run_task(make, folder, settings, device, show_progress)
 
 
-class _Run:
-    """One process's part of a run."""
+class DetectionTask(Task[DetectionSettings, dict[str, float]]):
+    """Learning to detect or segment, with the arguments of ``train``."""
+
+    collate = staticmethod(collate)
 
     def __init__(
         self,
         spec: DetectorSpec,
         train_set: TrainingSet,
         eval_set: TrainingSet | None,
-        store: RunStore,
         settings: DetectionSettings,
+        group: ProcessGroup,
     ) -> None:
-        self.train_set, self.eval_set = train_set, eval_set
-        self.store, self.settings = store, settings
-        self.folder, self.group = store.folder, store.group
-        self.recipe = settings.recipe() | {"detector": spec.to_dict(), "images": len(train_set)}
-        self.plan = AspectRatioBatches(
-            train_set.aspect_ratios(), settings.batch_size, settings.seed, range(0), self.group
-        )
-        saved = self.store.open()
-        if saved is not None:
-            self.store.check_recipe(saved, self.recipe)
-        self.step = 0 if saved is None else saved.step
-        self.learner = Learner(self._model(spec, saved), settings, self.group)
-        if saved is not None:
-            self.store.restore(self.learner.model, self.learner.optimizer)
+        schedule = settings.steps, settings.learning_rate
+        super().__init__(train_set, eval_set, settings, group, *schedule)
+        self.spec = spec
+        self.plan(range(0))  # which checks the size of the batches
 
-    def _model(self, spec: DetectorSpec, saved: Facts | None) -> nn.Module:
+    def recipe(self, saved: RunState | None, folder: Path) -> dict[str, Any]:
+        """Returns settings, model and the size of the training set."""
+        facts = {"detector": self.spec.to_dict(), "images": len(self.train_set)}
+        return self.settings.recipe() | facts
+
+    def build(self, saved: RunState | None, folder: Path) -> nn.Module:
+        """Builds the model; a resumed run needs nothing but its folder, and trains what it did."""
+        self.folder = folder
         if saved is None:
             torch.manual_seed(self.settings.seed)
-            model = spec.build()
+            model = self.spec.build()
             if self.group.is_first:
-                save_spec(self.folder, spec)
-        else:
-            model = load_spec(self.folder).build(pretrained=False)
-            for name, parameter in model.named_parameters():
-                parameter.requires_grad_(name in saved.extra["trained"])
-        self.trained = [name for name, p in model.named_parameters() if p.requires_grad]
+                save_spec(folder, self.spec)
+            return model
+        model = load_spec(folder).build(pretrained=False)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name in saved.extra["trained"])
         return model
 
-    def _facts(self) -> Facts:
-        return Facts(self.step, self.recipe, {"trained": self.trained})
+    def remember(self) -> dict[str, Any]:
+        """Returns the names of the parameters that train."""
+        named = self.model.named_parameters()
+        return {"trained": [name for name, parameter in named if parameter.requires_grad]}
 
-    def until_done(self, interruption: Interruption, progress: Progress) -> TrainingResult:
-        """Trains to the end of the schedule, or until a signal comes."""
-        self.began = time.monotonic(), self.step
-        log = RunLog(self.folder, self.step) if self.group.is_first else None
-        try:
-            metrics = self._catch_up(log, progress)
-            bar = progress.training("training", self.settings.steps, self.step)
-            for batch in self._batches():
-                self._step(batch, log, bar)
-                number = self.group.max(interruption.signal)
-                ends = number or self.step == self.settings.steps
-                if ends or self.step % self.settings.save_every == 0:
-                    average_statistics(self.learner.model, self.group)
-                    self.store.save(self._facts(), self.learner.model, self.learner.optimizer)
-                if number:
-                    return TrainingResult(self.learner.model, self.step, None, number)
-                if self._is_evaluation_due():
-                    metrics = self._evaluate(log, progress)
-            self.store.finish(self._facts(), self.learner.model)
-            number = self.group.max(interruption.signal)
-            return TrainingResult(self.learner.model, self.step, metrics, number)
-        finally:
-            if log is not None:
-                log.close()
+    def begin(self, model: nn.Module) -> None:
+        """Takes the model, and sets how it saves memory."""
+        if self.settings.channels_last:
+            # not the heads: torchvision's loss of keypoints takes views that need the other order
+            model.get_submodule("backbone").to(memory_format=torch.channels_last)
+        body: Any = model.get_submodule("backbone.body")
+        body.set_grad_checkpointing(self.settings.grad_checkpointing)
+        body.set_activation_recompute(self.settings.activation_recompute)
+        super().begin(model)
 
-    def _step(self, batch: tuple[list[Any], list[Any]], log: RunLog | None, bar: Task) -> None:
-        rate = self.settings.learning_rate(self.step)
-        values = self.learner.train_step(*batch, self.step)
-        if log is not None:
-            log.write(self.step, learning_rate=rate, **values)
-        self.step += 1
-        began, first = self.began
-        speed = (self.step - first) * self.settings.batch_size / (time.monotonic() - began)
-        bar.advance(1, **{"loss": values["loss"], "images/s": speed})
+    def make_optimizer(self, trained: list[nn.Parameter]) -> torch.optim.Optimizer:
+        """Returns SGD or AdamW; norms and biases, of one dimension, have no weight decay."""
+        settings = self.settings
+        groups = [
+            {"params": [p for p in trained if p.ndim > 1], "weight_decay": settings.weight_decay},
+            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        if settings.optimizer == "adamw":
+            return torch.optim.AdamW(groups, settings.base_lr)
+        return torch.optim.SGD(groups, settings.base_lr, settings.momentum)
 
-    def _batches(self) -> Iterator[tuple[list[Any], list[Any]]]:
-        self.plan.steps = range(self.step, self.settings.steps)
-        yield from DataLoader(
-            SeededDataset(self.train_set, self.settings.seed),
-            batch_sampler=self.plan,
-            num_workers=self.settings.workers,
-            collate_fn=collate,
-            pin_memory=self.group.device.type == "cuda",
-            worker_init_fn=serve_parent,
-        )
+    def plan(self, steps: range) -> AspectRatioBatches:
+        """Returns batches of images of one orientation."""
+        ratios = self.train_set.aspect_ratios()
+        settings = self.settings
+        return AspectRatioBatches(ratios, settings.batch_size, settings.seed, steps, self.group)
 
-    def _is_evaluation_due(self) -> bool:
-        total = self.settings.steps
-        return self.step == total or self.step % (self.settings.eval_every or total) == 0
+    def step(self, batch: tuple[list[Tensor], list[dict[str, Any]]], step: int) -> dict[str, float]:
+        """Makes an optimizer step.
 
-    def _catch_up(self, log: RunLog | None, progress: Progress) -> dict[str, float] | None:
-        """Makes the evaluation that a run was killed in, and that of a finished run anew."""
-        if not self.step or not self._is_evaluation_due():
-            return None
-        is_logged = self.group.max(int(is_evaluated(self.folder, self.step)))
-        if is_logged and self.step < self.settings.steps:
-            return None
-        return self._evaluate(None if is_logged else log, progress)
+        Args:
+            batch: Images, float32 [3, H, W] in 0..1 each, and targets as the data set yields them:
+                this process's share.
+            step: Number of the step, which every random draw follows from.
 
-    def _evaluate(self, log: RunLog | None, progress: Progress) -> dict[str, float] | None:
-        if self.eval_set is None:
-            return None
-        average_statistics(self.learner.model, self.group)
-        bar = progress.evaluation(-(-len(self.eval_set) // self.group.world_size))
-        with self.learner.autocast():
-            metrics = evaluate_on(
-                self.eval_set,
-                self.learner.model,
-                workers=self.settings.workers,
-                group=self.group,
-                advance=bar.advance,
+        Returns:
+            The parts of the loss, and "loss", their sum; means over the processes.
+
+        Raises:
+            ValueError: The loss is not finite.
+        """
+        loss, values = self._losses(*batch, step)
+        if not math.isfinite(values["loss"]):
+            raise ValueError(
+                f"the loss of step {step} is not finite ({values}); start anew in another folder, "
+                "with a smaller base_lr, a longer warm-up or precision float32: this run resumes "
+                "with its own recipe alone"
             )
-        bar.remove()
-        if log is not None:
-            log.write(self.step, **{f"eval_{name}": value for name, value in metrics.items()})
+        self.optimizer.zero_grad()
+        loss.backward()
+        if self.settings.clip_norm:
+            trained = [p for p in self.model.parameters() if p.requires_grad]
+            nn.utils.clip_grad_norm_(trained, self.settings.clip_norm)
+        self.optimizer.step()
+        return values
+
+    def _losses(
+        self, images: list[Tensor], targets: list[dict[str, Any]], step: int
+    ) -> tuple[Tensor, dict[str, float]]:
+        inputs = [image.to(self.group.device, non_blocking=True) for image in images]
+        # what is random is which anchors and proposals the losses are computed on
+        seeds = self.settings.seed, PROPOSALS, step, self.group.rank
+        with forked(self.group.device, *seeds), self.autocast():
+            parts = self.network(inputs, [self._on_device(target) for target in targets])
+        stacked = torch.stack([part.float() for part in parts.values()])
+        means = self.group.sum(stacked.detach().clone()) / self.group.world_size
+        values = {"loss": means.sum().item()} | dict(zip(parts, means.tolist(), strict=True))
+        return stacked.sum(), values
+
+    def _on_device(self, target: dict[str, Any]) -> dict[str, Tensor]:
+        tensors = {name: value for name, value in target.items() if isinstance(value, Tensor)}
+        return {name: value.to(self.group.device) for name, value in tensors.items()}
+
+    def evaluate(self, advance: Callable[[int], None]) -> dict[str, float]:
+        """Returns COCO's average precision, or the mean IoU."""
+        options: dict[str, Any] = {"workers": self.settings.workers, "group": self.group}
+        found: list[dict[str, Any]] = []
+        options |= {"advance": advance, "results": found}
+        metrics = evaluate_on(self.eval_set, self.model, **options)
+        if self.group.is_first and found:
+            save_results(self.folder, found)
         return metrics
+
+    def headline(self, metrics: dict[str, float]) -> dict[str, float]:
+        """Returns AP and AP50 of boxes, masks and keypoints; of a segmenter the means."""
+        shown = {name: v for name, v in metrics.items() if name.endswith(("_AP", "_AP50"))}
+        return shown or super().headline(metrics)
 
 
 def check_categories(spec: DetectorSpec, dataset: TrainingSet) -> None:
-    """Refuses a data set of other classes or keypoints than a model is for.
+    """Rejects a data set of other classes or keypoints than a model is for.
 
     Raises:
         ValueError: They differ.

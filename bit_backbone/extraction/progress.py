@@ -4,23 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
-
 from bit_backbone.utils.progress import Bars
-
-
-class _Speed(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:.1f} images/s")
 
 
 class ExtractionBar:
@@ -33,15 +17,10 @@ class ExtractionBar:
     """
 
     def __init__(self, total: int, done: int, enabled: bool) -> None:
-        self._progress = Bars(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            _Speed(),
-            TimeRemainingColumn(),
-            enabled=enabled,
+        self._progress = Bars(enabled=enabled)
+        self._task = self._progress.add_task(
+            "extracting", total=total, completed=done, unit="image"
         )
-        self._task = self._progress.add_task("extracting", total=total, completed=done)
 
     def __enter__(self) -> ExtractionBar:
         self._progress.start()

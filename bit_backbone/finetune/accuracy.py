@@ -9,11 +9,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Subset
 
-from bit_backbone.training.stream import equal_share
+from bit_backbone.training.stream import batches_of_share, evaluating, ignore
 from bit_backbone.utils.processes import ProcessGroup
-from bit_backbone.utils.workers import serve_parent
 
 TOP = 5
 
@@ -43,7 +41,7 @@ def evaluate(
     *,
     batch_size: int = 64,
     workers: int = 0,
-    advance: Callable[[int], None] | None = None,
+    advance: Callable[[int], None] = ignore,
 ) -> Metrics:
     """Evaluates a classifier; every process takes an equal share and gets the same result.
 
@@ -63,21 +61,14 @@ def evaluate(
     if not len(dataset):
         raise ValueError("an evaluation set has at least one example, got none")
     count = len(dataset)
-    positions = equal_share(count, group.rank, group.world_size)
-    share = Subset(dataset, [position % count for position in positions])
-    loader = DataLoader(share, batch_size, num_workers=workers, worker_init_fn=serve_parent)
-    left = sum(position < count for position in positions)  # the rest is at the end
-    was_training = model.training
-    model.eval()
     sums = torch.zeros(3, dtype=torch.float64, device=group.device)
-    for images, labels in loader:
-        output = model(images.to(group.device))
-        logits = (output[0] if isinstance(output, tuple) else output.logits)[:left]
-        sums += _sums(logits, labels[:left].to(group.device))
-        left -= len(logits)
-        if advance is not None:
+    with evaluating(model):
+        for positions, (images, labels) in batches_of_share(dataset, group, batch_size, workers):
+            output = model(images.to(group.device))
+            logits = output[0] if isinstance(output, tuple) else output.logits
+            kept = sum(position < count for position in positions)
+            sums += _sums(logits[:kept], labels[:kept].to(group.device))
             advance(len(labels))
-    model.train(was_training)
     loss, top1, top5 = (group.sum(sums) / count).tolist()
     return Metrics(loss, top1, top5, count)
 

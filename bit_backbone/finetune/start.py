@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from bit_backbone.heads import BitForImageClassification
+from bit_backbone.training.state import RunState
 from bit_backbone.utils.processes import ProcessGroup
 
 # What training does not depend on: names, and what a forward pass returns beside the logits.
@@ -54,23 +55,20 @@ def note_training(model: nn.Module, folder: Path) -> None:
     _trained_in[model] = Path(os.path.realpath(folder))
 
 
-def has_trained(model: nn.Module, folder: Path) -> bool:
-    """Whether a model has got its weights from this process's training in a folder."""
-    return _trained_in.get(model) == Path(os.path.realpath(folder))
-
-
-def with_known_start(
-    recipe: Mapping[str, Any], saved: Mapping[str, Any], is_of_run: bool, folder: Path
+def as_resumed(
+    recipe: Mapping[str, Any], saved: RunState, model: nn.Module, folder: Path
 ) -> dict[str, Any]:
     """Returns a recipe with the start that its run has recorded, as far as it cannot be compared.
 
+    Weights that the run itself has trained tell nothing of those that it started from.
+
     Args:
         recipe: Of the resumed run.
-        saved: Of the run that it goes on with.
-        is_of_run: Whether the model has its weights from that run: they say nothing of the start.
+        saved: The run that it resumes.
+        model: As it was given.
         folder: Of the run.
     """
-    if "initial_weights" not in saved:
+    if "initial_weights" not in saved.recipe:
         _LOGGER.warning(
             "the run in %s is of an earlier version, which did not record the weights and the "
             "network that it started from: they are not compared with those given now",
@@ -78,12 +76,14 @@ def with_known_start(
         )
         start = ("network", "zero_head", "initial_weights")
         return {name: value for name, value in recipe.items() if name not in start}
+    is_of_run = _trained_in.get(model) == Path(os.path.realpath(folder))
+    if saved.recipe["initial_weights"] != recipe["initial_weights"]:
+        is_of_run |= saved.model is not None and _same_weights(model, saved.model)
     kept = ("zero_head", "initial_weights") if is_of_run else ()
-    return {**recipe, **{name: saved[name] for name in kept}}
+    return {**recipe, **{name: saved.recipe[name] for name in kept}}
 
 
-def same_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> bool:
-    """Whether a model has the given state dict."""
+def _same_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> bool:
     own = model.state_dict()
     return own.keys() == weights.keys() and all(
         own[name].dtype == value.dtype and torch.equal(own[name].cpu(), value)

@@ -3,47 +3,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader
+import torch.nn.functional as F
+from torch import Tensor, nn
 
+from bit_backbone.finetune import mixup
 from bit_backbone.finetune.accuracy import Metrics, evaluate
-from bit_backbone.finetune.learner import Learner
 from bit_backbone.finetune.settings import FineTuneSettings
-from bit_backbone.finetune.start import (
-    has_trained,
-    note_training,
-    same_weights,
-    start_of_run,
-    with_known_start,
-)
+from bit_backbone.finetune.splitting import backward_in_parts
+from bit_backbone.finetune.start import as_resumed, note_training, start_of_run
 from bit_backbone.heads import BitForImageClassification
-from bit_backbone.training.progress import Progress, Task
-from bit_backbone.training.runlog import RunLog, is_evaluated
-from bit_backbone.training.saving import Facts, RunStore
-from bit_backbone.training.stream import BatchPlan, ExampleStream, SeededDataset
-from bit_backbone.utils.processes import Interruption, process_group
-from bit_backbone.utils.workers import serve_parent
+from bit_backbone.training.loop import Task, TrainingResult, run_task
+from bit_backbone.training.parallel import without_sync
+from bit_backbone.training.state import RunState
+from bit_backbone.training.stream import MIXUP, STOCHASTIC_DEPTH, BatchPlan, ExampleStream, forked
+from bit_backbone.utils.processes import ProcessGroup
 
-
-@dataclass(frozen=True)
-class FineTuneResult:
-    """How a run ended.
-
-    Attributes:
-        step: Number of steps done.
-        metrics: Results on the evaluation set at the end, if there is one and the end was reached.
-        signal: Number of the signal that came, or 0; at the end, during the last evaluation.
-    """
-
-    step: int
-    metrics: Metrics | None
-    signal: int
+FineTuneResult = TrainingResult[Metrics]
 
 
 def finetune(
@@ -59,7 +42,7 @@ def finetune(
 ) -> FineTuneResult:
     """Fine-tunes a classifier by BiT-HyperRule (arXiv 1912.11370, section 3.3).
 
-    Goes on with the run that ``folder`` holds, if it holds one, and then ends with the very
+    Resumes the run that ``folder`` holds, if it holds one, and then ends with the very
     weights of a run without interruption (on one kind of machine, where the kernels used are
     deterministic). Ctrl-C and SIGTERM save and end the run after the current step. Under torchrun
     every process calls this alike; each computes its share of every batch.
@@ -73,10 +56,10 @@ def finetune(
         folder: Of the run; receives ``last.pt``, ``log.jsonl`` and, where tensorboard is
             installed, its event files; with FSDP ``last.pt`` at the end, and a folder of shards
             before.
-        settings: The recipe; None for the rule's.
+        settings: Of the run; None for the rule's.
         eval_set: The same for evaluation; None for none.
         device: Where to compute; None for this process's GPU, or the CPU where there is none.
-        facts: What else a resumed run must share with the run it goes on with, such as how images
+        facts: What else a resumed run must share with the run it resumes, such as how images
             are prepared; numbers, strings, lists and dicts.
         show_progress: Whether to show a progress bar.
 
@@ -88,150 +71,132 @@ def finetune(
             finite, or the folder holds a run of another recipe.
     """
     settings = settings or FineTuneSettings()
-    with (
-        process_group(device) as group,
-        Interruption() as interruption,
-        RunStore(Path(folder), group, settings.fsdp) as store,
-    ):
-        run = _Run(model, train_set, eval_set, store, settings, facts or {})
-        with Progress(show_progress and group.is_first) as progress:
-            return run.until_done(interruption, progress)
+    make = partial(FineTuneTask, model, train_set, eval_set, settings, facts or {})
+    return run_task(make, folder, settings, device, show_progress)
 
 
-class _Run:
-    """One process's part of a run."""
+class FineTuneTask(Task[FineTuneSettings, Metrics]):
+    """Learning to classify, with the arguments of ``finetune``."""
+
+    title = "fine-tuning"
 
     def __init__(
         self,
         model: BitForImageClassification,
         train_set: Any,
         eval_set: Any,
-        store: RunStore,
         settings: FineTuneSettings,
         facts: Mapping[str, Any],
+        group: ProcessGroup,
     ) -> None:
-        self.train_set, self.eval_set = train_set, eval_set
-        self.store, self.settings = store, settings
-        self.folder, self.group = store.folder, store.group
-        self.schedule = settings.schedule(len(train_set))
-        alpha = settings.alpha(len(train_set))
-        _check_batches(settings, alpha, self.group.world_size)
-        self.recipe = settings.recipe() | {
-            "num_examples": len(train_set),
-            "num_labels": model.num_labels,
-            **start_of_run(model, self.group),
-            **facts,
+        schedule = settings.schedule(len(train_set))
+        self.alpha = settings.alpha(len(train_set))
+        _check_batches(settings, self.alpha, group.world_size)
+        rates = schedule.total, schedule.learning_rate
+        super().__init__(train_set, eval_set, settings, group, *rates)
+        self.classifier, self.facts = model, facts
+        scales = settings.precision == "float16"
+        self.scaler = torch.amp.GradScaler(group.device.type, enabled=scales)
+
+    def recipe(self, saved: RunState | None, folder: Path) -> dict[str, Any]:
+        """Returns settings, data, and the network and weights that the run started from."""
+        recipe = self.settings.recipe() | {
+            "num_examples": len(self.train_set),
+            "num_labels": self.classifier.num_labels,
+            **start_of_run(self.classifier, self.group),
+            **self.facts,
         }
-        saved = self.store.open()
-        if saved is not None:
-            self._check_resumption(model, saved)
-        note_training(model, self.folder)
-        self.step = 0 if saved is None else saved.step
-        self.learner = Learner(model, settings, alpha, self.group)
-        if saved is not None:
-            self.store.restore(self.learner.model, self.learner.optimizer)
-            self.learner.scaler.load_state_dict(saved.extra)
+        return recipe if saved is None else as_resumed(recipe, saved, self.classifier, folder)
 
-    def _check_resumption(self, model: BitForImageClassification, saved: Facts) -> None:
-        weights = self.store.weights
-        is_of_run = has_trained(model, self.folder)
-        if saved.recipe.get("initial_weights") != self.recipe["initial_weights"]:
-            is_of_run |= weights is not None and same_weights(model, weights)
-        self.recipe = with_known_start(self.recipe, saved.recipe, is_of_run, self.folder)
-        self.store.check_recipe(saved, self.recipe)
+    def build(self, saved: RunState | None, folder: Path) -> nn.Module:
+        """Returns the model that was given."""
+        note_training(self.classifier, folder)
+        return self.classifier
 
-    def _save(self) -> None:
-        self.store.save(self._facts(), self.learner.model, self.learner.optimizer)
-        if self.step == self.schedule.total:
-            self.store.finish(self._facts(), self.learner.model)
+    def remember(self) -> dict[str, Any]:
+        """Returns the state of the loss scaler."""
+        return self.scaler.state_dict()
 
-    def _facts(self) -> Facts:
-        return Facts(self.step, self.recipe, self.learner.scaler.state_dict())
+    def recall(self, remembered: dict[str, Any]) -> None:
+        """Takes the state of the loss scaler."""
+        self.scaler.load_state_dict(remembered)
 
-    def until_done(self, interruption: Interruption, progress: Progress) -> FineTuneResult:
-        """Trains to the end of the schedule, or until a signal comes."""
-        total = self.schedule.total
-        log = RunLog(self.folder, self.step) if self.group.is_first else None
-        try:
-            if self.step == total:  # a kill may have come before
-                self.store.finish(self._facts(), self.learner.model)
-            metrics = self._catch_up(log, progress)
-            bar = progress.training("fine-tuning", total, self.step)
-            for images, labels in self._batches():
-                self._step(images, labels, log, bar)
-                number = self.group.max(interruption.signal)
-                if number or self._is_evaluation_due() or self._is_save_due():
-                    self._save()
-                if number:
-                    return FineTuneResult(self.step, None, number)
-                if self._is_evaluation_due():
-                    metrics = self._evaluate(log, progress)
-            return FineTuneResult(self.step, metrics, self.group.max(interruption.signal))
-        finally:
-            if log is not None:
-                log.close()
+    def make_optimizer(self, trained: list[nn.Parameter]) -> torch.optim.Optimizer:
+        """Returns SGD; the rule has no weight decay: weight standardization would undo it."""
+        return torch.optim.SGD(trained, self.settings.base_lr, self.settings.momentum)
 
-    def _step(self, images: Tensor, labels: Tensor, log: RunLog | None, bar: Task) -> None:
-        rate = self.schedule.learning_rate(self.step)
-        loss = self.learner.train_step(images, labels, self.step, rate)
-        if log is not None:
-            log.write(self.step, loss=loss, learning_rate=rate)
-        self.step += 1
-        bar.advance(1, loss=loss, rate=rate)
+    def plan(self, steps: range) -> BatchPlan:
+        """Returns batches cut from one shuffled pass after another."""
+        stream = ExampleStream(len(self.train_set), self.settings.seed)
+        processes = self.group.rank, self.group.world_size
+        return BatchPlan(stream, self.settings.batch_size, steps, *processes)
 
-    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        settings, group = self.settings, self.group
-        plan = BatchPlan(
-            ExampleStream(len(self.train_set), settings.seed),
-            settings.batch_size,
-            range(self.step, self.schedule.total),
-            group.rank,
-            group.world_size,
-        )
-        loader = DataLoader(
-            SeededDataset(self.train_set, settings.seed),
-            batch_sampler=plan,
-            num_workers=settings.workers,
-            pin_memory=group.device.type == "cuda",
-            worker_init_fn=serve_parent,
-        )
-        for images, labels in loader:
-            yield tuple(t.to(group.device, non_blocking=True) for t in (images, labels))
+    def step(self, batch: tuple[Tensor, Tensor], step: int) -> dict[str, float]:
+        """Makes an optimizer step.
 
-    def _is_save_due(self) -> bool:
-        return self.step == self.schedule.total or self.step % self.settings.save_every == 0
+        Args:
+            batch: Images [N, C, H, W] and classes [N]: this process's share.
+            step: Number of the step, which random draws follow from.
 
-    def _is_evaluation_due(self) -> bool:
-        if self.eval_set is None:
-            return False
-        total = self.schedule.total
-        return self.step == total or self.step % (self.settings.eval_every or total) == 0
+        Returns:
+            "loss": the mean over the batch of all processes.
 
-    def _catch_up(self, log: RunLog | None, progress: Progress) -> Metrics | None:
-        """Makes the evaluation that a run was killed in, and that of a finished run anew."""
-        if not self.step or not self._is_evaluation_due():
-            return None
-        is_logged = self.group.max(int(is_evaluated(self.folder, self.step)))
-        if is_logged and self.step < self.schedule.total:
-            return None
-        return self._evaluate(None if is_logged else log, progress)
-
-    def _evaluate(self, log: RunLog | None, progress: Progress) -> Metrics:
-        bar = progress.evaluation(-(-len(self.eval_set) // self.group.world_size))
-        share = self.settings.batch_size // self.group.world_size
-        with self.learner.autocast():
-            metrics = evaluate(
-                self.learner.model,
-                self.eval_set,
-                self.group,
-                batch_size=share // self.settings.batch_split,
-                workers=self.settings.workers,
-                advance=bar.advance,
+        Raises:
+            ValueError: The loss is not finite.
+        """
+        images, labels = (t.to(self.group.device, non_blocking=True) for t in batch)
+        self.optimizer.zero_grad()
+        seeds = self.settings.seed, STOCHASTIC_DEPTH, step, self.group.rank
+        with forked(self.group.device, *seeds):
+            loss = self._backward(self._mix(images, labels, step))
+        mean = self.group.sum(loss).item() / self.group.world_size
+        if not np.isfinite(mean) and not self.scaler.is_enabled():
+            raise ValueError(
+                f"the loss of step {step} is {mean}; start anew in another folder, with a base_lr "
+                f"smaller than {self.settings.base_lr:g}{_or_exactly(self.settings.precision)}: "
+                "this run resumes with its own recipe alone"
             )
-        bar.remove()
-        if log is not None:
-            log.write(self.step, **{f"eval_{name}": v for name, v in asdict(metrics).items()})
-        return metrics
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return {"loss": mean}
+
+    def _backward(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return backward_in_parts(
+            self._loss,
+            batch,
+            self.settings.batch_split,
+            backward=lambda loss: self.scaler.scale(loss).backward(),
+            no_sync=lambda: without_sync(self.network),
+        )
+
+    def _mix(self, images: Tensor, labels: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        if not self.alpha:
+            return images, labels
+        rng = np.random.default_rng([self.settings.seed, MIXUP, step])
+        weight = mixup.draw_weight(self.alpha, rng)
+        mixed = mixup.mix_neighbours(images, weight)
+        targets = mixup.mix_labels(labels, self.classifier.num_labels, weight)
+        return mixed, targets.to(images.dtype)
+
+    def _loss(self, images: Tensor, targets: Tensor) -> Tensor:
+        with self.autocast():
+            (logits,) = self.network(images, output_hidden_states=False, return_dict=False)
+        return F.cross_entropy(logits.to(images.dtype), targets)
+
+    def evaluate(self, advance: Callable[[int], None]) -> Metrics:
+        """Returns loss and accuracy."""
+        settings = self.settings
+        share = settings.batch_size // self.group.world_size // settings.batch_split
+        options: dict[str, Any] = {"batch_size": share, "workers": settings.workers}
+        return evaluate(self.model, self.eval_set, self.group, advance=advance, **options)
+
+    def values(self, metrics: Metrics) -> dict[str, float]:
+        """Returns the metrics by name."""
+        return asdict(metrics)
+
+
+def _or_exactly(precision: str) -> str:
+    return "" if precision == "float32" else f" or with precision float32 instead of {precision}"
 
 
 def _check_batches(settings: FineTuneSettings, alpha: float, world_size: int) -> None:

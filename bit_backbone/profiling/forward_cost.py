@@ -127,7 +127,7 @@ def _saved_bytes(backbone: nn.Module, images: Tensor) -> int:
 
 
 class StageTimer:
-    """Times the stem and each stage of every forward on the CPU.
+    """Times the stem and each stage of every forward.
 
     Attributes:
         milliseconds: Wall time of each part in the latest forward.
@@ -141,12 +141,19 @@ class StageTimer:
             backbone.get_submodule(name).register_forward_hook(self._recorder(name))
 
     def _start(self, module: nn.Module, inputs: Any) -> None:
-        self._last = time.perf_counter()
+        self._last = _now()
 
     def _recorder(self, name: str) -> Callable[..., None]:
         def record(module: nn.Module, inputs: Any, output: Any) -> None:
-            now = time.perf_counter()
+            now = _now()
             self.milliseconds[name] = (now - self._last) * 1e3
             self._last = now
 
         return record
+
+
+def _now() -> float:
+    """Returns the time in seconds at which the device has done all that it was given."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter()

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
-    """Returns the context of forward passes in a precision of ``PRECISIONS``."""
-    dtype = PRECISIONS[precision]
+    """Returns the context of forward passes in a precision of ``DTYPES``."""
+    dtype = DTYPES[precision]
     return torch.autocast(device.type, dtype, enabled=dtype is not None)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
-
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from bit_backbone.utils.progress import Bars
 
@@ -17,14 +16,7 @@ class Progress:
     """
 
     def __init__(self, enabled: bool) -> None:
-        self._bars = Bars(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[values]}"),
-            enabled=enabled,
-        )
+        self._bars = Bars(enabled=enabled)
 
     def __enter__(self) -> Progress:
         self._bars.start()
@@ -35,16 +27,23 @@ class Progress:
 
     def training(self, name: str, total: int, done: int) -> Task:
         """Adds the bar of the steps, and tells of those that an earlier run has done."""
-        if 0 < done < total and not self._bars.disable:
-            self._bars.console.print(f"{name} goes on after step {done}")
-        return self._add(name, total, done)
+        if 0 < done < total:
+            self.report(f"{name} goes on after step {done}")
+        return self._add(name, total, done, "step")
 
     def evaluation(self, total: int) -> Task:
         """Adds the bar of an evaluation's examples."""
-        return self._add("evaluation", total, 0)
+        return self._add("evaluation", total, 0, "image")
 
-    def _add(self, name: str, total: int, done: int) -> Task:
-        return Task(self._bars, self._bars.add_task(name, total=total, completed=done, values=""))
+    def report(self, text: str, **values: float) -> None:
+        """Prints a line with values, above the bars where there are any."""
+        if not self._bars.disable:
+            parts = [text, _listed(values)] if values else [text]
+            self._bars.console.print("  ".join(parts), highlight=False, soft_wrap=True)
+
+    def _add(self, name: str, total: int, done: int, unit: str) -> Task:
+        number = self._bars.add_task(name, total=total, completed=done, unit=unit)
+        return Task(self._bars, number)
 
 
 class Task:
@@ -55,9 +54,12 @@ class Task:
 
     def advance(self, count: int, **values: float) -> None:
         """Moves the bar on, and shows values beside it."""
-        shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
-        self._bars.update(self._number, advance=count, values=shown)
+        self._bars.update(self._number, advance=count, values=_listed(values))
 
     def remove(self) -> None:
         """Takes the bar away."""
         self._bars.remove_task(self._number)
+
+
+def _listed(values: Mapping[str, float]) -> str:
+    return "  ".join(f"{name} {value:.4g}" for name, value in values.items())

@@ -1,12 +1,11 @@
-"""Saving a run of one or several processes, and going on from there."""
+"""Saving a run of one or several processes, and resuming it."""
 
 from __future__ import annotations
 
 import json
 import re
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,16 +26,8 @@ from bit_backbone.utils.locks import lock_folder
 from bit_backbone.utils.processes import ProcessGroup
 
 SHARDS = "step-{:07}.dcp"
-FACTS = "run.json"  # written last: a folder of shards without it is unfinished
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What a saved state tells without its tensors; see ``RunState``."""
-
-    step: int
-    recipe: dict[str, Any]
-    extra: dict[str, Any]
+RECORD = "run.json"  # written last: a folder of shards without it is unfinished
+FACTS = ("step", "recipe", "extra")  # in it: what is no tensor
 
 
 class RunStore:
@@ -55,7 +46,6 @@ class RunStore:
 
     def __init__(self, folder: Path, group: ProcessGroup, sharded: bool) -> None:
         self.folder, self.group, self.sharded = folder, group, sharded
-        self._state: RunState | None = None
         self._lock: IO[bytes] | None = None
 
     def __enter__(self) -> RunStore:
@@ -83,11 +73,11 @@ class RunStore:
                 f"{self.folder}; wait for its end, or choose another folder"
             ) from error
 
-    def open(self) -> Facts | None:
-        """Reads the facts of the last state, and removes what killed processes left behind.
+    def open(self) -> RunState | None:
+        """Reads the last state, and removes what killed processes left.
 
         Returns:
-            None where nothing is saved.
+            None where nothing is saved; without weights and optimizer where these are sharded.
 
         Raises:
             ValueError: The state is damaged, of a run with or without FSDP unlike this one, or not
@@ -97,12 +87,25 @@ class RunStore:
             if self.group.is_first:
                 self._tidy()
         with self.group.together():
-            shards = self._shards()
-            self._state = None if self.sharded and shards else RunState.load(self.folder)
-            nothing = self._state is None and not shards
-            facts = None if nothing else self._facts(shards)
-        self._check_shared(None if facts is None else facts.step)
-        return facts
+            saved = self._read()
+        self._check_shared(None if saved is None else saved.step)
+        return saved
+
+    def _read(self) -> RunState | None:
+        shards = self._shards()
+        if self.sharded and shards is not None:
+            return RunState(**read_json(shards / RECORD))
+        state = RunState.load(self.folder)
+        if state is None and shards is None:
+            return None
+        # a sharded run leaves a last.pt at its end, which later training without FSDP outdates
+        is_last = state and (shards is None or state.step >= _step_of(shards))
+        if is_last and not self.sharded:
+            return state
+        raise ValueError(
+            f"{self.folder} holds a run {'without' if self.sharded else 'with'} FSDP; go on "
+            f"{'without' if self.sharded else 'with'} it, or choose another folder"
+        )
 
     def _check_shared(self, step: int | None) -> None:
         steps = self.group.gather(step)
@@ -117,44 +120,16 @@ class RunStore:
                 "folder to all machines, or give one that they share"
             )
 
-    def check_recipe(self, saved: Facts, recipe: Mapping[str, Any]) -> None:
-        """Refuses to go on with another recipe than the run began with.
-
-        Raises:
-            ValueError: The recipes differ; the message lists in what.
-        """
-        with self.group.together():
-            state = RunState(saved.step, saved.recipe, {}, {}, {})
-            state.check_recipe(dict(recipe), self.folder)
-
-    @property
-    def weights(self) -> dict[str, Any] | None:
-        """The model's in the state that ``open`` found, until ``restore``; None where sharded."""
-        return None if self._state is None else self._state.model
-
-    def _facts(self, shards: Path | None) -> Facts:
-        if self.sharded and shards is not None:
-            return Facts(**read_json(shards / FACTS))
-        state = self._state
-        is_last = state and (shards is None or state.step >= _step_of(shards))
-        if state is not None and is_last and not self.sharded:
-            return Facts(state.step, state.recipe, state.extra)
-        raise ValueError(
-            f"{self.folder} holds a run {'without' if self.sharded else 'with'} FSDP; go on "
-            f"{'without' if self.sharded else 'with'} it, or choose another folder"
-        )
-
-    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Loads the state that ``open`` found.
+    def restore(self, saved: RunState, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Loads the state that ``open`` gave.
 
         Raises:
             ValueError: It is that of another model.
         """
-        if self._state is not None:
-            load_weights(model, self._state.model)
-            if self._state.optimizer:  # which the end of a sharded run leaves out
-                optimizer.load_state_dict(self._state.optimizer)
-            self._state = None  # as large as the model again
+        if saved.model is not None:
+            load_weights(model, saved.model)
+            if saved.optimizer:  # which the end of a sharded run leaves out
+                optimizer.load_state_dict(saved.optimizer)
             return
         folder = self._shards()
         assert folder is not None
@@ -168,28 +143,34 @@ class RunStore:
             optim_state_dict=state["optimizer"],
         )
 
-    def save(self, facts: Facts, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Writes a state, in place of the last one; returns when it is safe, in every process."""
+    def save(self, state: RunState, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Writes a state, in place of the last one; returns when it is safe, in every process.
+
+        Args:
+            state: Without weights and optimizer.
+            model: Whose weights to save.
+            optimizer: Likewise.
+        """
         with self.group.together():
             if self.sharded:
-                self._save_shards(facts, model, optimizer)
+                self._save_shards(state, model, optimizer)
             elif self.group.is_first:
-                state = model.state_dict(), optimizer.state_dict()
-                RunState(facts.step, facts.recipe, *state, facts.extra).save(self.folder)
+                weights, moments = model.state_dict(), optimizer.state_dict()
+                replace(state, model=weights, optimizer=moments).save(self.folder)
 
     def _save_shards(
-        self, facts: Facts, model: nn.Module, optimizer: torch.optim.Optimizer
+        self, state: RunState, model: nn.Module, optimizer: torch.optim.Optimizer
     ) -> None:
-        folder = self.folder / SHARDS.format(facts.step)
+        folder = self.folder / SHARDS.format(state.step)
         weights, moments = get_state_dict(model, optimizer)
         dcp.save({"model": weights, "optimizer": moments}, checkpoint_id=folder)
         if self.group.is_first:
-            with atomic_path(folder / FACTS) as temporary:
-                temporary.write_text(json.dumps(vars(facts)))
+            with atomic_path(folder / RECORD) as temporary:
+                temporary.write_text(json.dumps({name: getattr(state, name) for name in FACTS}))
             sync(self.folder)  # the new folder's name is on the disk before the old one goes
             self._tidy()
 
-    def finish(self, facts: Facts, model: nn.Module) -> None:
+    def finish(self, state: RunState, model: nn.Module) -> None:
         """Writes the weights of a sharded run at its end as ``last.pt``, as others read them."""
         if not self.sharded:
             return
@@ -197,11 +178,11 @@ class RunStore:
         weights = get_model_state_dict(model, options=options)
         with self.group.together():
             if self.group.is_first:
-                RunState(facts.step, facts.recipe, weights, {}, facts.extra).save(self.folder)
+                replace(state, model=weights, optimizer={}).save(self.folder)
 
     def _shards(self) -> Path | None:
         """Returns the latest complete folder of shards."""
-        complete = [path for path in self._folders() if (path / FACTS).exists()]
+        complete = [path for path in self._folders() if (path / RECORD).exists()]
         return max(complete, key=_step_of, default=None)
 
     def _folders(self) -> list[Path]:
@@ -223,13 +204,13 @@ def _step_of(path: Path) -> int:
     return int(match[1]) if match else -1
 
 
-def load_weights(model: nn.Module, weights: dict[str, Any]) -> None:
+def load_weights(model: nn.Module, weights: dict[str, Any] | None) -> None:
     """Loads the weights of a run.
 
     Raises:
         ValueError: They are those of another model.
     """
     try:
-        model.load_state_dict(weights)
+        model.load_state_dict(weights or {})
     except RuntimeError as error:
         raise ValueError(f"the run's weights do not fit its model: {error}") from error

@@ -1,10 +1,10 @@
-"""Saving a run between two steps, and going on from there."""
+"""A run between two steps, as it is saved."""
 
 from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +24,16 @@ class RunState:
     Attributes:
         step: Number of steps that are done.
         recipe: Settings and facts that a resumed run must share.
-        model: State dict of the model.
-        optimizer: State dict of the optimizer.
+        model: State dict of the model; None where it is sharded, and lies elsewhere.
+        optimizer: State dict of the optimizer, likewise.
         extra: What else that is, such as the state dict of a loss scaler.
     """
 
     step: int
     recipe: dict[str, Any]
-    model: dict[str, Any]
-    optimizer: dict[str, Any]
-    extra: dict[str, Any]
+    model: dict[str, Any] | None = None
+    optimizer: dict[str, Any] | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
         """Writes the state, in place of the last one.

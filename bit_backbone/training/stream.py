@@ -1,4 +1,4 @@
-"""Which examples make up each batch: a function of the seed and the step alone.
+"""Which examples make up each batch: a function of the seed and the step only.
 
 Nothing about the order of data has to be saved to resume a run, and the number of processes or
 loader workers does not change what a batch holds.
@@ -7,13 +7,17 @@ loader workers does not change what a batch holds.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, Sampler
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, Sampler, Subset
+
+from bit_backbone.utils.processes import ProcessGroup
+from bit_backbone.utils.workers import serve_parent
 
 Key = tuple[int, int]
 
@@ -103,6 +107,39 @@ def equal_share(count: int, rank: int, world_size: int) -> range:
     """
     rounds = -(-count // world_size)
     return range(rank, rounds * world_size, world_size)
+
+
+def batches_of_share(
+    dataset: Any,
+    group: ProcessGroup,
+    batch_size: int,
+    workers: int,
+    collate: Callable[[list[Any]], Any] | None = None,
+) -> Iterator[tuple[range, Any]]:
+    """Yields positions and batch of this process's share of a data set.
+
+    Positions from the size of the data set on are at the end, and not to be counted.
+    """
+    count = len(dataset)
+    positions = equal_share(count, group.rank, group.world_size)
+    share = Subset(dataset, [position % count for position in positions])
+    options: Any = {"collate_fn": collate, "worker_init_fn": serve_parent}
+    loader = DataLoader(share, batch_size, num_workers=workers, **options)
+    for number, batch in enumerate(loader):
+        yield positions[number * batch_size : (number + 1) * batch_size], batch
+
+
+def ignore(count: int) -> None:
+    """Shows no progress."""
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Puts a model into eval mode, and back into its old mode afterwards."""
+    was_training = model.training
+    model.eval()
+    yield
+    model.train(was_training)
 
 
 class SeededDataset(Dataset[Any]):

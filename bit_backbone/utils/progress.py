@@ -2,33 +2,61 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Iterator
+from datetime import timedelta
 from typing import Any, TypeVar
 
 from rich.console import Console
-from rich.progress import Progress, ProgressColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskProgressColumn,
+)
+from rich.text import Text
 
 T = TypeVar("T")
 
 LOG_INTERVAL = 10.0  # seconds
 
 
+class Pace(ProgressColumn):
+    """The rate of the last half minute, and the time left at it: 4.0 images/s, 0:02:10 left.
+
+    Rich's own two columns are drawn at different times, and then do not agree.
+    """
+
+    def render(self, task: Task) -> Text:
+        """Returns both, or nothing while there is no rate."""
+        speed, unit = task.finished_speed or task.speed, task.fields.get("unit", "item")
+        if not speed:
+            return Text("")
+        rate = f"{speed:.1f} {unit}s/s" if speed >= 1 else f"{1 / speed:.1f} s/{unit}"
+        left = timedelta(seconds=math.ceil((task.remaining or 0) / speed))
+        return Text(rate if task.finished else f"{rate}, {left} left")
+
+
 class Bars(Progress):
     """Rich's progress bars, which also tell how far the work is where there is no terminal.
 
     Rich shows nothing there until the end, so that a run whose output goes to a file looks dead.
+    Every bar has a description, how many of how many are done, and its pace. The fields of a task
+    are ``unit``, such as "image", and ``values``, text to show at the end.
 
     Args:
-        *columns: Of every bar; rich's own when there are none.
         enabled: False shows nothing.
         **options: Other arguments of ``rich.progress.Progress``.
     """
 
-    def __init__(
-        self, *columns: str | ProgressColumn, enabled: bool = True, **options: Any
-    ) -> None:
-        super().__init__(*columns, console=Console(stderr=True), disable=not enabled, **options)
+    def __init__(self, *, enabled: bool = True, **options: Any) -> None:
+        # a narrow bar: all of it fits into 80 columns, which a log has
+        columns = BarColumn(20), TaskProgressColumn(), MofNCompleteColumn(), Pace()
+        options |= {"console": Console(stderr=True), "disable": not enabled}
+        super().__init__("{task.description}", *columns, _Values(), **options)
         console = self.console
         shows_bars = console.is_jupyter or (console.is_terminal and not console.is_dumb_terminal)
         self._logs = enabled and not shows_bars
@@ -53,6 +81,11 @@ class Bars(Progress):
             # Ever fewer lines: some hundred of a run of days.
             self._next_line = now + max(LOG_INTERVAL, (now - self._began) / 50)
             self.console.print(self.make_tasks_table([t for t in self.tasks if not t.finished]))
+
+
+class _Values(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(task.fields.get("values", ""))
 
 
 def track(

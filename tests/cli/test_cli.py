@@ -131,7 +131,7 @@ def test_a_file_name_that_is_no_text_is_printed_escaped() -> None:
 @pytest.mark.parametrize("device", ["nonsense", "cuda:99"])
 @pytest.mark.parametrize(
     "command",
-    ["extract . --output out", "classify . --checkpoint bit", "detect . --checkpoint run"],
+    ["extract . --output out", "classify . --weights bit", "detect . --weights run"],
 )
 def test_a_device_that_is_not_there(command, device, capsys) -> None:
     with pytest.raises(SystemExit):

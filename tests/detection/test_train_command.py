@@ -1,4 +1,4 @@
-"""tools/train_torchvision.py: training, testing, going on, and errors that say what is wrong."""
+"""bit-backbone train, evaluate and detect: results, and errors that say what is wrong."""
 
 import json
 from pathlib import Path
@@ -9,20 +9,24 @@ import torch
 from PIL import Image
 from rectangles import SMALL, write_coco
 
-from bit_backbone import cli
-from bit_backbone.cli.train import main
-from bit_backbone.cli.train_options import (
-    augmentations,
-    build_parser,
-    detector_arguments,
-    settings_of,
-)
+from bit_backbone import BitBackbone, BitConfig, BitModel, cli
+from bit_backbone.cli.train_options import augmentations, detector_arguments, settings_of
+from bit_backbone.config import DENSE_FEATURE_NORM
 from bit_backbone.datasets import DigitScenes, build_scenes
 from bit_backbone.detection import runs, tasks, training
 from bit_backbone.detection.models import DetectorSpec, check_image
+from bit_backbone.torchvision.tiny import TINY
 
 MODEL = ("--model", "fasterrcnn_bit_tiny_fpn", "--argument", "min_size=64")
 RECIPE = ("--steps", "2", "--batch-size", "2", "--warmup-steps", "1", "--pictures", "2")
+
+
+def main(given: list[str]) -> int:
+    return cli.main(["train", *given])
+
+
+def parse(given: list[str]):
+    return cli.build_parser().parse_args(["train", *given])
 
 
 @pytest.fixture
@@ -43,9 +47,14 @@ def test_a_run_and_its_test(
     assert {"detector.json", "last.pt", "log.jsonl", "predictions.jpg"} <= made
     saved = (run / "last.pt").read_bytes()
     assert main([*options, str(run), "--test-only"]) == 0
-    again = capsys.readouterr().out
-    assert table(again) == table(told)
+    again = capsys.readouterr()
+    assert table(again.out) == table(told)
+    assert "--test-only is bit-backbone evaluate RUN --test DIR now" in again.err
+    test = options[options.index("--test") + 1]
+    assert cli.main(["evaluate", str(run), "--test", test, "--pictures", "0"]) == 0
+    assert table(capsys.readouterr().out) == table(told)
     assert (run / "last.pt").read_bytes() == saved
+    assert BitBackbone.from_pretrained(run / "backbone").config.hidden_sizes == TINY.hidden_sizes
 
 
 def table(text: str) -> list[str]:
@@ -150,7 +159,7 @@ def test_a_wrong_option_is_an_error(
 ) -> None:
     assert main([*options, str(tmp_path / "run"), *RECIPE, *extra]) == 2
     told = capsys.readouterr().err
-    assert told.startswith("train_torchvision.py: error: ")
+    assert "bit-backbone: error: " in told
     assert message in told
 
 
@@ -178,31 +187,58 @@ def test_a_local_checkpoint_is_recorded_in_one_form(form: str, tmp_path: Path, m
     (tmp_path / "here" / "cktiny").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "here")
     given = ["--output", "run", "--weights-backbone", form.format(tmp_path / "here")]
-    arguments = detector_arguments(build_parser().parse_args(given))
+    arguments = detector_arguments(parse(given))
     assert arguments == {"weights_backbone": str(tmp_path / "here" / "cktiny")}
 
 
 def test_a_published_checkpoint_is_recorded_by_its_name() -> None:
     given = ["--output", "run", "--weights-backbone", "BiT-M-R50x1"]
-    arguments = detector_arguments(build_parser().parse_args(given))
+    arguments = detector_arguments(parse(given))
     assert arguments == {"weights_backbone": "BiT-M-R50x1"}
 
 
-def test_an_interrupted_test_is_told_in_a_line(
-    options: list[str], tmp_path: Path, capsys, monkeypatch
+def test_an_interrupted_test_is_told_in_the_exit_status(
+    options: list[str], tmp_path: Path, monkeypatch
 ) -> None:
     run = [*options, str(tmp_path / "run"), *RECIPE, "--pictures", "0"]
     assert main(run) == 0
     monkeypatch.setattr(tasks, "evaluate_on", Mock(side_effect=KeyboardInterrupt))
-    capsys.readouterr()
     assert main([*run, "--test-only"]) == 130
-    assert capsys.readouterr().err.splitlines()[-1] == "train_torchvision.py: interrupted"
+
+
+@pytest.mark.parametrize(
+    ("kind", "norm"),
+    [(BitModel, DENSE_FEATURE_NORM), (BitBackbone, "none")],  # the latter has no last norm
+)
+def test_the_folder_of_weights_decides_the_variant(kind, norm: str, tmp_path: Path) -> None:
+    shape = BitConfig(hidden_sizes=(16, 32, 64, 64), embedding_size=8, num_groups=4)
+    kind(shape.replace(depths=(1, 1, 1, 1))).save_pretrained(tmp_path / "bit")
+    given = ["--output", str(tmp_path / "run"), "--weights", str(tmp_path / "bit")]
+    arguments = detector_arguments(parse([*given, "--model", "retinanet_bit_fpn"]))
+    variant = BitConfig.from_dict(arguments["variant"])
+    assert (variant.hidden_sizes, variant.num_groups) == ((16, 32, 64, 64), 4)
+    assert variant.feature_norm == norm
+    spec = DetectorSpec("retinanet_bit_fpn", ("cat",), arguments)
+    loaded = spec.build().backbone.body.stem.conv.weight
+    assert loaded.equal(BitBackbone.from_pretrained(tmp_path / "bit").stem.conv.weight)
+    tiny = detector_arguments(parse([*given, *MODEL]))
+    assert set(tiny) == {"weights_backbone", "min_size"}  # whose network is fixed
+    named = detector_arguments(parse([*given, "--variant", "R50x1"]))
+    assert named["variant"] == "R50x1"
+
+
+def test_a_run_that_recorded_no_variant_is_resumed_without(tmp_path: Path) -> None:
+    BitBackbone(BitConfig(depths=(1, 1, 1, 1))).save_pretrained(tmp_path / "bit")
+    runs.save_spec(tmp_path / "run", DetectorSpec("retinanet_bit_fpn", ("cat",)))
+    given = ["--output", str(tmp_path / "run"), "--weights", str(tmp_path / "bit")]
+    arguments = detector_arguments(parse([*given, "--model", "retinanet_bit_fpn"]))
+    assert set(arguments) == {"weights_backbone"}
 
 
 @pytest.mark.parametrize("text", ["min_size", "min_size=", "feature_norm=preact"])
 def test_an_argument_that_is_no_json_is_a_usage_error(text: str, capsys) -> None:
     with pytest.raises(SystemExit, match="2"):
-        build_parser().parse_args(["--output", "run", "--argument", text])
+        parse(["--output", "run", "--argument", text])
     assert (
         f"NAME=JSON, such as min_size=480 or feature_norm=\"preact\" in quotes; got '{text}'"
         in (capsys.readouterr().err)
@@ -220,22 +256,22 @@ def test_an_argument_that_is_no_json_is_a_usage_error(text: str, capsys) -> None
     ],
 )
 def test_what_is_augmented_depends_on_the_data(given: list[str], wanted: list[str]) -> None:
-    assert augmentations(build_parser().parse_args(["--output", "run", *given])) == wanted
+    assert augmentations(parse(["--output", "run", *given])) == wanted
 
 
 def test_digits_are_not_mirrored_wherever_they_lie(tmp_path: Path) -> None:
     build_scenes(DigitScenes("train", 1), tmp_path / "scenes")
     given = ["--output", "run", "--train", str(tmp_path / "scenes")]
-    assert augmentations(build_parser().parse_args(given)) == []
+    assert augmentations(parse(given)) == []
     (tmp_path / "scenes" / "manifest.json").write_text("{}")
-    assert augmentations(build_parser().parse_args(given)) == ["hflip"]
+    assert augmentations(parse(given)) == ["hflip"]
 
 
 @pytest.mark.parametrize(
     ("given", "steps"), [([], 12 * 250), (["--epochs", "0.5"], 125), (["--steps", "1000"], 1000)]
 )
 def test_the_length_is_told_in_epochs_or_steps(given: list[str], steps: int) -> None:
-    args = build_parser().parse_args(["--output", "run", *given])
+    args = parse(["--output", "run", *given])
     assert settings_of(args, 1000).steps == steps
 
 
@@ -258,7 +294,7 @@ def test_detect_draws_on_any_image(options: list[str], tmp_path: Path, capsys) -
     Image.new("RGB", (9000, 2)).save(photos / "thin.png")  # 1333 x 0 in the detector
     given = [str(photos / name) for name in ("thin.png", "grey.png", "broken.jpg")]
     capsys.readouterr()
-    request = ["detect", *given, "--checkpoint", str(run), "--output", str(tmp_path / "drawn")]
+    request = ["detect", *given, "--weights", str(run), "--output", str(tmp_path / "drawn")]
     assert cli.main([*request, "--min-score", "0"]) == 3
     told = capsys.readouterr()
     assert f"skipped {photos / 'broken.jpg'}: " in told.err
@@ -268,7 +304,7 @@ def test_detect_draws_on_any_image(options: list[str], tmp_path: Path, capsys) -
     with Image.open(tmp_path / "drawn" / "grey_detections.png") as picture:
         assert picture.size == (90 * 5, 70 * 5)
         assert len(picture.getcolors(1 << 20)) > 1  # something was drawn on the grey
-    assert cli.main(["detect", given[1], "--checkpoint", str(run / "last.pt")]) == 0
+    assert cli.main(["detect", given[1], "--weights", str(run / "last.pt")]) == 0
     assert (photos / "grey_detections.png").exists()
 
 
@@ -293,7 +329,7 @@ def test_an_image_is_too_thin_just_where_resizing_fails(size: tuple) -> None:
     ],
 )
 def test_detect_says_what_is_wrong(images: list[str], message: str, tmp_path: Path, capsys) -> None:
-    request = ["detect", *images, "--checkpoint", str(tmp_path), "--output", "drawn"]
+    request = ["detect", *images, "--weights", str(tmp_path), "--output", "drawn"]
     assert cli.main(request) == 2
     assert message in capsys.readouterr().err
 
@@ -301,7 +337,7 @@ def test_detect_says_what_is_wrong(images: list[str], message: str, tmp_path: Pa
 @pytest.mark.parametrize("score", ["1.5", "-0.1", "nan", "high"])
 def test_a_score_that_is_none_is_a_usage_error(score: str, capsys) -> None:
     with pytest.raises(SystemExit, match="2"):
-        cli.main(["detect", "a.png", "--checkpoint", "run", f"--min-score={score}"])
+        cli.main(["detect", "a.png", "--weights", "run", f"--min-score={score}"])
     assert f"a score lies between 0 and 1, got '{score}'" in capsys.readouterr().err
 
 

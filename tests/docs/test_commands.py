@@ -11,7 +11,6 @@ import pytest
 from pages import ROOT, commands, page_names
 
 from bit_backbone.cli import build_parser
-from bit_backbone.cli.train_options import build_parser as build_training_parser
 
 PAGES = [page for page in (*page_names(), "../README.md") if commands(page)]
 
@@ -68,7 +67,7 @@ def pip(arguments: list[str]) -> None:
 
 
 SCRIPTS: dict[str, Callable[[list[str]], object]] = {
-    "train_torchvision.py": lambda arguments: build_training_parser().parse_args(arguments),
+    "train_torchvision.py": lambda arguments: bit_backbone(["train", *arguments]),
     "convert_checkpoint.py": lambda arguments: bit_backbone(["convert", *arguments]),
     "train_net.py": with_detectron2,
     "lazyconfig_train_net.py": with_detectron2,

@@ -56,7 +56,7 @@ def expected(checkpoint, paths, top=5):
 
 
 def test_json_lines(images, checkpoint, capsys):
-    arguments = ["classify", *map(str, images), "--checkpoint", str(checkpoint), "--json"]
+    arguments = ["classify", *map(str, images), "--weights", str(checkpoint), "--json"]
     assert main([*arguments, "--batch-size", "2", "--device", "cpu"]) == 0
     out, err = capsys.readouterr()
     lines = [json.loads(line) for line in out.splitlines()]
@@ -71,7 +71,7 @@ def test_json_lines(images, checkpoint, capsys):
 
 def test_text(images, checkpoint, tmp_path, capsys):
     (tmp_path / "names.txt").write_text("\n".join("abcdefg"))
-    arguments = ["classify", str(images[0]), "--checkpoint", str(checkpoint), "--top", "2"]
+    arguments = ["classify", str(images[0]), "--weights", str(checkpoint), "--top", "2"]
     assert main([*arguments, "--labels", str(tmp_path / "names.txt")]) == 0
     best = expected(checkpoint, images[:1], top=2)
     rows = [f"  {v:6.1%}  {'abcdefg'[c]}" for c, v in zip(best.indices[0], best.values[0])]  # noqa: B905
@@ -81,7 +81,7 @@ def test_text(images, checkpoint, tmp_path, capsys):
 def test_a_folder_of_weights_alone_is_read_with_the_official_preset(images, tmp_path, capsys):
     torch.manual_seed(0)
     BitForImageClassification(TINY).save_pretrained(tmp_path / "weights")
-    arguments = ["classify", str(images[0]), "--checkpoint", str(tmp_path / "weights"), "--json"]
+    arguments = ["classify", str(images[0]), "--weights", str(tmp_path / "weights"), "--json"]
     assert main(arguments) == 0
     found = capsys.readouterr().out
     BitImageProcessor.from_preset("official").save_pretrained(tmp_path / "weights")
@@ -101,7 +101,7 @@ def test_images_that_cannot_be_read_are_skipped(images, checkpoint, tmp_path, ca
     deep = tmp_path / "deep.png"
     Image.new("I;16", (9, 9)).save(deep)
     paths = [broken, images[0], cut, images[1], deep, tmp_path / "none.png"]
-    arguments = ["classify", *map(str, paths), "--checkpoint", str(checkpoint), "--json"]
+    arguments = ["classify", *map(str, paths), "--weights", str(checkpoint), "--json"]
     assert main([*arguments, "--batch-size", "1", "--workers", workers]) == 3
     out, err = capsys.readouterr()
     lines = [json.loads(line) for line in out.splitlines()]
@@ -131,7 +131,7 @@ def test_a_file_of_weights_is_classified_by_the_official_preset(images, tmp_path
         "as the folder": ["c/model.safetensors", "--preset", "official_small"],
     }.items():
         checkpoint, *options = arguments
-        options += ["--checkpoint", str(tmp_path / checkpoint), "--json"]
+        options += ["--weights", str(tmp_path / checkpoint), "--json"]
         assert main(["classify", str(images[0]), *options]) == 0
         results[name] = json.loads(capsys.readouterr().out)
     assert results["folder"] != results["file"]
@@ -154,7 +154,7 @@ def test_what_is_refused(tmp_path, images, changes, arguments, message, capsys):
     (tmp_path / "LABELS").write_text("a\nb\n")
     (tmp_path / "BLANK").write_text("\n \n")
     arguments = [str(tmp_path / a) if a.isupper() else a for a in arguments]
-    assert main(["classify", str(images[0]), "--checkpoint", str(tmp_path / "c"), *arguments]) == 2
+    assert main(["classify", str(images[0]), "--weights", str(tmp_path / "c"), *arguments]) == 2
     assert message in capsys.readouterr().err
 
 
@@ -164,7 +164,7 @@ def test_a_backbone_is_no_classifier(tmp_path, images, capsys):
     torch.save(backbone.state_dict(), tmp_path / "backbone.pt")
     torch.save(BitModel(WIDE).state_dict(), tmp_path / "model.pt")
     for name in ("backbone", "backbone.pt", "model.pt"):
-        assert main(["classify", str(images[0]), "--checkpoint", str(tmp_path / name)]) == 2
+        assert main(["classify", str(images[0]), "--weights", str(tmp_path / name)]) == 2
         assert f"{name} has no classifier; classify takes" in capsys.readouterr().err
 
 

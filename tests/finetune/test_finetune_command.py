@@ -38,7 +38,7 @@ def folders(tmp_path):
 
 def command(folders, *arguments, train="train", checkpoint="checkpoint"):
     return main([
-        "finetune", "--train", str(folders / train), "--checkpoint", str(folders / checkpoint),
+        "finetune", "--train", str(folders / train), "--weights", str(folders / checkpoint),
         "--output", str(folders / "run"), "--batch-size", "6", "--device", "cpu",
         "--resolution", "40,32", *map(str, arguments),
     ])  # fmt: skip
@@ -55,11 +55,11 @@ def test_from_folders_to_predictions(folders, capsys):
     processor = BitImageProcessor.from_pretrained(folders / "run" / "model")
     assert processor.size == {"height": 32, "width": 32}
     picture = str(folders / "eval" / "green" / "0.png")
-    main(["classify", picture, "--checkpoint", str(folders / "run" / "model"), "--json"])
+    main(["classify", picture, "--weights", str(folders / "run" / "model"), "--json"])
     best = json.loads(capsys.readouterr().out)["predictions"][0]
     assert best["label"] == "green"
-    assert main(["classify", picture, "--checkpoint", str(folders / "run")]) == 2
-    assert "fine-tuning: its classifier is" in capsys.readouterr().err
+    assert main(["classify", picture, "--weights", str(folders / "run"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["predictions"][0] == best
     assert command(folders, *arguments) == 0  # has nothing left to do
     assert capsys.readouterr().out == out
 
@@ -83,7 +83,7 @@ def test_the_rule_chooses_the_resolution(folders, monkeypatch, capsys):
 
     monkeypatch.setattr("bit_backbone.finetune.training.finetune", stop)
     common = ["finetune", "--train", str(folders / "train"), "--output", str(folders / "run"),
-              "--checkpoint", str(folders / "checkpoint")]  # fmt: skip
+              "--weights", str(folders / "checkpoint")]  # fmt: skip
     assert main(common) == 130
     assert seen == {"shape": (3, 128, 128), "head": 0.0}
     assert "500 steps of 512, resize 160, crop 128, mixup 0" in capsys.readouterr().err
@@ -95,7 +95,8 @@ def test_a_signal_is_told_in_the_exit_status(folders, monkeypatch, capsys):
     from bit_backbone.finetune.training import FineTuneResult
 
     monkeypatch.setattr(
-        "bit_backbone.finetune.training.finetune", lambda *_, **__: FineTuneResult(7, None, 15)
+        "bit_backbone.finetune.training.finetune",
+        lambda *_, **__: FineTuneResult(None, 7, None, 15),
     )
     assert command(folders) == 143
     assert "after step 7; the same command goes on" in capsys.readouterr().err
@@ -132,7 +133,7 @@ def test_a_class_may_be_called_like_a_split(folders):
         (("--batch-size", "0"), "a whole number of at least 1, got '0'"),
         (("--resolution", "40"), "RESIZE,CROP in pixels, such as 512,480; got '40'"),
         (("--mixup-alpha", "-1"), "mixup_alpha is at least 0, got -1.0"),
-        (("--checkpoint", "BiT-M-R5x1"), "BiT-M-R50x1"),
+        (("--weights", "BiT-M-R5x1"), "BiT-M-R50x1"),
     ],
 )
 def test_what_is_refused(folders, arguments, message, monkeypatch, capsys):
@@ -159,7 +160,7 @@ def test_the_weights_of_a_sharded_run_are_read_from_its_state(folders):
     """Its own model has ended with its processes."""
     assert command(folders, "--steps", "2") == 0
     args = build_parser().parse_args([
-        "finetune", "--train", "x", "--checkpoint", str(folders / "checkpoint"),
+        "finetune", "--train", "x", "--weights", str(folders / "checkpoint"),
         "--output", str(folders / "run"),
     ])  # fmt: skip
     model = with_weights_of(args, sorted(COLOURS))
@@ -212,7 +213,7 @@ def test_torchrun_gives_one_classifier(folders):
     from pathlib import Path
 
     base = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-            "-m", "bit_backbone", "finetune", "--train", str(folders / "train"), "--checkpoint",
+            "-m", "bit_backbone", "finetune", "--train", str(folders / "train"), "--weights",
             str(folders / "checkpoint"), "--output", str(folders / "run"), "--batch-size", "6",
             "--device", "cpu", "--resolution", "40,32", "--steps", "2"]  # fmt: skip
     root = str(Path(__file__).parents[2])

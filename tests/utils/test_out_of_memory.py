@@ -173,7 +173,7 @@ def test_classification_goes_on_behind_what_does_not_fit(photos, tmp_path, monke
         return forward(self, images, **options)
 
     monkeypatch.setattr(BitForImageClassification, "forward", limited_forward)
-    arguments = [*map(str, sorted(photos.iterdir())), "--checkpoint", str(tmp_path), "--json"]
+    arguments = [*map(str, sorted(photos.iterdir())), "--weights", str(tmp_path), "--json"]
     assert main(["classify", *arguments, "--preset", "official", "--device", "cpu"]) == 3
     told = capsys.readouterr()
     rows = {Path(row["image"]).stem: row for row in map(json.loads, told.out.splitlines())}
@@ -194,7 +194,7 @@ def test_detection_skips_what_does_not_fit(photos, tmp_path, monkeypatch, capsys
     spec = DetectorSpec("fasterrcnn_bit_fpn", ("cat",))
     monkeypatch.setattr("bit_backbone.detection.runs.load_detector", lambda *_: (Detector(), spec))
     names = map(str, sorted(photos.iterdir()))
-    assert main(["detect", *names, "--checkpoint", "run", "--output", str(tmp_path)]) == 3
+    assert main(["detect", *names, "--weights", "run", "--output", str(tmp_path)]) == 3
     told = capsys.readouterr()
     assert f"skipped {photos}/huge.png: the image does not fit into memory: " in told.err
     assert "2 of 3 images, 1 failed" in told.out

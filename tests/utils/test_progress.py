@@ -4,7 +4,7 @@ import pytest
 
 from bit_backbone.training.progress import Progress
 from bit_backbone.utils import progress
-from bit_backbone.utils.progress import Bars, track
+from bit_backbone.utils.progress import Bars, Pace, track
 
 
 @pytest.fixture(autouse=True)
@@ -68,3 +68,39 @@ def test_a_run_says_where_it_goes_on(
     with Progress(enabled=True) as bars:
         bars.training("tuning", 9, done).remove()
         assert capfd.readouterr().err == told
+
+
+@pytest.mark.parametrize(
+    ("seconds", "unit", "rate", "left"),
+    [
+        (0.25, "image", "4.0 images/s", "0:00:20 left"),
+        (2.0, "step", "2.0 s/step", "0:02:40 left"),
+        (1.0, None, "1.0 items/s", "0:01:20 left"),
+    ],
+)
+def test_the_rate_and_the_time_left_agree(
+    seconds: float, unit: str | None, rate: str, left: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    clock = [0.0]
+    with Bars(enabled=True, get_time=lambda: clock[0]) as bars:
+        task = bars.add_task("working", total=100, **({"unit": unit} if unit else {}))
+        for _ in range(20):
+            clock[0] += seconds
+            bars.advance(task)
+        shown = Pace().render(bars.tasks[0]).plain
+    assert shown == f"{rate}, {left}"
+    assert rate in capfd.readouterr().err
+
+
+def test_there_is_no_pace_before_the_first_step() -> None:
+    bars = Bars(enabled=False)
+    bars.add_task("working", total=3)
+    assert Pace().render(bars.tasks[0]).plain == ""
+
+
+def test_a_run_reports_in_lines(capfd: pytest.CaptureFixture[str]) -> None:
+    with Progress(enabled=True) as bars:
+        bars.report("step 4 of 8", box_AP=0.123456, loss=2.0)
+    with Progress(enabled=False) as bars:
+        bars.report("never seen")
+    assert capfd.readouterr().err.strip() == "step 4 of 8  box_AP 0.1235  loss 2"

@@ -1,0 +1,78 @@
+"""What a detector or segmenter found in an image, in COCO's format and in JSON's terms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bit_backbone.utils.extras import require
+
+
+def coco_records(
+    found: dict[str, Tensor], image_id: int, category_ids: Sequence[int], min_score: float = 0.0
+) -> list[dict[str, Any]]:
+    """Returns what a detector found in an image in COCO's results format.
+
+    Args:
+        found: "boxes", "labels", "scores", and "masks" and "keypoints" where there are any.
+        image_id: Of the image.
+        category_ids: Of the classes, label 1 first.
+        min_score: Objects with a smaller score are left out.
+
+    Raises:
+        MissingExtraError: There are masks, and pycocotools is not installed.
+    """
+    # RetinaNet and FCOS have a score for label 0 as well, which no target ever teaches.
+    kept = (found["labels"] > 0) & (found["scores"] >= min_score)
+    found = {name: value[kept].cpu() for name, value in found.items()}
+    boxes = found["boxes"].clone()
+    boxes[:, 2:] -= boxes[:, :2]
+    rows = zip(boxes.tolist(), found["labels"].tolist(), found["scores"].tolist(), strict=True)
+    records: list[dict[str, Any]] = [
+        {"image_id": image_id, "category_id": category_ids[label - 1], "bbox": box, "score": score}
+        for box, label, score in rows
+    ]
+    for record, mask in zip(records, found.get("masks", ()), strict=False):
+        record["segmentation"] = run_lengths(mask[0] > 0.5)
+    for record, points in zip(records, found.get("keypoints", ()), strict=False):
+        record["keypoints"] = points.flatten().tolist()
+    return records
+
+
+def run_lengths(mask: Tensor) -> dict[str, Any]:
+    """Returns a mask [H, W] as COCO's compressed run-length encoding, in JSON's terms."""
+    encode = require("pycocotools.mask", "demo", "the encoding of masks").encode
+    encoded = encode(np.asfortranarray(mask.byte().cpu().numpy()))
+    return {"size": list(encoded["size"]), "counts": encoded["counts"].decode("ascii")}
+
+
+def objects_of(
+    found: dict[str, Tensor], categories: Sequence[str], min_score: float
+) -> list[dict[str, Any]]:
+    """Returns the objects or regions of an image in JSON's terms.
+
+    Args:
+        found: What a detector returned for the image, or a ``Segmenter``.
+        categories: Names of the classes, label 1 first.
+        min_score: Objects with a smaller score are left out.
+
+    Returns:
+        For each object "category", "score", "box" (x, y, width, height in pixels), and "mask" and
+        "keypoints" where there are any; for each class that a segmenter found "category", "pixels"
+        (how many) and "mask".
+    """
+    if "semantic" in found:
+        labels = [label for label in torch.unique(found["semantic"]).tolist() if label]
+        masks = [(categories[label - 1], found["semantic"] == label) for label in labels]
+        return [{"category": name, "pixels": int(mask.sum()), "mask": run_lengths(mask)}
+                for name, mask in masks]  # fmt: skip
+    names = {"bbox": "box", "segmentation": "mask", "keypoints": "keypoints"}
+    return [
+        {"category": categories[record["category_id"] - 1], "score": record["score"]}
+        | {name: record[key] for key, name in names.items() if key in record}
+        for record in coco_records(found, 0, range(1, len(categories) + 1), min_score)
+    ]

@@ -1,0 +1,66 @@
+"""What every training run is told, beside the model and the data."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+PRECISIONS = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """Settings that every task has.
+
+    Attributes:
+        batch_size: Examples per optimizer step, of all processes together.
+        base_lr: Full learning rate.
+        momentum: Of SGD.
+        seed: Of everything random: the order of examples, augmentation, and what a task draws.
+        precision: Of forward passes, by autocast; weights stay float32.
+        eval_every: Evaluate after every so many steps, beside the end; None for the end only.
+        save_every: Save after every so many steps, beside the end, interruptions and evaluations.
+        workers: Loader processes, of each process; 0 loads in the process itself.
+        fsdp: Whether to shard parameters, gradients and the optimizer's state over the processes
+            (FSDP2), instead of keeping all of them in each.
+
+    Raises:
+        ValueError: A value is out of its range.
+    """
+
+    # Settings that change how a run is carried out and not what comes out of it, but for rounding.
+    free: ClassVar[tuple[str, ...]] = ("eval_every", "save_every", "workers", "fsdp")
+    precisions: ClassVar[tuple[str, ...]] = PRECISIONS
+
+    batch_size: int
+    base_lr: float
+    momentum: float = 0.9
+    seed: int = 0
+    precision: str = "float32"
+    eval_every: int | None = None
+    save_every: int = 100
+    workers: int = 0
+    fsdp: bool = False
+
+    def __post_init__(self) -> None:
+        self._check_least(1, ("batch_size", "save_every", "eval_every"))
+        self._check_least(0, ("seed", "workers"))
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum lies in [0, 1), got {self.momentum}")
+        self._check_choice("precision", self.precisions)
+
+    def _check_least(self, least: int, names: Iterable[str]) -> None:
+        for name in names:
+            value = getattr(self, name)
+            if value is not None and not value >= least:
+                raise ValueError(f"{name} is at least {least}, got {value}")
+
+    def _check_choice(self, name: str, choices: tuple[str, ...]) -> None:
+        if getattr(self, name) not in choices:
+            raise ValueError(f"{name} is one of {', '.join(choices)}, got {getattr(self, name)!r}")
+
+    def recipe(self) -> dict[str, Any]:
+        """Returns what a resumed run must share with the run that it resumes."""
+        return {k: value for k, value in dataclasses.asdict(self).items() if k not in self.free}
