@@ -112,3 +112,39 @@ def test_every_way_to_import_is_found(source):
 def test_imports_for_type_checkers_are_left_out():
     source = "if TYPE_CHECKING:\n    from bit_backbone.cli import main"
     assert list(rooms_imported(source)) == []
+
+
+# Questions about who runs or reads the code; kernels/gate.py asks them for everybody.
+QUESTIONS = re.compile(
+    r"is_scripting|is_compiling|is_exporting|is_tracing|torch\._C|\._version|_has_any_global_hook"
+    r"|forward_ad|functorch|FakeTensor\b|__class__|custom_op"
+)
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "network").glob("*.py")), ids=lambda p: p.stem)
+def test_the_network_asks_nobody_who_runs_it(path):
+    assert QUESTIONS.findall(path.read_text(encoding="utf-8")) == []
+
+
+def test_the_gate_asks_each_question_once():
+    gate = (PACKAGE / "kernels" / "gate.py").read_text(encoding="utf-8")
+    for question in ("is_compiling()", "is_exporting()", "is_tracing()", "functorch_wrapped"):
+        assert gate.count(question) == 1
+        for path in PACKAGE.glob("[kin]*/*.py"):  # inference, kernels, network
+            assert path.name == "gate.py" or question not in path.read_text(encoding="utf-8"), path
+
+
+def test_the_network_is_short():
+    lines = 0
+    for path in (PACKAGE / "network").glob("*.py"):
+        source = path.read_text(encoding="utf-8")
+        documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
+        docstrings = {
+            line
+            for node in ast.walk(ast.parse(source))
+            if isinstance(node, documented) and ast.get_docstring(node)
+            for line in range(node.body[0].lineno, node.body[0].end_lineno + 1)
+        }
+        numbered = enumerate(source.splitlines(), 1)
+        lines += sum(bool(line.strip()) and number not in docstrings for number, line in numbered)
+    assert lines < 450
