@@ -94,7 +94,7 @@ setup(
     ],
     python_requires=">=3.11",
     packages=find_packages(include=["bit_backbone", "bit_backbone.*"]),
-    package_data={"bit_backbone": ["py.typed"]},
+    package_data={"bit_backbone": ["py.typed", "kernels/native.cpp"]},
     cmdclass={"build_py": BuildWithConfigs},
     install_requires=[
         "torch>=2.8",

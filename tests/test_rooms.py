@@ -128,7 +128,7 @@ def test_the_network_asks_nobody_who_runs_it(path):
 
 def test_the_gate_asks_each_question_once():
     gate = (PACKAGE / "kernels" / "gate.py").read_text(encoding="utf-8")
-    for question in ("is_compiling()", "is_exporting()", "is_tracing()", "functorch_wrapped"):
+    for question in ("is_compiling()", "is_exporting()", "is_tracing()", "peek_interpreter_stack"):
         assert gate.count(question) == 1
         for path in PACKAGE.glob("[kin]*/*.py"):  # inference, kernels, network
             assert path.name == "gate.py" or question not in path.read_text(encoding="utf-8"), path

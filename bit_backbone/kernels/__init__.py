@@ -11,6 +11,7 @@ from bit_backbone.kernels.group_norm import (
 from bit_backbone.kernels.max_pool import max_pool
 from bit_backbone.kernels.recompute import recomputable
 from bit_backbone.kernels.residual import in_place_where_unseen, returns_new_memory
+from bit_backbone.kernels.standardize import native_where_possible
 
 __all__ = [
     "activation_name",
@@ -21,6 +22,7 @@ __all__ = [
     "is_faster_in_triton",
     "kernel_policy",
     "max_pool",
+    "native_where_possible",
     "recomputable",
     "returns_new_memory",
 ]

@@ -17,6 +17,7 @@ from torch.autograd import forward_ad
 from torch.nn.modules.module import _has_any_global_hook
 
 # A fake tensor runs the eager code without memory, to count what that code would take.
+_Mode = torch._C._TorchDispatchModeKey
 _PLAIN = (Tensor, nn.Parameter, FakeTensor)
 
 
@@ -33,23 +34,27 @@ def is_exported() -> bool:
 def is_eager(*tensors: Tensor) -> bool:
     """Whether eager PyTorch runs, with autograd as the only other reader of these tensors.
 
-    Not inside torch.compile or torch.export, not under torch.jit.trace or torch.fx (which passes
-    proxies), not for tensors of torch.func's transforms, of forward-mode differentiation, or of
-    a subclass (DTensor, quantized weights).
+    Not inside torch.compile or torch.export, not under torch.jit.trace, make_fx or torch.fx (which
+    passes proxies), not inside torch.func's transforms, not for tensors of forward-mode
+    differentiation, or of a subclass (DTensor, quantized weights).
     """
-    if is_compiled() or torch.jit.is_tracing():
+    if is_compiled() or torch.jit.is_tracing() or _is_mode_on(_Mode.PROXY):
+        return False
+    if torch._C._functorch.peek_interpreter_stack() is not None:
         return False
     return all(
-        type(tensor) in _PLAIN
-        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
-        and forward_ad.unpack_dual(tensor).tangent is None
+        type(tensor) in _PLAIN and forward_ad.unpack_dual(tensor).tangent is None
         for tensor in tensors
     )
 
 
 def has_values(*tensors: Tensor) -> bool:
-    """Whether tensors that eager PyTorch runs on hold numbers, and are not fake."""
-    return not any(isinstance(tensor, FakeTensor) for tensor in tensors)
+    """Whether tensors that eager PyTorch runs on hold numbers, and no operator makes fake ones."""
+    return not _is_mode_on(_Mode.FAKE) and not any(type(t) is FakeTensor for t in tensors)
+
+
+def _is_mode_on(mode: Any) -> bool:
+    return torch._C._get_dispatch_mode(mode) is not None
 
 
 def is_recorded(*tensors: Tensor) -> bool:

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from bit_backbone import kernels
 from bit_backbone.config import BitConfig
@@ -16,6 +15,7 @@ torch.fx.wrap("pad_same")
 
 
 @torch.fx.wrap
+@kernels.native_where_possible
 def standardize(weight: Tensor, eps: float) -> Tensor:
     """Returns each filter with mean 0 and variance 1 (weight standardization).
 
@@ -33,9 +33,9 @@ def standardize(weight: Tensor, eps: float) -> Tensor:
     # Layer norm of a filter: one operator each way, and two numbers a filter saved in between.
     channels_last = exact.permute(0, 2, 3, 1)
     if channels_last.is_contiguous() and not exact.is_contiguous():
-        standardized = F.layer_norm(channels_last, channels_last.shape[1:], eps=eps)
+        standardized = torch.layer_norm(channels_last, channels_last.shape[1:], eps=eps)
         return standardized.permute(0, 3, 1, 2).to(weight.dtype)
-    return F.layer_norm(exact, exact.shape[1:], eps=eps).to(weight.dtype)
+    return torch.layer_norm(exact, exact.shape[1:], eps=eps).to(weight.dtype)
 
 
 @kernels.returns_new_memory
