@@ -1,4 +1,4 @@
-"""GroupNorm + activation of large channels-last maps on the CPU, for inference."""
+"""GroupNorm + activation on the CPU, for inference."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from bit_backbone import kernels
 from bit_backbone.inference.convolution import NO_TRAINING
+from bit_backbone.kernels import native
+from bit_backbone.kernels.activations import activate, activation_name
 from bit_backbone.kernels.gate import (
     has_hooks,
     has_values,
@@ -17,9 +19,9 @@ from bit_backbone.kernels.gate import (
     is_exported,
     is_recorded,
 )
-from bit_backbone.network.layers import GroupNormAct
+from bit_backbone.network import GroupNormAct
 
-__all__ = ["ChunkedGroupNormAct"]
+__all__ = ["InferenceGroupNormAct"]
 
 # Pixels whose moments are taken in one go, so that the second pass over them finds them in cache.
 CHUNK = 4096
@@ -32,31 +34,31 @@ LONGEST_SUM = 128
 
 
 @kernels.returns_new_memory
-class ChunkedGroupNormAct(GroupNormAct):
-    """GroupNormAct in three passes over a large channels-last map instead of five.
+class InferenceGroupNormAct(GroupNormAct):
+    """GroupNormAct that reads a map once for its moments and writes the result in one more pass.
 
-    The moments are taken by channel and by chunk of pixels and then put together (Chan et al.,
-    1983), which reads the map once; scale, shift and activation are applied in one more pass, over
-    the input itself where nothing else needs it. Maps of up to LONGEST_SUM pixels are left to
-    PyTorch's own.
+    It writes over the input where nothing else needs that. The native kernel does it where it was
+    built, for float32 and bfloat16. Elsewhere PyTorch's operators do, in float32 and for large
+    channels-last maps: moments by channel and by chunk of pixels, put together after Chan et al.
+    (1983). All else is left to GroupNormAct.
 
     Attributes:
         in_place: Whether the input may be overwritten.
-        behind: The convolutions that make the input. Hooks on them may keep it: then it is not.
+        made_by: The convolutions that make the input. Hooks on them may keep it: then it is not.
     """
 
-    __jit_ignored_attributes__ = ("behind",)
+    __jit_ignored_attributes__ = ("made_by",)
 
     if TYPE_CHECKING:  # TorchScript evaluates the annotations that it finds in a class
         in_place: bool
-        behind: tuple[nn.Module, ...]  # in a tuple they are no children
+        made_by: tuple[nn.Module, ...]  # in a tuple they are no children
 
     @classmethod
     def adopt(cls, norm: GroupNormAct) -> None:
-        """Turns a GroupNormAct into a ChunkedGroupNormAct that leaves its input alone."""
-        chunked: Any = norm
-        chunked.__class__ = cls
-        chunked.in_place, chunked.behind = False, ()
+        """Turns a GroupNormAct into an InferenceGroupNormAct that leaves its input alone."""
+        fast: Any = norm
+        fast.__class__ = cls
+        fast.in_place, fast.made_by = False, ()
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalises and activates [N, C, H, W].
@@ -73,74 +75,72 @@ class ChunkedGroupNormAct(GroupNormAct):
     def _run(self, x: Tensor) -> Tensor:
         if not _is_taken(x):
             return super().forward(x)
-        arguments = (self.weight, self.bias, self.num_groups, self.eps)
-        if is_compiled():
-            return self.act(_compiled_group_norm(x, *arguments))
         if is_recorded(self.weight, self.bias):
             raise ValueError(NO_TRAINING)
-        if not (has_values(x) and _is_worth_chunks(x)):
+        name = activation_name(self.act)
+        act = name if name in native.ACTIVATIONS else "none"
+        arguments = (x, self.weight, self.bias, self.num_groups, self.eps, act)
+        if is_compiled():
+            y = _opaque_group_norm_act(*arguments)
+        elif _is_fast(x):
+            overwrites = self.in_place and not has_hooks(*self.made_by)
+            y = _group_norm_act(*arguments, x if overwrites else None)
+        else:
             return super().forward(x)
-        overwrites = self.in_place and not has_hooks(*self.behind)
-        return self.act(_group_norm_by_chunks(x, *arguments, out=x if overwrites else None))
+        return y if act == name else self.act(y)
 
 
 def _is_taken(x: Tensor) -> bool:
     return (
         ((is_compiled() and not is_exported()) or is_eager(x))
         and x.device.type == "cpu"
-        and x.dtype == torch.float32
+        and x.dtype in native.DTYPES
         and x.ndim == 4
         and not is_recorded(x)
     )
 
 
-def _is_worth_chunks(x: Tensor) -> bool:
-    return x.shape[2] * x.shape[3] > LONGEST_SUM and x.is_contiguous(
-        memory_format=torch.channels_last
-    )
+def _is_fast(x: Tensor) -> bool:
+    """Whether there is a faster way than PyTorch's GroupNorm."""
+    is_last = x.is_contiguous(memory_format=torch.channels_last)
+    if native.can_run(x) and (is_last or x.is_contiguous()):
+        return True
+    large = x.shape[2] * x.shape[3] > LONGEST_SUM
+    return x.dtype == torch.float32 and is_last and large and has_values(x)
 
 
-# Opaque to compilers: inductor's own moments take twice as long. What is made of them it fuses.
-@torch.library.custom_op("bit_backbone::group_norm_affine", mutates_args=())
-def _group_norm_affine(
-    x: Tensor, weight: Tensor, bias: Tensor, num_groups: int, eps: float
-) -> tuple[Tensor, Tensor]:
-    """Returns scale and shift, [N, C], that normalise [N, C, H, W]."""
-    if _is_worth_chunks(x):
-        affine = [_affine(image, weight, bias, num_groups, eps) for image in _rows(x)]
-        scales, shifts = zip(*affine, strict=True)
-        return torch.stack(scales), torch.stack(shifts)
-    images, channels, height, width = x.shape
-    sizes = images, channels, height * width, num_groups
-    _, mean, rstd = torch.native_group_norm(x, None, None, *sizes, eps)
-    mean, rstd = (t.repeat_interleave(channels // num_groups, 1) for t in (mean, rstd))
-    scale = weight * rstd
-    return scale, bias - mean * scale
-
-
-@_group_norm_affine.register_fake
-def _(
-    x: Tensor, weight: Tensor, bias: Tensor, num_groups: int, eps: float
-) -> tuple[Tensor, Tensor]:
-    return x.new_empty(x.shape[:2]), x.new_empty(x.shape[:2])
-
-
-def _compiled_group_norm(
-    x: Tensor, weight: Tensor, bias: Tensor, num_groups: int, eps: float
+def _group_norm_act(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    num_groups: int,
+    eps: float,
+    act: str,
+    out: Tensor | None,
 ) -> Tensor:
-    scale, shift = _group_norm_affine(x, weight, bias, num_groups, eps)
-    return x * scale[..., None, None] + shift[..., None, None]
-
-
-def _group_norm_by_chunks(
-    x: Tensor, weight: Tensor, bias: Tensor, num_groups: int, eps: float, out: Tensor | None
-) -> Tensor:
-    """Normalises channels-last [N, C, H, W] into ``out``, which may be ``x``."""
+    """Normalises and activates what ``_is_fast`` takes, into ``out``, which may be ``x``."""
+    if native.can_run(x):
+        return native.group_norm_act(x, num_groups, weight, bias, eps, act, out)
     out = torch.empty_like(x) if out is None else out
     for image, normalised in zip(_rows(x), _rows(out), strict=True):
         scale, shift = _affine(image, weight, bias, num_groups, eps)
         torch.addcmul(shift, image, scale, out=normalised)
-    return out
+    return activate(out, act)
+
+
+# Opaque to compilers: inductor's own moments take twice as long.
+@torch.library.custom_op("bit_backbone::inference_group_norm_act", mutates_args=())
+def _opaque_group_norm_act(
+    x: Tensor, weight: Tensor, bias: Tensor, num_groups: int, eps: float, act: str
+) -> Tensor:
+    if _is_fast(x):
+        return _group_norm_act(x, weight, bias, num_groups, eps, act, None)
+    return activate(torch.group_norm(x, num_groups, weight, bias, eps), act)
+
+
+@_opaque_group_norm_act.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor, num_groups: int, eps: float, act: str) -> Tensor:
+    return torch.empty_like(x)
 
 
 def _affine(

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_map_only
 
 from bit_backbone.inference.allocator import keep_pages as keep_pages_of_process
 from bit_backbone.inference.convolution import NO_TRAINING, FoldedConv2d
-from bit_backbone.inference.norm import ChunkedGroupNormAct
+from bit_backbone.inference.norm import InferenceGroupNormAct
 from bit_backbone.inference.units import InPlacePreActUnit
 from bit_backbone.network import (
     BitNetwork,
@@ -154,15 +154,15 @@ def _replace_layers(model: nn.Module, channels_last: bool) -> None:
         elif isinstance(module, FoldedConv2d):
             module.channels_last = channels_last
         elif type(module) is GroupNormAct:
-            ChunkedGroupNormAct.adopt(module)
+            InferenceGroupNormAct.adopt(module)
     overwritable = _units_behind_units(model)
     for module in model.modules():
         if type(module) is PreActUnit and _may_sum_in_place(module, overwritable):
             module.__class__ = InPlacePreActUnit
         for conv, norm in _norms_behind_convolutions(module):
-            if isinstance(norm, ChunkedGroupNormAct) and isinstance(conv, nn.Conv2d):
+            if isinstance(norm, InferenceGroupNormAct) and isinstance(conv, nn.Conv2d):
                 norm.in_place = True
-                norm.behind += (conv,)
+                norm.made_by += (conv,)
 
 
 def _units_behind_units(model: nn.Module) -> set[nn.Module]:

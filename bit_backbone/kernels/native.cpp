@@ -49,6 +49,17 @@ inline float activate(float value) {
   return RELU && value < 0.0f ? 0.0f : value;  // NaN stays NaN
 }
 
+// A value of a channel becomes (value - centre) * scale + shift. Multiplying first would lose digits
+// where the mean is large.
+struct Affine {
+  float centre, scale, shift;
+};
+
+Affine affine(double mean, double rstd, float weight, float bias) {
+  float centre = float(mean);
+  return {centre, float(weight * rstd), float(bias - (mean - centre) * rstd * weight)};
+}
+
 struct Sums {
   double *first, *second;  // of differences to an origin, and of their squares
 };
@@ -87,9 +98,10 @@ void add_rows(const T* x, long pixels, long channels, const float* origin, float
   }
 }
 
-// From the sums of each channel to what a value of the channel is multiplied with and added to.
+// From the sums of each channel to what is done to its values.
 void affine_of(Sums sums, const float* origin, long pixels, long channels, long groups,
-               const float* weight, const float* bias, double eps, float* scale, float* shift) {
+               const float* weight, const float* bias, double eps, float* centre, float* scale,
+               float* shift) {
   long width = channels / groups;
   for (long g = 0; g < groups; g++) {
     double mean = 0, square = 0;
@@ -103,26 +115,27 @@ void affine_of(Sums sums, const float* origin, long pixels, long channels, long 
     double rstd = 1.0 / std::sqrt((variance > 0 ? variance : 0.0) + eps);
     if (variance != variance) rstd = variance;
     for (long i = g * width; i < (g + 1) * width; i++) {
-      scale[i] = float(weight[i] * rstd);
-      shift[i] = float(bias[i] - mean * rstd * weight[i]);
+      Affine own = affine(mean, rstd, weight[i], bias[i]);
+      centre[i] = own.centre, scale[i] = own.scale, shift[i] = own.shift;
     }
   }
 }
 
 template <typename T, typename U, bool RELU>
-void apply_rows(const T* x, U* y, long pixels, long channels, const float* scale, const float* shift) {
+void apply_rows(const T* x, U* y, long pixels, long channels, const float* centre,
+                const float* scale, const float* shift) {
   for (long p = 0; p < pixels; p++) {
     const T* a = x + p * channels;
     U* b = y + p * channels;
 #pragma omp simd
     for (long i = 0; i < channels; i++)
-      b[i] = narrow<U>(activate<RELU>(widen(a[i]) * scale[i] + shift[i]));
+      b[i] = narrow<U>(activate<RELU>((widen(a[i]) - centre[i]) * scale[i] + shift[i]));
   }
 }
 
 long begin_of(long total, long parts, long part) { return total * part / parts; }
 
-// Channels-last maps. `work` holds 2 * channels doubles for each thread, then 5 * channels floats
+// Channels-last maps. `work` holds 2 * channels doubles for each thread, then 6 * channels floats
 // for each thread.
 template <typename T, typename U, bool RELU>
 void rows(const T* x, U* y, long images, long pixels, long channels, long groups,
@@ -137,8 +150,8 @@ void rows(const T* x, U* y, long images, long pixels, long channels, long groups
     long image = by_image ? begin_of(images, count, me) : 0;
     long last = by_image ? begin_of(images, count, me + 1) : images;
     long begin = begin_of(pixels, parts, part), extent = begin_of(pixels, parts, part + 1) - begin;
-    float *origin = slim + 5 * channels * me, *s = origin + channels, *q = s + channels;
-    float *scale = q + channels, *shift = scale + channels;
+    float *origin = slim + 6 * channels * me, *s = origin + channels, *q = s + channels;
+    float *centre = q + channels, *scale = centre + channels, *shift = scale + channels;
     Sums own = {work + 2 * channels * me, work + 2 * channels * me + channels};
     for (; image < last; image++) {
       const T* map = x + image * pixels * channels;
@@ -153,9 +166,9 @@ void rows(const T* x, U* y, long images, long pixels, long channels, long groups
           for (long i = 0; i < 2 * channels; i++) work[i] += work[2 * channels * other + i];
         all = {work, work + channels};
       }
-      affine_of(all, origin, pixels, channels, groups, weight, bias, eps, scale, shift);
+      affine_of(all, origin, pixels, channels, groups, weight, bias, eps, centre, scale, shift);
       apply_rows<T, U, RELU>(map + begin * channels, y + (image * pixels + begin) * channels,
-                             extent, channels, scale, shift);
+                             extent, channels, centre, scale, shift);
       if (!by_image) {
 #pragma omp barrier
       }
@@ -191,11 +204,10 @@ void planes(const T* x, U* y, long images, long pixels, long channels, long grou
     mean += origin;
     for (long c = 0; c < width; c++) {
       long channel = job % groups * width + c;
-      float scale = float(weight[channel] * rstd);
-      float shift = float(bias[channel] - mean * rstd * weight[channel]);
+      auto [centre, scale, shift] = affine(mean, rstd, weight[channel], bias[channel]);
 #pragma omp simd
       for (long i = c * pixels; i < (c + 1) * pixels; i++)
-        b[i] = narrow<U>(activate<RELU>(widen(a[i]) * scale + shift));
+        b[i] = narrow<U>(activate<RELU>((widen(a[i]) - centre) * scale + shift));
     }
   }
 }

@@ -140,15 +140,15 @@ def _build() -> Path:
     compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
     if platform.system() != "Linux" or not compiler:
         raise _UnavailableError("there is no C++ compiler (c++, g++ or $CXX)")
-    target = _cache() / f"kernels-{_key(compiler)}.so"
-    if not target.exists():
-        _LOGGER.info("building the CPU kernels once, as %s", target)
-        try:
+    try:
+        target = _cache() / f"kernels-{_key(compiler)}.so"
+        if not target.exists():
+            _LOGGER.info("building the CPU kernels once, as %s", target)
             target.parent.mkdir(parents=True, exist_ok=True)
             _compile(compiler, target)
-        except (OSError, subprocess.SubprocessError) as error:
-            said = getattr(error, "stderr", None) or str(error)
-            raise _UnavailableError(f"they cannot be built: {said.strip()[-500:]}") from error
+    except (OSError, subprocess.SubprocessError) as error:
+        said = getattr(error, "stderr", None) or str(error)
+        raise _UnavailableError(f"they cannot be built: {said.strip()[-500:]}") from error
     return target
 
 
@@ -163,9 +163,8 @@ def _cache() -> Path:
 
 def _key(compiler: str) -> str:
     """Returns a digest of all that the binary depends on."""
-    version = subprocess.run(
-        [compiler, "--version"], capture_output=True, text=True, check=False
-    ).stdout
+    asked = [compiler, "--version"]
+    version = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
     processor = platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()

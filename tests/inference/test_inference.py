@@ -22,7 +22,8 @@ from bit_backbone import (
 )
 from bit_backbone.inference import optimize_in_place
 from bit_backbone.inference.convolution import FoldedConv2d
-from bit_backbone.inference.norm import CHUNK, LONGEST_SUM, ChunkedGroupNormAct
+from bit_backbone.inference.norm import CHUNK, LONGEST_SUM, InferenceGroupNormAct
+from bit_backbone.kernels import native
 from bit_backbone.network.layers import GroupNormAct
 from bit_backbone.network.std_conv import StdConv2d
 
@@ -98,22 +99,27 @@ def test_float64_is_exact():
     "size", [(33, 33), (64, 64), (1, CHUNK), (1, CHUNK + 1), (2, CHUNK + 3), (32, 32)]
 )
 @pytest.mark.parametrize("in_place", [True, False])
-def test_chunked_group_norm(size, in_place):
-    norm = GroupNormAct(8, 32, "relu")
+@pytest.mark.parametrize("is_native", [True, False])
+@pytest.mark.parametrize("act", ["relu", "gelu", None])
+def test_group_norm_for_inference(size, in_place, is_native, act, monkeypatch):
+    if not is_native:
+        monkeypatch.setattr(native, "library", lambda: None)
+    norm = GroupNormAct(8, 32, act)
     nn.init.normal_(norm.weight)
     nn.init.normal_(norm.bias)
     x = (torch.randn(2, 32, *size) + 3).to(memory_format=torch.channels_last)
     x *= torch.linspace(0.1, 30, 32)[:, None, None]  # channels of a group differ
     before = x.clone()
     expected = copy.deepcopy(norm).double()(x.double())
-    ChunkedGroupNormAct.adopt(norm)
+    InferenceGroupNormAct.adopt(norm)
     norm.in_place = in_place
     with torch.no_grad():
         found = norm(x)
     assert (found - expected).abs().max() < 5e-6 * expected.abs().max()
-    chunked = size[0] * size[1] > LONGEST_SUM
-    assert (found.data_ptr() == x.data_ptr()) == (in_place and chunked)
-    assert torch.equal(x, before) != (in_place and chunked)
+    overwrites = in_place and (native.library() is not None or size[0] * size[1] > LONGEST_SUM)
+    assert torch.equal(x, before) != overwrites
+    if act != "gelu":  # which makes a map of its own
+        assert (found.data_ptr() == x.data_ptr()) == overwrites
 
 
 def test_the_original_stays_trainable_and_as_it_is():
@@ -217,7 +223,7 @@ def test_hooks_and_shared_modules_stay():
     fast = optimized(backbone)
     assert fast.stage1[2] is fast.stage1[1]
     check_equal(fast, backbone, sizes=SIZES[:1])
-    fast_ones = ["ChunkedGroupNormAct", "FoldedConv2d", "InPlacePreActUnit"]
+    fast_ones = ["InferenceGroupNormAct", "FoldedConv2d", "InPlacePreActUnit"]
     assert seen[:6] == 2 * fast_ones
 
 
