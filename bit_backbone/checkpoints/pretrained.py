@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +18,7 @@ from bit_backbone.checkpoints.files import FLOAT_DTYPES, WEIGHT_FILES
 from bit_backbone.checkpoints.formats import FORMATS, STEM_GAIN
 from bit_backbone.checkpoints.loading import load_checkpoint
 from bit_backbone.checkpoints.matching import Target
-from bit_backbone.checkpoints.sources import CONFIG_FILE, Place, Source, locate
+from bit_backbone.checkpoints.sources import CONFIG_FILE, Place, Source, SourceLike, locate, split
 from bit_backbone.checkpoints.writing import write_safetensors, write_text, writing
 from bit_backbone.config import MODEL_TYPE, BitConfig
 from bit_backbone.utils.empty_weights import hollow
@@ -33,18 +33,25 @@ ModelT = TypeVar("ModelT", bound=nn.Module)
 
 def from_pretrained(
     cls: type[ModelT],
-    name_or_path: str | os.PathLike[str],
+    name_or_path: str | os.PathLike[str] | Source,
     *,
     head: str = "keep",
     strict: bool = True,
     revision: str | None = None,
     dtype: torch.dtype | str | None = None,
+    part: str | None = None,
     **overrides: Any,
 ) -> ModelT:
     """Builds a model of a class and loads a checkpoint into it: ``PretrainedMixin`` says how."""
-    place = locate(name_or_path, revision)
+    source, part = split(name_or_path, part)
+    if isinstance(source, Mapping):
+        raise CheckpointError(
+            "from_pretrained takes a name or a path, got a dict: build the model, and load the "
+            "dict into it with bit_backbone.checkpoints.load"
+        )
+    place = locate(source, revision)
     config = read_config(place)
-    with Checkpoint(place.open()) as checkpoint:
+    with Checkpoint(place.open(), part) as checkpoint:
         config = config or config_of(checkpoint, **overrides)
         if head == "drop":
             overrides = {"num_labels": 0, **overrides}
@@ -108,9 +115,10 @@ def config_of(checkpoint: Checkpoint, **overrides: Any) -> BitConfig:
         ) from error
 
 
-def config_for(source: Source, checkpoint: Checkpoint) -> BitConfig:
+def config_for(source: SourceLike, checkpoint: Checkpoint) -> BitConfig:
     """Returns the configuration of an open checkpoint: its config.json's, or what shapes tell."""
-    config = read_config(locate(source)) if isinstance(source, str | os.PathLike) else None
+    path, _ = split(source)
+    config = read_config(locate(path)) if isinstance(path, str | os.PathLike) else None
     return config or config_of(checkpoint)
 
 

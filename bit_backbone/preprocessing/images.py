@@ -4,7 +4,6 @@ The working form of an 8-bit grey, RGB or RGBA image is a ``PIL.Image.Image``, s
 Pillow's to the bit. Every other image becomes a tensor [C, H, W], uint8 or float32.
 """
 
-import io
 import os
 import struct
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,6 +13,8 @@ from typing import IO, TypeAlias
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+from bit_backbone.utils.files import BoundedReader
 
 ImageLike: TypeAlias = Image.Image | np.ndarray | torch.Tensor | str | os.PathLike[str]
 ImageInput: TypeAlias = ImageLike | Sequence["ImageInput"]
@@ -134,17 +135,8 @@ def decode(file: str | os.PathLike[str] | IO[bytes], name: str) -> Image.Image:
 
 def _opened(file: str | os.PathLike[str] | IO[bytes]) -> AbstractContextManager[IO[bytes]]:
     if isinstance(file, str | os.PathLike):
-        return _BoundedReader(io.FileIO(file))
+        return BoundedReader(file)
     return nullcontext(file)
-
-
-class _BoundedReader(io.BufferedReader):
-    """A file that allocates no more than it holds, whatever lengths a damaged image tells."""
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        if size is not None and size > io.DEFAULT_BUFFER_SIZE:
-            size = min(size, max(0, os.fstat(self.fileno()).st_size - self.tell()))
-        return super().read(size)
 
 
 def _read_pil(image: Image.Image, convert_rgb: bool) -> Image.Image:
