@@ -52,7 +52,7 @@ class Checkpoint(Closing):
         part = choose(parts, wanted, file.origin)
         file.select(part.group)
         self.part = part.name
-        self.other_parts = tuple(other.full_name for other in parts if other is not part)
+        self.other_parts = tuple(other.name for other in parts if other is not part)
         self.format: Format = part.network.format
         self.prefix = part.network.prefix
         beside = [p.network for p in parts if p is not part and p.group == part.group]

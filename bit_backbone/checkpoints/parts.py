@@ -109,7 +109,7 @@ def choose(parts: Sequence[Part], wanted: str | None, origin: str) -> Part:
     if len(best) > 1:
         raise CheckpointError(
             f"{origin} holds several BiT networks, {_listed(best)}: choose one, with "
-            f"part={best[0].full_name!r} for the first"
+            f"part={best[0].name!r} for the first"
         )
     return best[0]
 
@@ -119,7 +119,7 @@ def _joined(names: Iterable[str]) -> str:
 
 
 def _listed(parts: Sequence[Part]) -> str:
-    names = [repr(part.full_name) for part in parts]
+    names = [repr(part.name) for part in parts]
     rest = len(names) - _SHOWN
     return ", ".join(names[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
 

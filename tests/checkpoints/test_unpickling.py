@@ -152,7 +152,7 @@ NEWER = [
     *((2, value) for value in (torch.Size((2, 3)), torch.bfloat16, torch.device("cuda:1"))),
     *((2, value) for value in (np.float32(0.5), np.int64(7))),
     (3, b"bytes"),
-    (4, {1, "a"}),
+    (4, {1}),
     (5, bytearray(b"bytes")),
 ]
 CASES = [(0, value) for value in PLAIN] + NEWER
