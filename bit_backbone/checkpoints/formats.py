@@ -156,6 +156,10 @@ class Format:
             tensor = tensor[:, :, 0, 0]
         return tensor.contiguous()
 
+    def read_shape(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Returns the shape that ``read_tensor`` gives."""
+        return tuple(self.read_tensor(name, torch.empty(shape, device="meta")).shape)
+
     def write_tensor(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         """Returns the tensor of our ``name`` in their layout."""
         if name == HEAD_WEIGHT and self.head_is_conv:

@@ -20,6 +20,7 @@ from bit_backbone.checkpoints.report import LoadReport
 from bit_backbone.checkpoints.sources import SourceLike, open_checkpoint
 from bit_backbone.network.image_channels import adapt_rgb_filters
 from bit_backbone.network.std_conv import StdConv2d
+from bit_backbone.utils.ways_out import after, in_python, passing
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -100,16 +101,19 @@ def _complain(report: LoadReport, strict: bool) -> None:
         warnings.warn(f"{message}\nonly what fits is loaded", stacklevel=4)
         return
     head_names = {*report.missing, *report.misshapen} & {*HEAD}
+    labels = report.architecture.num_labels
+    what_fits = passing("strict", False, "to load what fits")
     if head_names and report.same_network:
-        ways = (
-            f'the file has {report.architecture.num_labels or "no"} labels: pass head="new" for a '
-            f"new head, or build the model with num_labels={report.architecture.num_labels}"
+        message += f"\nthe file has {labels or 'no'} labels" + after(
+            ": ",
+            passing("head", "new", "for a new head"),
+            in_python(f"build the model with num_labels={labels}"),
         )
     elif report.same_network:
-        ways = "pass strict=False to load what fits"
+        message += after("\n", what_fits)
     else:
-        ways = "build the model that the file is made for, or pass strict=False to load what fits"
-    raise CheckpointError(f"{message}\n{ways}", report)
+        message += after("\n", in_python("build the model that the file is made for"), what_fits)
+    raise CheckpointError(message, report)
 
 
 def _read(target: Target, checkpoint: Checkpoint, found: Match) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from bit_backbone.checkpoints.errors import CheckpointError
 from bit_backbone.checkpoints.files import GroupPath, TensorFile
 from bit_backbone.checkpoints.recognition import Network, networks_in, stranger
+from bit_backbone.utils.ways_out import after, passing
 
 # Where training scripts put the model's own tensors, in the order in which they are taken.
 OWN = (
@@ -108,8 +109,8 @@ def choose(parts: Sequence[Part], wanted: str | None, origin: str) -> Part:
     best = [part for part, rank in zip(among, ranks, strict=True) if rank == min(ranks)]
     if len(best) > 1:
         raise CheckpointError(
-            f"{origin} holds several BiT networks, {_listed(best)}: choose one, with "
-            f"part={best[0].name!r} for the first"
+            f"{origin} holds several BiT networks, {_listed(best)}"
+            + after(": ", passing("part", best[0].name, "for the first"))
         )
     return best[0]
 

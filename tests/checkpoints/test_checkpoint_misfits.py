@@ -69,7 +69,7 @@ MISFITS = {
         lambda a: {
             f"{key}/{name}": array for key in ("left", "right") for name, array in a.items()
         },
-        "several BiT networks, 'left', 'right': choose one, with part='left' for the first",
+        r"several BiT networks, 'left', 'right': pass part=.left. for the first",
     ),
     "no network": (
         lambda a: renamed(a, "standardized_conv2d", "conv"),

@@ -148,7 +148,7 @@ WRONG = {
     "two of one rank": (
         {"left": OURS, "right": THEIRS},
         None,
-        r"holds several BiT networks, 'left', 'right': choose one, with part='left' for the first",
+        r"holds several BiT networks, 'left', 'right': pass part=.left. for the first",
     ),
     "two averages": ({"ema": OURS, "teacher": THEIRS}, None, "holds several .* 'ema', 'teacher'"),
     "no such part": (
@@ -160,7 +160,7 @@ WRONG = {
     "two in the part": (
         {"a": {"left": OURS, "right": THEIRS}, "model": OURS},
         "a",
-        r"holds several BiT networks, 'a\.left', 'a\.right': choose",
+        r"holds several BiT networks, 'a\.left', 'a\.right': pass part=",
     ),
     "no network": (
         {"model": {"fc.weight": torch.ones(2)}, "args": ARGUMENTS},

@@ -6,6 +6,7 @@ read, and only the tensors asked for are.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,6 +35,13 @@ class TensorSpec:
 
     shape: tuple[int, ...]
     dtype: str
+
+    @property
+    def nbytes(self) -> int:
+        """Size of its values."""
+        known = getattr(torch, self.dtype, None)
+        itemsize = known.itemsize if isinstance(known, torch.dtype) else 0
+        return math.prod(self.shape) * itemsize
 
 
 class Closing(ABC):
