@@ -123,12 +123,13 @@ def _tracked(predictions: Iterable[Prediction], total: int) -> Iterator[Predicti
 
 def _processor(checkpoint: str, preset: str | None) -> BitImageProcessor:
     from bit_backbone.preprocessing import BitImageProcessor
-    from bit_backbone.preprocessing.saved import FILE_NAME
+    from bit_backbone.preprocessing.saved import FILE_NAME, has_timm_settings
 
     if preset is not None:
         return BitImageProcessor.from_preset(preset)
     path = Path(checkpoint)
-    if path.is_file() or (path.is_dir() and not (path / FILE_NAME).exists()):
+    has_none = path.is_dir() and not (path / FILE_NAME).exists() and not has_timm_settings(path)
+    if path.is_file() or has_none:
         return BitImageProcessor.from_preset(FALLBACK_PRESET)
     return BitImageProcessor.from_pretrained(checkpoint)
 

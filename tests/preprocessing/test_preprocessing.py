@@ -286,12 +286,15 @@ def test_a_bilevel_image_has_two_levels():
 
 
 @pytest.mark.parametrize(
-    ("length", "crop", "offset"),
-    [(9, 9, 0), (10, 9, 0), (11, 9, 1), (12, 9, 2), (13, 9, 2), (7, 9, -1), (6, 9, -1)],
-)
-def test_crop_offset_is_torchvisions(length, crop, offset):
+    ("length", "crop", "even", "down"),
+    [(9, 9, 0, 0), (10, 9, 0, 0), (11, 9, 1, 1), (12, 9, 2, 1), (13, 9, 2, 2), (7, 9, -1, -1),
+     (6, 9, -1, -2)],
+)  # fmt: skip
+@pytest.mark.parametrize("rounding", ["even", "down"])
+def test_crop_offset(length, crop, even, down, rounding):
+    offset = {"even": even, "down": down}[rounding]
     ramp = np.tile(np.arange(1, length + 1, dtype=np.uint8), (crop, 1))
-    row = pixels(ramp, crop_size=crop, do_center_crop=True,
+    row = pixels(ramp, crop_size=crop, do_center_crop=True, crop_rounding=rounding,
                  **{k: False for k in RAW if k != "do_center_crop"})[0, 0, 0]  # fmt: skip
     expected = [i + offset + 1 if 0 <= i + offset < length else 0 for i in range(crop)]
     assert row.tolist() == expected
