@@ -137,7 +137,8 @@ def test_a_real_hybrid_of_transformers(tmp_path):
     config = transformers.DPTConfig(
         is_hybrid=True, backbone_config=inner, hidden_size=32, num_hidden_layers=4,
         num_attention_heads=2, intermediate_size=32, image_size=64,
-        backbone_out_indices=[0, 1, 2, 3], neck_hidden_sizes=[8, 8, 8, 8], readout_type="project", neck_ignore_stages=[0, 1],
+        backbone_out_indices=[0, 1, 2, 3], neck_hidden_sizes=[8, 8, 8, 8],
+        readout_type="project", neck_ignore_stages=[0, 1],
     )  # fmt: skip
     theirs = transformers.DPTModel(config).eval()
     theirs.save_pretrained(tmp_path)
