@@ -15,7 +15,7 @@ from bit_backbone.network.layers import GroupNormAct
 from bit_backbone.utils.empty_weights import hollow
 
 if TYPE_CHECKING:
-    from bit_backbone.checkpoints.sources import Source
+    from bit_backbone.checkpoints.sources import SourceLike
 
 __all__ = ["BitBackbone", "FeatureInfo"]
 
@@ -65,7 +65,8 @@ class BitBackbone(BitNetwork, PretrainedMixin):
     Args:
         config: A BitConfig, the name of a variant ("R101x3"), or None for R50x1.
         weights: A checkpoint of this network to load, anything that
-            ``bit_backbone.checkpoints.load`` takes; None for random weights.
+            ``bit_backbone.checkpoints.load`` takes, ``Source(path, part="state_dict_ema")`` too;
+            None for random weights.
         **overrides: Arguments of BitConfig that differ from ``config``.
 
     Raises:
@@ -77,7 +78,7 @@ class BitBackbone(BitNetwork, PretrainedMixin):
         self,
         config: BitConfig | str | None = None,
         *,
-        weights: Source | None = None,
+        weights: SourceLike | None = None,
         **overrides: Any,
     ) -> None:
         warn_of_random_weights(config, weights, 'load them with weights="{name}"')

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from bit_backbone.checkpoints.loading import load
     from bit_backbone.checkpoints.pretrained import from_pretrained, save_pretrained
     from bit_backbone.checkpoints.report import LoadReport
+    from bit_backbone.checkpoints.sources import Source
 
 __all__ = [
     "CheckpointError",
@@ -21,6 +22,7 @@ __all__ = [
     "LoadReport",
     "NotDownloadedError",
     "PublishedCheckpoint",
+    "Source",
     "catalog",
     "convert",
     "from_pretrained",
@@ -31,6 +33,7 @@ __all__ = [
 _HOME = {
     "ConvertReport": "converting",
     "LoadReport": "report",
+    "Source": "sources",
     "convert": "converting",
     "from_pretrained": "pretrained",
     "load": "loading",

@@ -17,7 +17,8 @@ from bit_backbone.checkpoints.files import WEIGHT_FILES
 from bit_backbone.checkpoints.formats import FORMATS, HEAD, HEAD_WEIGHT, STEM_GAIN, Format
 from bit_backbone.checkpoints.matching import Target, is_own, match
 from bit_backbone.checkpoints.pretrained import config_for, remove_older_weights
-from bit_backbone.checkpoints.sources import CONFIG_FILE, Source, open_checkpoint
+from bit_backbone.checkpoints.report import listed_parts
+from bit_backbone.checkpoints.sources import CONFIG_FILE, SourceLike, open_checkpoint
 from bit_backbone.checkpoints.writing import (
     DETECTRON2_WRITERS,
     WRITERS,
@@ -46,6 +47,8 @@ class ConvertReport:
         written: Names in the target.
         left_out: Names in the source that the target does not have: a head that was dropped, the
             other parts of a detector.
+        part: Which of the source's networks was converted, as in ``LoadReport``.
+        other_parts: The source's other networks.
     """
 
     source: str
@@ -55,17 +58,22 @@ class ConvertReport:
     architecture: Architecture
     written: tuple[str, ...]
     left_out: tuple[str, ...]
+    part: str = ""
+    other_parts: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         left = f", left out {len(self.left_out)} ({', '.join(self.left_out[:4])})"
+        parts = f"; not taken, other parts of the file: {listed_parts(self.other_parts)}"
         return (
             f"{self.source} ({self.source_format} names, {self.architecture}) -> {self.target} "
-            f"({self.format} names): {len(self.written)} tensors" + (left if self.left_out else "")
+            f"({self.format} names): {len(self.written)} tensors"
+            + (left if self.left_out else "")
+            + (parts if self.other_parts else "")
         )
 
 
 def convert(
-    source: Source,
+    source: SourceLike,
     target: str | os.PathLike[str],
     format: str,
     *,
@@ -74,6 +82,7 @@ def convert(
     prefix: str | None = None,
     config: BitConfig | None = None,
     progress: bool = False,
+    part: str | None = None,
 ) -> ConvertReport:
     """Writes a checkpoint in another codebase's names and layouts, every value as it is.
 
@@ -91,6 +100,7 @@ def convert(
         config: The network, for a folder's config.json, where neither the source's own nor its
             shapes tell.
         progress: Whether to show a progress bar.
+        part: Which network of a source that holds several, as in ``load``.
 
     Returns:
         What was written and left out.
@@ -104,7 +114,7 @@ def convert(
         raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
     theirs, target = FORMATS[format], Path(target)
     writer = _writer(theirs, target)
-    with open_checkpoint(source) as checkpoint:
+    with open_checkpoint(source, part=part) as checkpoint:
         check_whole(checkpoint)
         names = _renamed(checkpoint, theirs, head, prefix)
         tensors = _converted(checkpoint, theirs, names, progress)
@@ -123,6 +133,8 @@ def convert(
         architecture=checkpoint.architecture,
         written=tuple(names.values()),
         left_out=(*(n for n in checkpoint.specs if n not in names), *checkpoint.outside),
+        part=checkpoint.part,
+        other_parts=checkpoint.other_parts,
     )
 
 

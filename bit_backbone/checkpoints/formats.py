@@ -35,9 +35,14 @@ class Part(NamedTuple):
 
 
 def _number(offset: int = 0, digits: int = 1) -> Part:
-    """A number that is ours plus ``offset``, padded with zeros."""
+    """A number that is ours plus ``offset``, padded with zeros.
+
+    Of three digits at most: a name may ask for no network of a billion stages.
+    """
     return Part(
-        r"\d+", lambda text: str(int(text) - offset), lambda ours: f"{int(ours) + offset:0{digits}}"
+        r"\d{1,3}",
+        lambda text: str(int(text) - offset),
+        lambda ours: f"{int(ours) + offset:0{digits}}",
     )
 
 
@@ -53,7 +58,7 @@ _OURS = {
     "unit": _number(),
     "conv": _number(),
     "affine": _AFFINE,
-    "tap": Part(r"stem|stage\d+", str, str),
+    "tap": Part(r"stem|stage\d{1,3}", str, str),
 }
 
 
@@ -150,6 +155,10 @@ class Format:
         if name == HEAD_WEIGHT and tensor.ndim == 4 and tensor.shape[2:] == (1, 1):
             tensor = tensor[:, :, 0, 0]
         return tensor.contiguous()
+
+    def read_shape(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Returns the shape that ``read_tensor`` gives."""
+        return tuple(self.read_tensor(name, torch.empty(shape, device="meta")).shape)
 
     def write_tensor(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         """Returns the tensor of our ``name`` in their layout."""

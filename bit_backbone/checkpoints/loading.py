@@ -17,14 +17,22 @@ from bit_backbone.checkpoints.errors import CheckpointError
 from bit_backbone.checkpoints.formats import HEAD, STEM_CONV, STEM_GAIN
 from bit_backbone.checkpoints.matching import HEAD_POLICIES, Match, Target, match
 from bit_backbone.checkpoints.report import LoadReport
-from bit_backbone.checkpoints.sources import Source, open_checkpoint
+from bit_backbone.checkpoints.sources import SourceLike, open_checkpoint
 from bit_backbone.network.image_channels import adapt_rgb_filters
 from bit_backbone.network.std_conv import StdConv2d
+from bit_backbone.utils.ways_out import after, in_python, passing
 
 _LOGGER = logging.getLogger(__name__)
 
 
-def load(model: nn.Module, source: Source, head: str = "keep", strict: bool = True) -> LoadReport:
+def load(
+    model: nn.Module,
+    source: SourceLike,
+    head: str = "keep",
+    strict: bool = True,
+    *,
+    part: str | None = None,
+) -> LoadReport:
     """Loads a checkpoint into a model of this package, or into a larger model that holds one.
 
     Every name and every shape is compared before anything is read, and everything is read before
@@ -40,12 +48,16 @@ def load(model: nn.Module, source: Source, head: str = "keep", strict: bool = Tr
         model: A BitBackbone, BitModel or BitForImageClassification; or a DDP model, a compiled
             model or a detector around one.
         source: A published name ("BiT-M-R50x1", "timm/resnetv2_50x1_bit.goog_in21k"), a file, a
-            folder, a repository on the Hugging Face Hub, or a dict of tensors.
+            folder, a repository on the Hugging Face Hub, a dict of tensors or of such dicts, or
+            a ``Source``, which names a part.
         head: What becomes of the classification head, where the model has one. "keep": the
             file's, which must fit. "drop": the file's is left out and the model's stays as it is.
             "new": the file's is left out and the model's is initialised anew.
         strict: Whether anything missing, unexpected or misshapen is an error; otherwise it is a
             warning, and whatever fits is loaded.
+        part: Which network of a file that holds several: "state_dict_ema", "teacher". None for
+            the model's own weights, by the order in ``bit_backbone.checkpoints.parts``; the report
+            names the others.
 
     Returns:
         What was loaded, and every tensor that was not.
@@ -54,7 +66,7 @@ def load(model: nn.Module, source: Source, head: str = "keep", strict: bool = Tr
         CheckpointError: The source cannot be found or read, or, if strict, does not fit.
         ValueError: ``head`` is none of the three.
     """
-    with open_checkpoint(source) as checkpoint:
+    with open_checkpoint(source, part=part) as checkpoint:
         return load_checkpoint(model, checkpoint, head, strict)
 
 
@@ -89,16 +101,19 @@ def _complain(report: LoadReport, strict: bool) -> None:
         warnings.warn(f"{message}\nonly what fits is loaded", stacklevel=4)
         return
     head_names = {*report.missing, *report.misshapen} & {*HEAD}
+    labels = report.architecture.num_labels
+    what_fits = passing("strict", False, "to load what fits")
     if head_names and report.same_network:
-        ways = (
-            f'the file has {report.architecture.num_labels or "no"} labels: pass head="new" for a '
-            f"new head, or build the model with num_labels={report.architecture.num_labels}"
+        message += f"\nthe file has {labels or 'no'} labels" + after(
+            ": ",
+            passing("head", "new", "for a new head"),
+            in_python(f"build the model with num_labels={labels}"),
         )
     elif report.same_network:
-        ways = "pass strict=False to load what fits"
+        message += after("\n", what_fits)
     else:
-        ways = "build the model that the file is made for, or pass strict=False to load what fits"
-    raise CheckpointError(f"{message}\n{ways}", report)
+        message += after("\n", in_python("build the model that the file is made for"), what_fits)
+    raise CheckpointError(message, report)
 
 
 def _read(target: Target, checkpoint: Checkpoint, found: Match) -> dict[str, Tensor]:
@@ -108,7 +123,7 @@ def _read(target: Target, checkpoint: Checkpoint, found: Match) -> dict[str, Ten
         dtype = target.tensors[name].dtype
         tensor = checkpoint.read(source)
         if name in found.report.adapted:
-            conv = target.network.get_submodule(STEM_CONV.removesuffix(".weight"))
+            conv = target.owner(STEM_CONV)
             assert isinstance(conv, StdConv2d)
             tensor, gain = adapt_rgb_filters(tensor, conv.in_channels, conv.eps)
             tensors[STEM_GAIN] = gain.to(dtype)
@@ -131,15 +146,17 @@ def _is_finite(tensor: Tensor) -> bool:
 
 def _fill(target: Target, tensors: dict[str, Tensor], renewed: Iterable[str]) -> tuple[str, ...]:
     """Gives the network its tensors, and returns the names of those initialised anew."""
-    network = target.network
     hollow = {name for name, tensor in target.tensors.items() if tensor.is_meta}
     fresh = tuple(n for n in target.tensors if n in renewed or (n in hollow and n not in tensors))
-    new = {name: tensor for name, tensor in tensors.items() if name in hollow}
-    old = {name: tensor for name, tensor in tensors.items() if name not in hollow}
     device = _real_device()
-    network.load_state_dict({n: t.to(device) for n, t in new.items()}, strict=False, assign=True)
-    network.load_state_dict(old, strict=False)
-    _initialise(network, fresh)
+    by_owner: dict[tuple[nn.Module, bool], dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        is_new = name in hollow
+        values = by_owner.setdefault((target.owner(name), is_new), {})
+        values[name.rpartition(".")[2]] = tensor.to(device) if is_new else tensor
+    for (module, is_new), values in by_owner.items():
+        module.load_state_dict(values, strict=False, assign=is_new)
+    _initialise(target, fresh)
     return fresh
 
 
@@ -149,14 +166,12 @@ def _real_device() -> torch.device:
     return torch.device("cpu") if default.type == "meta" else default
 
 
-def _initialise(network: nn.Module, names: Iterable[str]) -> None:
+def _initialise(target: Target, names: Iterable[str]) -> None:
     """Gives the named tensors the values that their modules start with, and real memory."""
-    leaves: dict[str, set[str]] = {}
+    leaves: dict[nn.Module, set[str]] = {}
     for name in names:
-        path, _, leaf = name.rpartition(".")
-        leaves.setdefault(path, set()).add(leaf)
-    for path, wanted in leaves.items():
-        module = network.get_submodule(path)
+        leaves.setdefault(target.owner(name), set()).add(name.rpartition(".")[2])
+    for module, wanted in leaves.items():
         own = dict(module.named_parameters(recurse=False)) | dict(
             module.named_buffers(recurse=False)
         )

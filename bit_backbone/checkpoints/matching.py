@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +13,13 @@ from bit_backbone.checkpoints.architecture import Architecture
 from bit_backbone.checkpoints.checkpoint import Checkpoint
 from bit_backbone.checkpoints.errors import CheckpointError
 from bit_backbone.checkpoints.formats import HEAD, HEAD_WEIGHT, STEM_CONV, STEM_GAIN
-from bit_backbone.checkpoints.recognition import recognise
+from bit_backbone.checkpoints.recognition import (
+    Network,
+    networks_in,
+    read_names,
+    stranger,
+    unwrapped,
+)
 from bit_backbone.checkpoints.report import LoadReport, ShapePair
 from bit_backbone.config import BitConfig
 from bit_backbone.network.image_channels import RGB_CHANNELS
@@ -34,11 +40,16 @@ class Target:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        found = recognise(model.state_dict(), f"the {type(model).__name__}")
-        self.network = model.get_submodule(found.prefix.removesuffix("."))
+        tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        found = _network_of(model, tensors)
+        recognised = read_names(tensors, found, f"the {type(model).__name__}")
+        own = [n for n in tensors if n not in recognised.outside]
+        prefix = recognised.written_prefix
+        self.network = model.get_submodule(prefix.removesuffix("."))
+        # None of our names has the wrappers inside of the network, of compiled stages for example.
+        self._written = {unwrapped(n)[len(found.prefix) :]: n.removeprefix(prefix) for n in own}
         self.tensors: Mapping[str, torch.Tensor] = {
-            **dict(self.network.named_parameters()),
-            **dict(self.network.named_buffers()),
+            name: tensors[prefix + written] for name, written in self._written.items()
         }
         shapes = {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
         built = Architecture.of_shapes(shapes)
@@ -47,11 +58,10 @@ class Target:
         self.architecture = (
             Architecture.of_config(config) if isinstance(config, BitConfig) else built
         )
-        if found.format.name not in ("native", "detectron2"):
-            raise CheckpointError(
-                f"weights are loaded into this package's models; {type(model).__name__} has "
-                f"{found.format.name}'s names: convert the file to that format instead"
-            )
+
+    def owner(self, name: str) -> nn.Module:
+        """Returns the module that one of the tensors is a parameter or a buffer of."""
+        return self.network.get_submodule(self._written[name].rpartition(".")[0])
 
     @property
     def is_partial(self) -> bool:
@@ -70,6 +80,30 @@ class Target:
         """Returns the name of the next stage's first norm for that of the final one."""
         kind, _, leaf = name.rpartition(".")
         return f"stage{self.last_stage + 1}.0.norm1.{leaf}" if kind == "norm" else name
+
+
+def _network_of(model: nn.Module, names: Iterable[str]) -> Network:
+    """Returns the one network in a model.
+
+    Raises:
+        CheckpointError: There is none or another codebase's, or there are several.
+    """
+    kind = type(model).__name__
+    found = networks_in(names)
+    if not found:
+        raise CheckpointError(stranger(tuple(names), f"the {kind}"))
+    if found[0].format.name not in ("native", "detectron2"):
+        raise CheckpointError(
+            f"weights are loaded into this package's models; {kind} has {found[0].format.name}'s "
+            "names: convert the file to that format instead"
+        )
+    rivals = [network.prefix for network in found if network.format == found[0].format]
+    if len(rivals) > 1:
+        raise CheckpointError(
+            f"the {kind} holds several BiT networks, under {', '.join(map(repr, rivals))}: load "
+            "into one of these modules"
+        )
+    return found[0]
 
 
 @dataclass(frozen=True)
@@ -134,6 +168,8 @@ def match(target: Target, checkpoint: Checkpoint, head: str) -> Match:
         beyond=tuple(beyond),
         adapted=tuple(adapted),
         outside=checkpoint.outside,
+        part=checkpoint.part,
+        other_parts=checkpoint.other_parts,
     )
     return Match(sources, report, new_head=head == "new")
 

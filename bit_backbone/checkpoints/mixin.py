@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import nn
+
+if TYPE_CHECKING:
+    from bit_backbone.checkpoints.sources import Source
 
 
 class PretrainedMixin(nn.Module):
@@ -31,12 +34,13 @@ class PretrainedMixin(nn.Module):
     @classmethod
     def from_pretrained(
         cls,
-        name_or_path: str | os.PathLike[str],
+        name_or_path: str | os.PathLike[str] | Source,
         *,
         head: str = "keep",
         strict: bool = True,
         revision: str | None = None,
         dtype: torch.dtype | str | None = None,
+        part: str | None = None,
         **overrides: Any,
     ) -> Self:
         """Builds the model that a checkpoint is for, and loads it; nothing is random first.
@@ -54,6 +58,8 @@ class PretrainedMixin(nn.Module):
             revision: Branch, tag or commit, on the Hub.
             dtype: Type of the model's tensors, or its name; "auto" for that of the file's. None
                 for torch's default, whatever the file's are.
+            part: Which network of a checkpoint that holds several, such as "state_dict_ema"; a
+                ``Source`` says the same. None for the model's own weights.
             **overrides: Arguments of BitConfig that differ from the checkpoint's.
 
         Returns:
@@ -73,6 +79,7 @@ class PretrainedMixin(nn.Module):
             strict=strict,
             revision=revision,
             dtype=dtype,
+            part=part,
             **overrides,
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,13 +18,16 @@ from bit_backbone.checkpoints.files import FLOAT_DTYPES, WEIGHT_FILES
 from bit_backbone.checkpoints.formats import FORMATS, STEM_GAIN
 from bit_backbone.checkpoints.loading import load_checkpoint
 from bit_backbone.checkpoints.matching import Target
-from bit_backbone.checkpoints.sources import CONFIG_FILE, Place, Source, locate
+from bit_backbone.checkpoints.sources import CONFIG_FILE, Place, Source, SourceLike, locate, split
 from bit_backbone.checkpoints.writing import write_safetensors, write_text, writing
 from bit_backbone.config import MODEL_TYPE, BitConfig
 from bit_backbone.utils.empty_weights import hollow
 from bit_backbone.utils.files import read_json
+from bit_backbone.utils.ways_out import after, passing
 
 _INDEX = "model.safetensors.index.json"
+_PADDING = {"global_padding", "embedding_dynamic_padding"}
+_LABELS = {"num_labels", "id2label", "label2id"}
 _SHARDS = "model-*-of-*.safetensors"
 
 
@@ -33,19 +36,28 @@ ModelT = TypeVar("ModelT", bound=nn.Module)
 
 def from_pretrained(
     cls: type[ModelT],
-    name_or_path: str | os.PathLike[str],
+    name_or_path: str | os.PathLike[str] | Source,
     *,
     head: str = "keep",
     strict: bool = True,
     revision: str | None = None,
     dtype: torch.dtype | str | None = None,
+    part: str | None = None,
     **overrides: Any,
 ) -> ModelT:
     """Builds a model of a class and loads a checkpoint into it: ``PretrainedMixin`` says how."""
-    place = locate(name_or_path, revision)
+    source, part = split(name_or_path, part)
+    if isinstance(source, Mapping):
+        raise CheckpointError(
+            "from_pretrained takes a name or a path, got a dict: build the model, and load the "
+            "dict into it with bit_backbone.checkpoints.load"
+        )
+    place = locate(source, revision)
     config = read_config(place)
-    with Checkpoint(place.open()) as checkpoint:
-        config = config or config_of(checkpoint, **overrides)
+    with Checkpoint(place.open(), part) as checkpoint:
+        if config is None:
+            labels = {} if _LABELS & set(overrides) else _timm_labels(place, checkpoint)
+            config = config_of(checkpoint, **labels, **overrides)
         if head == "drop":
             overrides = {"num_labels": 0, **overrides}
         with hollow():
@@ -86,6 +98,9 @@ def read_config(place: Place) -> BitConfig | None:
         values = read_json(path)
     except ValueError as error:
         raise CheckpointError(str(error)) from error
+    inner = values.get("backbone_config")
+    if isinstance(inner, dict) and inner.get("model_type") == MODEL_TYPE:
+        return BitConfig.from_dict(inner)  # a hybrid transformer's, or a depth estimator's
     if "model_type" not in values and str(values.get("architecture", "")).startswith("resnetv2"):
         return None  # timm's, which names a variant and nothing else
     if values.get("model_type") != MODEL_TYPE:
@@ -96,9 +111,35 @@ def read_config(place: Place) -> BitConfig | None:
     return BitConfig.from_dict(values)
 
 
+def _timm_labels(place: Place, checkpoint: Checkpoint) -> dict[str, Any]:
+    """Returns the names of the classes in a config.json of timm's, as an argument of BitConfig."""
+    path = place.config()
+    values = {} if path is None else read_json(path)
+    names = values.get("label_names") or (values.get("pretrained_cfg") or {}).get("label_names")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return {}
+    if len(names) != checkpoint.architecture.num_labels:
+        warnings.warn(
+            f"{path} names {len(names)} labels, and the head of {checkpoint.origin} has "
+            f"{checkpoint.architecture.num_labels}: the names are left out",
+            stacklevel=4,
+        )
+        return {}
+    return {"id2label": dict(enumerate(names))}
+
+
 def config_of(checkpoint: Checkpoint, **overrides: Any) -> BitConfig:
     """Returns the configuration of a checkpoint that comes without one."""
     eps = {"weight_standardization_eps": checkpoint.format.eps}
+    if checkpoint.architecture.layer_type == "bottleneck" and not _PADDING & set(overrides):
+        warnings.warn(
+            f"{checkpoint.origin} is a bottleneck network without a config.json: its weights do "
+            'not show how it pads. The networks in hybrid transformers pad by the rule "same", and '
+            "their stems by the image; BitConfig's default is taken"
+            + after("; ", passing("global_padding", "same"))
+            + after(" and ", passing("embedding_dynamic_padding", True, "if it is one of these")),
+            stacklevel=4,
+        )
     try:
         return checkpoint.architecture.to_config(**{**eps, **overrides})
     except ValueError as error:
@@ -108,9 +149,10 @@ def config_of(checkpoint: Checkpoint, **overrides: Any) -> BitConfig:
         ) from error
 
 
-def config_for(source: Source, checkpoint: Checkpoint) -> BitConfig:
+def config_for(source: SourceLike, checkpoint: Checkpoint) -> BitConfig:
     """Returns the configuration of an open checkpoint: its config.json's, or what shapes tell."""
-    config = read_config(locate(source)) if isinstance(source, str | os.PathLike) else None
+    path, _ = split(source)
+    config = read_config(locate(path)) if isinstance(path, str | os.PathLike) else None
     return config or config_of(checkpoint)
 
 

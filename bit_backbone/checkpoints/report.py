@@ -46,6 +46,9 @@ class LoadReport:
         adapted: Tensors that were made to fit another number of image channels.
         outside: Names in the file beside the network: a detector's other parts.
         not_finite: Loaded tensors that hold NaN or infinity.
+        part: Which of the file's networks was taken: the keys and the prefix that lead to it, ""
+            for a file that is one.
+        other_parts: The others, of which ``part=`` takes one instead: an average, a teacher.
     """
 
     source: str
@@ -63,6 +66,8 @@ class LoadReport:
     adapted: tuple[str, ...] = ()
     outside: tuple[str, ...] = ()
     not_finite: tuple[str, ...] = ()
+    part: str = ""
+    other_parts: tuple[str, ...] = ()
 
     @property
     def same_network(self) -> bool:
@@ -89,8 +94,9 @@ class LoadReport:
         return "\n  ".join(lines)
 
     def __str__(self) -> str:
+        part = f", {self.part!r} of it" if self.part and self.other_parts else ""
         lines = [
-            f"{self.source} ({self.format} names, {self.architecture}): loaded "
+            f"{self.source} ({self.format} names, {self.architecture}{part}): loaded "
             f"{len(self.loaded)} tensors"
         ]
         notes = {
@@ -103,9 +109,17 @@ class LoadReport:
             "not finite": self.not_finite,
         }
         lines += [f"{what}: {_listed(names)}" for what, names in notes.items() if names]
+        if self.other_parts:
+            lines.append(f"not taken, other parts of the file: {listed_parts(self.other_parts)}")
         if not self.complete:
             lines.append(self.problems())
         return "\n  ".join(lines)
+
+
+def listed_parts(names: tuple[str, ...]) -> str:
+    """Returns the first few names of parts, and how many more there are."""
+    rest = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(map(repr, names[:_SHOWN])) + rest
 
 
 def _listed(items: tuple[str, ...], separator: str = ", ") -> str:

@@ -8,22 +8,34 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
-
-import torch
+from typing import Any, TypeAlias
 
 from bit_backbone.checkpoints import fetching, published
 from bit_backbone.checkpoints.checkpoint import Checkpoint
 from bit_backbone.checkpoints.errors import CheckpointError
 from bit_backbone.checkpoints.files import (
     TensorFile,
-    TensorMapping,
-    find_state_dict,
+    TreeFile,
     open_file,
     open_folder,
 )
 
-Source: TypeAlias = str | os.PathLike[str] | Mapping[str, torch.Tensor]
+
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint, and which of the networks in it is meant.
+
+    Attributes:
+        path: A file, a folder, a published name or "owner/name" on the Hugging Face Hub.
+        part: The keys that lead to the network, "state_dict_ema"; None for the model's own, by the
+            order that ``bit_backbone.checkpoints.parts`` documents.
+    """
+
+    path: str | os.PathLike[str]
+    part: str | None = None
+
+
+SourceLike: TypeAlias = str | os.PathLike[str] | Source | Mapping[str, Any]
 
 CONFIG_FILE = "config.json"
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -141,21 +153,36 @@ def locate(name: str | os.PathLike[str], revision: str | None = None) -> Place:
     )
 
 
-def open_checkpoint(source: Source, revision: str | None = None) -> Checkpoint:
+def split(
+    source: SourceLike, part: str | None = None
+) -> tuple[str | os.PathLike[str] | Mapping[str, Any], str | None]:
+    """Returns where a source is, and which part of it is meant; ``part`` decides where given."""
+    if isinstance(source, Source):
+        return source.path, part or source.part
+    return source, part
+
+
+def open_checkpoint(
+    source: SourceLike, revision: str | None = None, *, part: str | None = None
+) -> Checkpoint:
     """Opens any source, fetching it first if it is a name.
+
+    Args:
+        source: A name, a path, a ``Source``, or a dict of tensors, or of dicts.
+        revision: Branch, tag or commit, on the Hub.
+        part: Which network of the source, where it holds several; what ``Source`` says otherwise.
 
     Raises:
         CheckpointError: It cannot be found, fetched or read, or holds no BiT network.
     """
+    source, part = split(source, part)
     if isinstance(source, Mapping):
-        file: TensorFile = TensorMapping(
-            find_state_dict(source, "the given dict"), "the given dict", owned=False
-        )
+        file: TensorFile = TreeFile(source, "the given dict", "dict")
     elif isinstance(source, str | os.PathLike):
         file = locate(source, revision).open()
     else:
         raise CheckpointError(
-            "a checkpoint is a name, a path or a dict of tensors, got "
+            "a checkpoint is a name, a path, a Source or a dict of tensors, got "
             f"{type(source).__name__}; of a module pass its state_dict()"
         )
-    return Checkpoint(file)
+    return Checkpoint(file, part)

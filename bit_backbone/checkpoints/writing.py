@@ -15,6 +15,7 @@ import torch
 
 from bit_backbone.checkpoints.errors import CheckpointError
 from bit_backbone.utils.files import atomic_path
+from bit_backbone.utils.ways_out import either, passing
 
 NamedTensors: TypeAlias = Iterable[tuple[str, torch.Tensor]]
 Writer: TypeAlias = Callable[[Path, NamedTensors], None]
@@ -76,8 +77,8 @@ def writing(*targets: Path, overwrite: bool) -> Iterator[list[Path]]:
     for target in targets:
         if target.exists() and not overwrite:
             raise CheckpointError(
-                f"{target} exists: give another name, or say that it may be overwritten "
-                "(overwrite=True, --overwrite)"
+                f"{target} exists: "
+                + either("give another name", passing("overwrite", True, "to replace it"))
             )
     try:
         with ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""``bit-backbone checkpoints``: the published weights, and what each is."""
+"""``bit-backbone checkpoints``: the published weights, and what a file holds."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import argparse
 import dataclasses
 import fnmatch
 import json
-import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -19,18 +18,21 @@ from bit_backbone.checkpoints.published import (
     catalog,
     vtab,
 )
+from bit_backbone.cli.show import show
 
-# Piped output is for grep: no line of the table is longer, and none is broken.
-PIPED_WIDTH = 200
+SHOW = "show"
 
 
 def add_parser(subparsers: Any) -> None:
     """Adds the command."""
     parser = subparsers.add_parser(
         "checkpoints",
-        help="list the published weights",
+        help="list the published weights, or show what a file holds",
         description="Lists every published BiT checkpoint. Each name is what `weights=`, "
-        "`from_pretrained` and `bit-backbone convert` take.",
+        "`from_pretrained` and `bit-backbone convert` take. `show FILE` says what a checkpoint "
+        "holds instead: its networks, each with the name that --part takes, whose names it has, "
+        "which network it is, the size of its head, types and size. No tensor is read for that.",
+        usage="%(prog)s [-h] [--json] [PATTERN | show FILE]",
     )
     parser.add_argument(
         "pattern",
@@ -38,6 +40,7 @@ def add_parser(subparsers: Any) -> None:
         help="show the names that match, '*R50x1*' or 'vtab/*-dtd'; where none does, those with an "
         "alias that matches",
     )
+    parser.add_argument("file", nargs="?", help="after show: a file, a folder or a name")
     parser.add_argument("--json", action="store_true", help="print a JSON array")
     parser.set_defaults(func=run)
 
@@ -46,11 +49,18 @@ def run(args: argparse.Namespace) -> None:
     """Prints the table."""
     from bit_backbone.cli.output import Output
 
+    if args.pattern == SHOW:
+        if args.file is None:
+            raise ValueError("`checkpoints show` needs the file, folder or name to show")
+        show(args.file, args.json)
+        return
+    if args.file is not None:
+        raise ValueError(f"one pattern at a time, got {args.pattern!r} and {args.file!r}")
     entries = _select(args.pattern)
     if args.json:
         print(json.dumps([dataclasses.asdict(entry) for entry in entries], indent=2))
         return
-    console = Output(highlight=False, width=None if sys.stdout.isatty() else PIPED_WIDTH)
+    console = Output.of_tables()
     console.print(_table(entries))
     if args.pattern is None:
         console.print(_vtab_line())

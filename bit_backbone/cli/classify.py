@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bit_backbone.cli.networks import weights_of
+from bit_backbone.cli.networks import add_part_option, weights_of
 from bit_backbone.cli.options import (
     SOME_FAILED,
     add_device_option,
@@ -39,6 +39,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
     text = "a published name, a file, a folder, or that of a fine-tuning"
     add_weights_option(parser, "NAME", text, required=True)
+    add_part_option(parser)
     parser.add_argument("--top", type=positive, default=5, metavar="K", help="default 5")
     parser.add_argument("--json", action="store_true", help="print a JSON object per image")
     parser.add_argument(
@@ -70,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     from bit_backbone.finetune.labels import class_names, read_labels
 
     weights = weights_of(args.weights)
-    model = _classifier(weights).to(device_of(args), getattr(torch, args.precision))
+    model = _classifier(weights, args.part).to(device_of(args), getattr(torch, args.precision))
     names = class_names(model.config, None if args.labels is None else read_labels(args.labels))
     predictions = classify(
         model, _processor(weights, args.preset), args.images,
@@ -88,12 +89,12 @@ def run(args: argparse.Namespace) -> int:
     return SOME_FAILED if failed else 0
 
 
-def _classifier(name: str) -> BitForImageClassification:
+def _classifier(name: str, part: str | None) -> BitForImageClassification:
     from bit_backbone.checkpoints import CheckpointError
     from bit_backbone.heads import BitForImageClassification
 
     try:
-        model = BitForImageClassification.from_pretrained(name)
+        model = BitForImageClassification.from_pretrained(name, part=part)
     except CheckpointError as error:
         if error.report is None or not _lacks_head_alone(error.report):
             raise
@@ -122,12 +123,13 @@ def _tracked(predictions: Iterable[Prediction], total: int) -> Iterator[Predicti
 
 def _processor(checkpoint: str, preset: str | None) -> BitImageProcessor:
     from bit_backbone.preprocessing import BitImageProcessor
-    from bit_backbone.preprocessing.saved import FILE_NAME
+    from bit_backbone.preprocessing.saved import FILE_NAME, has_timm_settings
 
     if preset is not None:
         return BitImageProcessor.from_preset(preset)
     path = Path(checkpoint)
-    if path.is_file() or (path.is_dir() and not (path / FILE_NAME).exists()):
+    has_none = path.is_dir() and not (path / FILE_NAME).exists() and not has_timm_settings(path)
+    if path.is_file() or has_none:
         return BitImageProcessor.from_preset(FALLBACK_PRESET)
     return BitImageProcessor.from_pretrained(checkpoint)
 

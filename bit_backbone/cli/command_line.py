@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from bit_backbone import __version__
 from bit_backbone.utils.extras import MissingExtraError
 from bit_backbone.utils.out_of_memory import fitting
+from bit_backbone.utils.ways_out import for_command
 
 # Each module exposes add_parser(subparsers) and imports torch only inside the function it sets as
 # `func`, so that listing the commands stays quick.
@@ -44,6 +45,8 @@ def build_parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name in COMMANDS:
         importlib.import_module(name).add_parser(subparsers)
+    for command in subparsers.choices.values():
+        command.set_defaults(parser=command)
     return parser
 
 
@@ -61,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _prepare_streams()
     args = build_parser().parse_args(argv)
     try:
-        with fitting("the command"):
+        with fitting("the command"), for_command(args.parser):
             status = args.func(args) or 0
         sys.stdout.flush()
         return status

@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import Any
 
-from bit_backbone.cli.networks import weights_of
+from bit_backbone.cli.networks import add_part_option, weights_of
 
 FORMATS = ("npz", "torch", "timm", "transformers", "detectron2", "native")
 
@@ -40,6 +40,7 @@ def add_parser(subparsers: Any) -> None:
         help="what to put before every name, instead of the format's own (detectron2's is "
         "backbone.bottom_up., for an FPN; a bare backbone is backbone.)",
     )
+    add_part_option(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace an existing target")
     parser.set_defaults(func=run)
 
@@ -55,6 +56,7 @@ def run(args: argparse.Namespace) -> None:
         head=args.head,
         overwrite=args.overwrite,
         prefix=args.prefix,
+        part=args.part,
         progress=sys.stderr.isatty(),
     )
     print(report)

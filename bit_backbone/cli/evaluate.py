@@ -32,7 +32,7 @@ def add_parser(subparsers: Any) -> None:
 def evaluate_run(args: argparse.Namespace, run: Path) -> int:
     """Evaluates a run; returns the exit status."""
     from bit_backbone.detection.runs import load_detector
-    from bit_backbone.detection.tasks import evaluate_on
+    from bit_backbone.detection.tasks import evaluate_on, warn_of_no_objects
     from bit_backbone.detection.training import check_categories
     from bit_backbone.training.precision import autocast
     from bit_backbone.training.progress import Progress
@@ -42,6 +42,7 @@ def evaluate_run(args: argparse.Namespace, run: Path) -> int:
         model, spec = load_detector(run, group.device)
         test_set = open_set(args, "test", spec.name)
         check_categories(spec, test_set)
+        warn_of_no_objects(test_set)
         with Progress(group.is_first) as bars, autocast(group.device, args.precision):
             advance = bars.evaluation(-(-len(test_set) // group.world_size)).advance
             options: dict[str, Any] = {"workers": args.workers, "group": group, "advance": advance}

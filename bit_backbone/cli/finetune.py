@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bit_backbone.cli.networks import MODEL_FOLDER, weights_of
+from bit_backbone.cli.networks import MODEL_FOLDER, add_part_option, weights_of
 from bit_backbone.cli.options import (
     SIGNALLED,
     add_device_option,
@@ -39,6 +39,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--train", type=Path, required=True, metavar="DIR")
     parser.add_argument("--eval", type=Path, metavar="DIR", help="images to evaluate on")
     add_weights_option(parser, "NAME", "where to start from", required=True)
+    add_part_option(parser)
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="of the run")
     _add_data_options(parser)
     _add_recipe_options(parser)
@@ -164,7 +165,9 @@ def _model(args: argparse.Namespace, classes: list[str]) -> BitForImageClassific
 
     from bit_backbone.heads import BitForImageClassification
 
-    model = BitForImageClassification.from_pretrained(weights_of(args.weights), head="drop")
+    model = BitForImageClassification.from_pretrained(
+        weights_of(args.weights), head="drop", part=args.part
+    )
     torch.manual_seed(args.seed)  # a random head is the same in every process
     model.reset_classifier(len(classes), dict(enumerate(classes)), zero=args.head == "zero")
     model.set_grad_checkpointing(args.grad_checkpointing)

@@ -8,6 +8,8 @@ from typing import Any
 
 from bit_backbone.cli.networks import (
     add_network_options,
+    add_part_option,
+    check_part,
     checkpoint_config,
     network_overrides,
     weights_of,
@@ -41,6 +43,7 @@ def add_parser(subparsers: Any) -> None:
         "variant",
         help=f"{', '.join(VARIANTS)}, a published checkpoint, or a checkpoint's file or folder",
     )
+    add_part_option(parser)
     parser.add_argument("--image-size", type=image_size, default=(224, 224), metavar="HxW")
     parser.add_argument("--batch", type=int, default=1, help="images per forward (default 1)")
     add_precision_option(parser, "of weights and features; in training, of forward passes")
@@ -80,7 +83,8 @@ def run(args: argparse.Namespace) -> None:
 def _config(args: argparse.Namespace) -> BitConfig:
     named = args.variant in VARIANTS or not Path(args.variant).exists()
     given = args.variant if named else weights_of(args.variant)
-    config = BitConfig.from_variant(given) if named else checkpoint_config(given)
+    check_part(args.part, not named, "a checkpoint's file or folder")
+    config = BitConfig.from_variant(given) if named else checkpoint_config(given, args.part)
     overrides = network_overrides(args, config)
     if args.detector and named:  # as the builders do, which have a default of their own for a name
         overrides.setdefault("feature_norm", DENSE_FEATURE_NORM)

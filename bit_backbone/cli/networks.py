@@ -44,7 +44,18 @@ def add_weights_options(group: Any) -> None:
         "decides the variant; default: random weights",
         required=False,
     )
+    add_part_option(group)
     group.add_argument("--seed", type=int, default=0, help="of random weights (default 0)")
+
+
+def add_part_option(group: Any) -> None:
+    """Adds ``--part``, which goes with whatever names a checkpoint."""
+    group.add_argument(
+        "--part",
+        metavar="NAME",
+        help="of a checkpoint that holds several networks, such as state_dict_ema or teacher; "
+        "default: the model's own (`bit-backbone checkpoints show FILE` lists them)",
+    )
 
 
 def backbone_of(args: argparse.Namespace) -> BitBackbone:
@@ -60,8 +71,9 @@ def backbone_of(args: argparse.Namespace) -> BitBackbone:
 
     if args.weights:
         weights = weights_of(args.weights)
-        overrides = network_overrides(args, checkpoint_config(weights))
-        return BitBackbone.from_pretrained(weights, **overrides)
+        overrides = network_overrides(args, checkpoint_config(weights, args.part))
+        return BitBackbone.from_pretrained(weights, part=args.part, **overrides)
+    check_part(args.part, args.weights, "--weights")
     torch.manual_seed(args.seed)
     config = BitConfig.from_variant(args.variant)
     return BitBackbone(config.replace(**network_overrides(args, config))).eval()
@@ -76,7 +88,17 @@ def network_overrides(args: argparse.Namespace, config: BitConfig) -> dict[str, 
     return given
 
 
-def checkpoint_config(name: str) -> BitConfig:
+def check_part(part: str | None, checkpoint: Any, option: str) -> None:
+    """Checks that a part is named of some checkpoint.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if part is not None and not checkpoint:
+        raise ValueError(f"--part names a part of a checkpoint, got {part!r} without {option}")
+
+
+def checkpoint_config(name: str, part: str | None = None) -> BitConfig:
     """Returns the configuration of a checkpoint, of which no tensor is read.
 
     Raises:
@@ -85,7 +107,7 @@ def checkpoint_config(name: str) -> BitConfig:
     from bit_backbone.checkpoints.pretrained import config_for
     from bit_backbone.checkpoints.sources import open_checkpoint
 
-    with open_checkpoint(name) as checkpoint:
+    with open_checkpoint(name, part=part) as checkpoint:
         return config_for(name, checkpoint)
 
 

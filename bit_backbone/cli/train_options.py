@@ -11,7 +11,12 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bit_backbone.cli.networks import checkpoint_config, weights_of
+from bit_backbone.cli.networks import (
+    add_part_option,
+    check_part,
+    checkpoint_config,
+    weights_of,
+)
 from bit_backbone.cli.options import (
     add_device_option,
     add_precision_option,
@@ -76,6 +81,7 @@ def _add_model_options(group: Any) -> None:
         "decides the variant",
     )
     add_renamed(group, "--weights-backbone", "--weights", "weights_backbone")
+    add_part_option(group)
     option("--trainable-backbone-layers", type=int, metavar="0-5", help="default 3 if pretrained")
     option(
         "--argument",
@@ -194,9 +200,13 @@ def detector_arguments(args: argparse.Namespace) -> dict[str, Any]:
         # The run records it: in one form, and good in any folder. Other names are no files.
         weights = weights_of(args.weights_backbone)
         is_local = os.path.exists(weights)
-        arguments["weights_backbone"] = os.path.abspath(weights) if is_local else weights
+        path = os.path.abspath(weights) if is_local else weights
+        arguments["weights_backbone"] = (
+            path if args.part is None else {"path": path, "part": args.part}
+        )
         if "variant" not in arguments and _takes_variant(args.model):
-            arguments |= _variant_of(Path(weights), args.output)
+            arguments |= _variant_of(Path(weights), args.output, args.part)
+    check_part(args.part, args.weights_backbone, "--weights")
     return arguments
 
 
@@ -208,7 +218,7 @@ def _takes_variant(model: str) -> bool:
     return "variant" in inspect.signature(get_model_builder(model)).parameters
 
 
-def _variant_of(weights: Path, run: Path) -> dict[str, Any]:
+def _variant_of(weights: Path, run: Path, part: str | None) -> dict[str, Any]:
     """Returns the network that a folder of weights describes, with outputs as dense heads want."""
     from bit_backbone.backbone import BitBackbone
     from bit_backbone.checkpoints.sources import CONFIG_FILE
@@ -220,7 +230,7 @@ def _variant_of(weights: Path, run: Path) -> dict[str, Any]:
         return {k: v for k, v in load_spec(run).arguments.items() if k == "variant"}
     if not (weights / CONFIG_FILE).is_file():
         return {}
-    config = checkpoint_config(str(weights))
+    config = checkpoint_config(str(weights), part)
     shape = config.replace(out_features=None, out_indices=None, id2label=None, label2id=None)
     made_for = read_json(weights / CONFIG_FILE).get("architectures") or ()
     if BitBackbone.__name__ not in made_for:  # a backbone may lack the norms that others have

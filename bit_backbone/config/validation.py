@@ -10,6 +10,7 @@ from numbers import Integral, Real
 from typing import Any
 
 from bit_backbone.config.stages import BOTTLENECK_RATIO, StageSpec
+from bit_backbone.utils.ways_out import after, passing
 
 CHOICES: dict[str, tuple[Any, ...]] = {
     "layer_type": ("preactivation", "bottleneck"),
@@ -65,8 +66,8 @@ def check_arguments(values: Mapping[str, Any]) -> None:
     if values["feature_norm"] == "preact" and values["layer_type"] != "preactivation":
         raise ValueError(
             'feature_norm="preact" needs layer_type="preactivation", got '
-            f"{values['layer_type']!r}: bottleneck units end in an activation already; "
-            'use feature_norm="none"'
+            f"{values['layer_type']!r}: bottleneck units end in an activation already"
+            + after("; ", passing("feature_norm", "none"))
         )
 
 

@@ -114,6 +114,10 @@ class SemanticFolder(torch.utils.data.Dataset[tuple[Tensor, dict[str, Any]]]):
             image = image.as_subclass(Tensor)
         return image, target
 
+    def num_objects(self) -> int | None:
+        """Returns how many objects there are to learn from; None where maps tell, unread so far."""
+        return self.instances.num_objects() if self.maps is None else None
+
     def _map_name(self, index: int) -> Path:
         return Path(self.instances.file_name(index)).with_suffix(".png")
 

@@ -13,6 +13,7 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.segmentation import FCN, DeepLabV3
 
 import bit_backbone.torchvision  # noqa: F401 (registers the builders)
+from bit_backbone.checkpoints import Source
 from bit_backbone.config import BitConfig
 from bit_backbone.detection.segmenters import Segmenter
 from bit_backbone.torchvision.arguments import check_arguments
@@ -29,7 +30,7 @@ class DetectorSpec:
         name: Its builder's name in torchvision's registry, such as "fasterrcnn_bit_fpn".
         categories: Names of the classes, label 1 first.
         arguments: Further arguments of the builder, in JSON's terms; ``variant`` may be the dict of
-            a BitConfig.
+            a BitConfig, ``weights_backbone`` that of a ``bit_backbone.checkpoints.Source``.
         keypoint_names: Names of the keypoints, for a detector that has them.
 
     Raises:
@@ -57,6 +58,8 @@ class DetectorSpec:
         arguments = {k: v for k, v in self.arguments.items() if pretrained or k not in _PRETRAINING}
         if isinstance(arguments.get("variant"), Mapping):
             arguments["variant"] = BitConfig.from_dict(arguments["variant"])
+        if isinstance(arguments.get("weights_backbone"), Mapping):
+            arguments["weights_backbone"] = Source(**arguments["weights_backbone"])
         if self.keypoint_names:
             arguments["num_keypoints"] = len(self.keypoint_names)
         check_arguments(torchvision.models.get_model_builder(self.name), arguments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -40,6 +41,29 @@ def evaluate_on(
     if isinstance(dataset, SemanticFolder):
         return mean_iou(model, dataset, **options)
     return average_precision(model, dataset, results=results, **options)
+
+
+def check_objects(train_set: TrainingSet) -> None:
+    """Checks that there is an object to learn from.
+
+    Raises:
+        ValueError: The training set has no object but crowds, or none at all.
+    """
+    if train_set.num_objects() == 0:
+        raise ValueError(
+            f"no object to learn from: a training set has at least one that is no crowd, and none "
+            f"of the {len(train_set)} images of {train_set.file} has; correct its annotations"
+        )
+
+
+def warn_of_no_objects(test_set: TrainingSet) -> None:
+    """Warns where a test set has no object to be found."""
+    if test_set.num_objects() == 0:
+        warnings.warn(
+            f"no object to find: none of the {len(test_set)} images of {test_set.file} has one "
+            "that is no crowd, so its metrics say nothing",
+            stacklevel=3,
+        )
 
 
 def check_tools(dataset: TrainingSet) -> None:

@@ -16,7 +16,7 @@ from bit_backbone.detection.batches import AspectRatioBatches, collate
 from bit_backbone.detection.models import DetectorSpec
 from bit_backbone.detection.runs import load_spec, save_results, save_spec
 from bit_backbone.detection.settings import DetectionSettings
-from bit_backbone.detection.tasks import TrainingSet, evaluate_on
+from bit_backbone.detection.tasks import TrainingSet, check_objects, evaluate_on, warn_of_no_objects
 from bit_backbone.training.loop import Task, TrainingResult, run_task
 from bit_backbone.training.state import RunState
 from bit_backbone.training.stream import PROPOSALS, forked
@@ -55,13 +55,16 @@ def train(
         How the run ended, with metrics as ``evaluate_on`` returns them.
 
     Raises:
-        ValueError: The sets do not have the model's categories, a loss is not finite, the batch
-            size is no multiple of the number of processes, or the folder holds a run of another
-            recipe.
+        ValueError: The sets do not have the model's categories, the training set has no object,
+            a loss is not finite, the batch size is no multiple of the number of processes, or the
+            folder holds a run of another recipe.
         MissingExtraError: There is an evaluation set, and nothing that computes COCO's metrics.
     """
     for dataset in (train_set, *([] if eval_set is None else [eval_set])):
         check_categories(spec, dataset)
+    check_objects(train_set)
+    if eval_set is not None:
+        warn_of_no_objects(eval_set)
     make = partial(DetectionTask, spec, train_set, eval_set, settings)
     return run_task(make, folder, settings, device, show_progress)
 

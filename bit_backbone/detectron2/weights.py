@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from bit_backbone.backbone import BitBackbone
 from bit_backbone.checkpoints import CheckpointError, convert
 from bit_backbone.checkpoints.checkpoint import Checkpoint
-from bit_backbone.checkpoints.files import TensorMapping
+from bit_backbone.checkpoints.files import TreeFile
 from bit_backbone.checkpoints.loading import load_checkpoint
 from bit_backbone.config import BitConfig
 from bit_backbone.utils.files import atomic_path
@@ -171,7 +171,7 @@ def fit_backbone(
     """Returns a backbone's tensors out of a whole network's; see ``CheckpointTaker.fit``."""
     with torch.device("meta"):  # filled directly, so this allocates nothing
         twin = BitBackbone(config)
-    report = load_checkpoint(twin, Checkpoint(TensorMapping(tensors, source, owned=False)), "drop")
+    report = load_checkpoint(twin, Checkpoint(TreeFile(tensors, source, "dict")), "drop")
     return {name: t for name, t in twin.state_dict().items() if name not in report.fresh}
 
 

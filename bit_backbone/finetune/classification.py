@@ -15,6 +15,7 @@ from bit_backbone.heads import BitForImageClassification
 from bit_backbone.preprocessing import BitImageProcessor
 from bit_backbone.preprocessing.settings import PLAIN
 from bit_backbone.utils.out_of_memory import TooLargeError, each_that_fits, fitting
+from bit_backbone.utils.ways_out import after, passing
 from bit_backbone.utils.workers import serve_parent
 
 
@@ -64,7 +65,7 @@ def classify(
     if batch_size > 1 and not _gives_one_size(processor):
         raise ValueError(
             "images of one batch need one size: crop them or resize them to a height and width "
-            f"(got size {processor.size} without a crop), or pass batch_size 1"
+            f"(got size {processor.size} without a crop)" + after(", or ", passing("batch_size", 1))
         )
     loader = DataLoader(
         _Files(paths, processor),

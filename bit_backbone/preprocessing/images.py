@@ -4,7 +4,6 @@ The working form of an 8-bit grey, RGB or RGBA image is a ``PIL.Image.Image``, s
 Pillow's to the bit. Every other image becomes a tensor [C, H, W], uint8 or float32.
 """
 
-import io
 import os
 import struct
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,6 +14,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from bit_backbone.utils.files import BoundedReader
+from bit_backbone.utils.ways_out import after, either, in_python, passing
+
 ImageLike: TypeAlias = Image.Image | np.ndarray | torch.Tensor | str | os.PathLike[str]
 ImageInput: TypeAlias = ImageLike | Sequence["ImageInput"]
 WorkingImage: TypeAlias = Image.Image | torch.Tensor
@@ -22,6 +24,7 @@ WorkingImage: TypeAlias = Image.Image | torch.Tensor
 CHANNEL_FORMATS = ("channels_first", "channels_last")
 _COLOUR_CHANNELS = (1, 3, 4)
 # Pillow clips these to 255 when it converts them to RGB: a 16-bit scan would come out white.
+_AS_FLOATS = "pass floats in [0, 1] with do_rescale=False"
 _DEEP_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 # What Pillow raises for damaged files and decompression bombs, beside OSError and ValueError.
 _PILLOW_ERRORS = (SyntaxError, EOFError, TypeError, struct.error, Image.DecompressionBombError)
@@ -134,24 +137,15 @@ def decode(file: str | os.PathLike[str] | IO[bytes], name: str) -> Image.Image:
 
 def _opened(file: str | os.PathLike[str] | IO[bytes]) -> AbstractContextManager[IO[bytes]]:
     if isinstance(file, str | os.PathLike):
-        return _BoundedReader(io.FileIO(file))
+        return BoundedReader(file)
     return nullcontext(file)
-
-
-class _BoundedReader(io.BufferedReader):
-    """A file that allocates no more than it holds, whatever lengths a damaged image tells."""
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        if size is not None and size > io.DEFAULT_BUFFER_SIZE:
-            size = min(size, max(0, os.fstat(self.fileno()).st_size - self.tell()))
-        return super().read(size)
 
 
 def _read_pil(image: Image.Image, convert_rgb: bool) -> Image.Image:
     if image.mode in _DEEP_MODES:
         raise ValueError(
             f"images have 8 bits per channel, got a PIL image of mode {image.mode!r}; "
-            "scale it to 8 bits, or pass floats in [0, 1] with do_rescale=False"
+            + either("scale it to 8 bits", in_python(_AS_FLOATS))
         )
     if 0 in image.size:
         raise ValueError(f"an image has at least one pixel, got (width, height) = {image.size}")
@@ -178,8 +172,8 @@ def _to_numpy(image: Image.Image | np.ndarray | torch.Tensor) -> np.ndarray:
     pixels = np.asarray(image)
     if pixels.dtype != np.uint8 and not np.issubdtype(pixels.dtype, np.floating):
         raise ValueError(
-            f"pixels are uint8 or floating point, got {pixels.dtype}; scale them to uint8, or pass "
-            "floats in [0, 1] with do_rescale=False"
+            f"pixels are uint8 or floating point, got {pixels.dtype}; scale them to uint8, or "
+            f"{_AS_FLOATS}"
         )
     return pixels
 
@@ -221,13 +215,16 @@ def _check_range(pixels: np.ndarray, white: float) -> None:
     low, high = float(pixels.min()), float(pixels.max())
     if not (low >= 0 and high <= white):  # written so that NaN fails
         raise ValueError(
-            "floating-point pixels lie in [0, 255] with do_rescale=True and in [0, 1] with "
-            f"do_rescale=False, got [{low:g}, {high:g}] with do_rescale={white != 1}"
+            f"floating-point pixels lie in [0, {white:g}], got [{low:g}, {high:g}]"
+            + after("; ", in_python("do_rescale=True means [0, 255], do_rescale=False [0, 1]"))
         )
     if white != 1 and 0 < high <= 1:
         raise ValueError(
-            "with do_rescale=True floating-point pixels mean [0, 255], but all of these lie in "
-            f"[{low:g}, {high:g}]: pass do_rescale=False if they are in [0, 1] already, or uint8"
+            "floating-point pixels that are rescaled mean [0, 255], but all of these lie in "
+            f"[{low:g}, {high:g}]: "
+            + either(
+                passing("do_rescale", False, "if they are in [0, 1] already"), "make them uint8"
+            )
         )
 
 

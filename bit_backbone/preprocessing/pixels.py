@@ -66,14 +66,24 @@ def target_size(height: int, width: int, size: Mapping[str, int]) -> list[int]:
     return sides if height <= width else sides[::-1]
 
 
-def center_crop(image: WorkingImage, size: Mapping[str, int]) -> WorkingImage:
+def center_crop(image: WorkingImage, size: Mapping[str, int], rounding: str) -> WorkingImage:
     """Cuts out the central height x width, after padding with zeros where the image is smaller.
 
-    An odd margin is split by torchvision's rule: half of it rounded half to even lies above, which
-    is one pixel lower than transformers' where (size - crop) mod 4 = 3; an odd padding has its
-    extra row below and right, where transformers has it above and left.
+    Args:
+        image: A PIL image, or a tensor [C, H, W].
+        size: {"height": h, "width": w}.
+        rounding: How an odd margin or padding is split, one of ``settings.CROP_ROUNDINGS``. "down",
+            as transformers' PIL backend does: half of the margin rounded down lies above and left,
+            and so does the extra row of a padding. "even", as torchvision and timm do: half of the
+            margin rounded half to even, which is one pixel more where (size - crop) mod 4 = 3; the
+            extra row of a padding lies below and right.
     """
-    return _functional().center_crop(image, [size["height"], size["width"]])
+    height, width = size["height"], size["width"]
+    if rounding == "even":
+        return _functional().center_crop(image, [height, width])
+    image_height, image_width = _functional().get_size(image)
+    top, left = (image_height - height) // 2, (image_width - width) // 2
+    return _functional().crop(image, top, left, height, width)
 
 
 def to_tensor(image: WorkingImage) -> torch.Tensor:

@@ -30,6 +30,7 @@ def _short_side(short_edge: int, crop: int, resample: Image.Resampling) -> dict[
         "resample": resample,
         "do_center_crop": True,
         "crop_size": {"height": crop, "width": crop},
+        "crop_rounding": "even",
     }
 
 
@@ -57,6 +58,8 @@ def find(name: str) -> Mapping[str, Any]:
     """
     entry = None if name in PRESETS else published.find(name)
     preset = name if entry is None else entry.preset
+    if entry is not None and entry.format == "transformers":
+        return {**PRESETS[preset], "crop_rounding": "down"}
     if preset in PRESETS:
         return PRESETS[preset]
     close = published.closest(name)

@@ -17,7 +17,6 @@ from bit_backbone.preprocessing import pixels, presets, saved, settings
 from bit_backbone.preprocessing.batch import BatchFeature, collate
 from bit_backbone.preprocessing.settings import DeviceLike, Settings, SizeLike
 from bit_backbone.utils.files import atomic_path
-from bit_backbone.utils.saved_settings import read
 
 _SHORT_SIDE = MappingProxyType({"shortest_edge": 224})
 
@@ -27,9 +26,8 @@ class BitImageProcessor:
 
     The steps, each of which can be switched off: convert to RGB, resize, centre crop, rescale,
     normalise; and pad, which has to be switched on. On 8-bit images they equal transformers'
-    ``BitImageProcessorPil`` to the bit, except that the crop's offset is torchvision's (see
-    ``pixels.center_crop``). The defaults are those of transformers apart from mean and standard
-    deviation: theirs are CLIP's, ours are BiT's 0.5.
+    ``BitImageProcessorPil`` to the bit. The defaults are those of transformers apart from mean and
+    standard deviation: theirs are CLIP's, ours are BiT's 0.5.
     ``from_preset`` gives the settings that a checkpoint was evaluated with.
 
     Args:
@@ -64,6 +62,9 @@ class BitImageProcessor:
         disable_grouping: Taken for transformers' sake, where it says whether images of one shape
             are processed together; here each is processed alone, with the same result.
         image_seq_length: Likewise; a number of text tokens, which a BiT has not.
+        crop_rounding: Where an odd margin of the crop goes: "down" as in transformers, "even" as in
+            timm and torchvision, whose presets have it; see ``pixels.center_crop``. transformers
+            does not read it.
 
     Raises:
         ValueError: For a setting out of its range; the message says which.
@@ -94,6 +95,7 @@ class BitImageProcessor:
         device: DeviceLike | None = None,
         disable_grouping: bool | None = None,
         image_seq_length: int | None = None,
+        crop_rounding: str = "down",
     ) -> None:
         self.do_resize = settings.parse_flag("do_resize", do_resize)
         self.default_to_square = settings.parse_flag("default_to_square", default_to_square)
@@ -114,6 +116,9 @@ class BitImageProcessor:
             settings.parse_flag("disable_grouping", disable_grouping)
         self.disable_grouping = disable_grouping
         self.image_seq_length = settings.parse_count("image_seq_length", image_seq_length)
+        self.crop_rounding = settings.parse_choice(
+            "crop_rounding", crop_rounding, settings.CROP_ROUNDINGS
+        )
 
     def _set_call_options(
         self,
@@ -176,7 +181,7 @@ class BitImageProcessor:
         if self.do_resize:
             working = pixels.resize(working, self.size, self.resample, white)
         if self.do_center_crop:
-            working = pixels.center_crop(working, self.crop_size)
+            working = pixels.center_crop(working, self.crop_size, str(self.crop_rounding))
         tensor = pixels.to_tensor(working)
         if self.do_rescale:
             tensor = pixels.rescale(tensor, self.rescale_factor)
@@ -251,7 +256,8 @@ class BitImageProcessor:
     ) -> Self:
         """Reads a ``preprocessor_config.json`` that this class or transformers wrote.
 
-        The official checkpoints and timm's have none: of these it is the preset.
+        The official checkpoints and timm's have none: of these it is the preset, and of a folder or
+        repository that timm wrote what its config.json says.
 
         Args:
             name_or_path: A folder, the file itself, the name of a published checkpoint, or a
@@ -267,10 +273,8 @@ class BitImageProcessor:
         """
         if saved.has_preset_only(name_or_path):
             return cls.from_preset(str(name_or_path), **overrides)
-        _, values = read(
+        values = saved.read_settings(
             name_or_path,
-            saved.FILE_NAME,
-            "from_preset",
             revision=revision,
             cache_dir=cache_dir,
             token=token,

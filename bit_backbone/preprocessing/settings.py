@@ -36,6 +36,7 @@ class Settings(TypedDict, total=False):
     device: DeviceLike | None
     disable_grouping: bool | None
     image_seq_length: int | None
+    crop_rounding: str | None
 
 
 _HEIGHT_WIDTH = {"{'height': h, 'width': w}": {"height", "width"}}
@@ -54,6 +55,7 @@ _FILTERS = tuple(
     Image.Resampling[name]
     for name in ("NEAREST", "LANCZOS", "BILINEAR", "BICUBIC", "BOX", "HAMMING")
 )
+CROP_ROUNDINGS = ("down", "even")
 NAMES = tuple(Settings.__annotations__)
 PLAIN: Settings = {"return_tensors": "pt", "data_format": "channels_first", "device": "cpu"}
 """What code asks for that is handed a processor, whatever that one returns by default."""
@@ -69,6 +71,7 @@ DEFAULTS: Mapping[str, Any] = MappingProxyType(
         "device": None,
         "disable_grouping": None,
         "image_seq_length": None,
+        "crop_rounding": "down",
     }
 )
 

@@ -6,6 +6,7 @@ from os import PathLike
 from torchvision.models.detection.backbone_utils import _validate_trainable_layers
 
 from bit_backbone.backbone import BitBackbone
+from bit_backbone.checkpoints import Source
 from bit_backbone.checkpoints.fetching import progress_bars
 from bit_backbone.config import BitConfig
 from bit_backbone.torchvision import defaults
@@ -20,7 +21,7 @@ __all__ = [
     "validate_trainable_layers",
 ]
 
-WeightsSource = BitWeights | str | PathLike[str]
+WeightsSource = BitWeights | str | PathLike[str] | Source
 
 
 def dense_config(variant: BitConfig | str, feature_norm: str | None = None) -> BitConfig:

@@ -7,7 +7,7 @@ from torch import Tensor
 from torchvision.models._api import Weights, WeightsEnum
 from torchvision.models._meta import _IMAGENET_CATEGORIES
 
-from bit_backbone.checkpoints import catalog
+from bit_backbone.checkpoints import Source, catalog
 from bit_backbone.checkpoints.fetching import progress_bars
 from bit_backbone.checkpoints.sources import open_checkpoint
 from bit_backbone.config import VARIANTS, BitConfig
@@ -207,8 +207,8 @@ CLASSIFIERS: dict[str, type[BitWeights]] = {
 
 
 def checkpoint_of(
-    source: BitWeights | str | PathLike[str], config: BitConfig
-) -> str | PathLike[str]:
+    source: BitWeights | str | PathLike[str] | Source, config: BitConfig
+) -> str | PathLike[str] | Source:
     """Returns what ``checkpoints.load`` calls the source of a backbone's weights.
 
     Args:

@@ -236,22 +236,22 @@ CASES = {
     **{
         f"pointers as {code} in {kind}": (
             pointers(code, save),
-            rf"asks for .*numpy\.dtype '{code}'",
+            r"must hold tensors by their names, .*; it holds a dict with the keys 'model'",
         )
         for code in AS_POINTERS
         for kind, save in (("a .pkl", save_pickle), ("a .pth", torch.save))
     },
     "bytes by another codec": (
         lambda path: save_pickle({"model": {"a": Encoded()}}, path),
-        "it asks for the codec 'zip'",
+        r"must hold tensors .*and what only _codecs\.encode could make, which nobody calls",
     ),
     "an array without content": (
         lambda path: save_pickle({"model": {"a": Unfilled()}}, path),
-        r"it asks for a numpy\.ndarray without content",
+        r"must hold tensors .*and what only numpy\.ndarray could make, which nobody calls",
     ),
     "a shape in a .pkl": (
         shaped_in_the_pickle,
-        r"is refused: .*it asks for an array of shape \(1099511627776,\)",
+        r"must hold tensors .*and what only numpy\._core\.multiarray\._reconstruct could make",
     ),
     "an encrypted .npz": (encrypted_npz, "is no readable numpy array .*encrypted"),
     "an .npz of text": (
@@ -277,12 +277,12 @@ CASES = {
         lambda path: declares(path, stored=200, inflated=2**31),
         "zip bomb: 1000 bytes would inflate to 10737418240",
     ),
-    "code in a .pth": (evil_pth, r"is refused: its pickle .*it asks for posix\.system"),
+    "code in a .pth": (evil_pth, r"what only posix\.system could make, which nobody calls"),
     "code in an old .pth": (
         lambda path: evil_pth(path, _use_new_zipfile_serialization=False),
-        r"is refused: its pickle .*it asks for posix\.system",
+        r"what only posix\.system could make, which nobody calls",
     ),
-    "code in a .pkl": (evil_pkl, r"is refused: its pickle .*it asks for posix\.system"),
+    "code in a .pkl": (evil_pkl, r"what only posix\.system could make, which nobody calls"),
     "a truncated .pth": (truncated_pth, "is truncated"),
     "a truncated old .pth": (
         lambda path: truncated_pth(path, _use_new_zipfile_serialization=False),
@@ -291,9 +291,9 @@ CASES = {
     "a truncated .pkl": (truncated_pkl, "is truncated or no pickle"),
     "a .pth of something else": (
         lambda path: torch.save({"epoch": 3, "loss": 0.1}, path),
-        "must hold a state dict, .*; it holds a dict with the keys 'epoch', 'loss'",
+        "must hold tensors by their names, .*; it holds a dict with the keys 'epoch', 'loss'",
     ),
-    "a .pth of a tensor": (lambda path: torch.save(torch.ones(3), path), "it holds a Tensor"),
+    "a .pth of a tensor": (lambda path: torch.save(torch.ones(3), path), "it holds a tensor"),
     "a truncated .safetensors": (truncated_safetensors, r"is truncated or no \.safetensors file"),
     "an index to nowhere": (
         index({"stem.conv.weight": "gone.safetensors"}),
@@ -393,6 +393,7 @@ def test_types_of_numbers_are_read_as_numpy_reads_them(save, tmp_path):
     others = {"flagged": flagged, "name": np.array(["a", "bc"]), "count": np.float32(3)}
     save({"model": content | others}, tmp_path / "a")
     tensors = open_file(tmp_path / "a")
+    tensors.select(("model",))
     for name, array in (content | {"flagged": plain}).items():
         if name == "big-endian":
             array = plain

@@ -19,7 +19,7 @@ from tiny_models import LABELS, assert_equal_state, backbone, classifier
 from bit_backbone import BitBackbone, BitConfig, BitForImageClassification
 from bit_backbone.checkpoints import CheckpointError, convert, load
 from bit_backbone.checkpoints.formats import FORMATS
-from bit_backbone.checkpoints.recognition import recognise
+from bit_backbone.checkpoints.recognition import networks_in, read_names
 
 SUFFIX = {
     "npz": ".npz",
@@ -78,9 +78,10 @@ def test_names_of_each_codebase(name):
 @pytest.mark.parametrize("prefix", ["", "module.", "model.backbone."])
 def test_recognised_under_any_prefix(name, prefix):
     names = [prefix + sample for sample in SAMPLES[name]]
-    found = recognise([*names, "optimizer.step"], "a file")
-    assert found.format.name == name
-    assert found.prefix == prefix
+    (network,) = networks_in([*names, "optimizer.step"])
+    assert network.format.name == name
+    assert network.prefix == prefix.removeprefix("module.")
+    found = read_names([*names, "optimizer.step"], network, "a file")
     assert dict(found.names) == dict(zip(SAMPLES["native"], names, strict=True))
     assert (found.unknown, found.outside) == (
         ((), ("optimizer.step",)) if prefix else (("optimizer.step",), ())

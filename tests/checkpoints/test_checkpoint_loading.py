@@ -289,7 +289,9 @@ class TestModels:
 
     @pytest.mark.parametrize("source", [nn.Linear(2, 2), 3, None])
     def test_what_is_no_source(self, source):
-        with pytest.raises(CheckpointError, match="a checkpoint is a name, a path or a dict"):
+        with pytest.raises(
+            CheckpointError, match="a checkpoint is a name, a path, a Source or a dict"
+        ):
             load(backbone(), source)
 
 

@@ -66,8 +66,10 @@ MISFITS = {
         "one tensor twice, as 'resnet/root_block/standardized_conv2d/kernel' and ",
     ),
     "two networks": (
-        lambda a: {**a, **{f"ema/{name}": array for name, array in a.items()}},
-        "several BiT networks, under '' and 'ema/'",
+        lambda a: {
+            f"{key}/{name}": array for key in ("left", "right") for name, array in a.items()
+        },
+        r"several BiT networks, 'left', 'right': pass part=.left. for the first",
     ),
     "no network": (
         lambda a: renamed(a, "standardized_conv2d", "conv"),

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from official import TINY_CONFIG
 from tiny_models import assert_equal_state, classifier, tiny_official
 
@@ -59,6 +60,96 @@ class TestCheckpoints:
     def test_nothing_matches(self, capsys):
         assert main(["checkpoints", "R50x2"]) == 2
         assert "no published checkpoint matches 'R50x2'" in capsys.readouterr().err
+
+
+def two_networks(path, **names):
+    """A file of two networks; returns them."""
+    models = {name: classifier() for name in names.values()}
+    torch.save({name: model.state_dict() for name, model in models.items()}, path)
+    return models
+
+
+class TestShow:
+    def test_every_part_is_on_one_line(self, tmp_path, capsys):
+        two_networks(tmp_path / "a.pth", own="model", average="model_ema")
+        assert main(["checkpoints", "show", str(tmp_path / "a.pth")]) == 0
+        out = capsys.readouterr().out
+        assert out.startswith(f"{tmp_path / 'a.pth'}: torch.save\n")
+        taken, other = (line for line in out.splitlines() if "network of depths" in line)
+        assert all(cell in taken for cell in ("model ", "yes", "native", "10", "float32", "54"))
+        assert "model_ema" in other
+        assert "yes" not in other
+
+    def test_json(self, tmp_path, capsys):
+        main(["checkpoints", "show", str(tiny_official(tmp_path)), "--json"])
+        content = json.loads(capsys.readouterr().out)
+        (part,) = content["parts"]
+        assert (content["kind"], part["part"], part["taken"]) == (".npz", "", True)
+        assert (part["format"], part["labels"], part["dtype"]) == ("npz", 10, "float32")
+        assert part["bytes"] == sum(p.numel() * 4 for p in classifier().parameters())
+
+    def test_where_nothing_tells_which_is_meant(self, tmp_path, capsys):
+        two_networks(tmp_path / "a.pth", one="left", other="right")
+        assert main(["checkpoints", "show", str(tmp_path / "a.pth")]) == 0
+        out = capsys.readouterr().out
+        assert "yes" not in out
+        assert "holds several BiT networks, 'left', 'right'" in out
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["show"], "needs the file, folder or name to show"),
+            (["show", "none.pth"], "'none.pth' is none of them"),
+            (["*R50x1*", "*R101x1*"], "one pattern at a time"),
+        ],
+    )
+    def test_bad_requests(self, arguments, message, capsys):
+        assert main(["checkpoints", *arguments]) == 2
+        assert message in capsys.readouterr().err
+
+
+def taking_a_part(path, folder):
+    """Every command that takes a checkpoint, but for training."""
+    from PIL import Image
+
+    Image.new("RGB", (40, 30), "red").save(folder / "photo.png")
+    photo = str(folder / "photo.png")
+    return {
+        "convert": [str(path), str(folder / "b.pth"), "--format", "timm"],
+        "info": [str(path), "--image-size", "64"],
+        "features": [photo, "--weights", str(path), "--output", str(folder / "out")],
+        "extract": [photo, "--weights", str(path), "--output", str(folder / "all")],
+        "classify": [photo, "--weights", str(path)],
+        "finetune": ["--train", str(folder), "--weights", str(path), "--output", "run"],
+    }
+
+
+@pytest.mark.parametrize("command", ["convert", "info", "features", "extract", "classify"])
+def test_the_way_out_is_the_commands(command, tmp_path, capsys):
+    two_networks(tmp_path / "a.pth", one="left", other="right")
+    arguments = [command, *taking_a_part(tmp_path / "a.pth", tmp_path)[command]]
+    assert main(arguments) == 2
+    assert "'left', 'right': pass --part left for the first" in capsys.readouterr().err
+    assert main([*arguments, "--part", "nowhere"]) == 2
+    assert "has no part 'nowhere'" in capsys.readouterr().err
+
+
+def test_a_part_is_converted(tmp_path):
+    models = two_networks(tmp_path / "a.pth", own="model", average="ema")
+    command = ["convert", *taking_a_part(tmp_path / "a.pth", tmp_path)["convert"]]
+    assert main([*command, "--part", "ema"]) == 0
+    model = classifier()
+    load(model, tmp_path / "b.pth")
+    assert_equal_state(model, models["ema"])
+
+
+@pytest.mark.parametrize("command", ["info", "features"])
+def test_a_part_of_no_checkpoint(command, tmp_path, capsys):
+    arguments = taking_a_part("R50x1", tmp_path)[command]
+    if command == "features":
+        arguments = [arguments[0], *arguments[3:]]
+    assert main([command, *arguments, "--part", "ema"]) == 2
+    assert "--part names a part of a checkpoint, got 'ema' without" in capsys.readouterr().err
 
 
 class TestConvert:

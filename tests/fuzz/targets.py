@@ -110,7 +110,10 @@ def as_torch_reads(path: Path, good: Path) -> str:
     state = _load(path)
     if state is None:
         return "refused"
-    theirs = torch.load(path, weights_only=True)
+    try:
+        theirs = torch.load(path, weights_only=True)
+    except Exception:
+        return without_checksums(path, good)  # torch minds what we leave out, such as a device
     for name, tensor in state.items():
         if tensor.numpy().tobytes() != theirs[name].contiguous().numpy().tobytes():
             raise WrongValuesError(f"{name} is not what the file holds")

@@ -21,7 +21,6 @@ SIZES = (
     "palette", "palette_alpha", "bilevel", "cmyk", "la",
     "china@97x131", "chelsea@61x47", "horse@399x101", "page@131x7", "color@1x1",
 )  # fmt: skip
-# An even margin after resizing, so that both sides' crops agree; see test_crop_offset.
 SETTINGS = (
     {"size": {"height": 240, "width": 300}},
     {"size": {"height": 97, "width": 131}, "do_center_crop": False, "resample": 2},
@@ -69,17 +68,32 @@ def test_arrays_equal_transformers(kind, convert, layout):
         np.testing.assert_array_equal(*ours_and_theirs(image, **settings))
 
 
-@pytest.mark.parametrize("margin", range(8))
+@pytest.mark.parametrize("margin", range(-7, 8))
 def test_crop_offset(margin):
-    """One pixel from transformers' where the margin leaves 3 modulo 4, as torchvision rounds."""
+    """Theirs to the bit by default, and torchvision's where timm's presets ask for it."""
     side = 40
     image = photograph("chelsea").crop((0, 0, side + margin, side + margin))
-    mine, peer = ours_and_theirs(image, do_resize=False, crop_size=side)
-    assert (mine == peer).all() == (margin % 4 != 3)
-    expected = transforms.CenterCrop(side)(image)
-    np.testing.assert_array_equal(
-        mine, ours_and_theirs(expected, do_resize=False, crop_size=side)[0]
-    )
+    np.testing.assert_array_equal(*ours_and_theirs(image, do_resize=False, crop_size=side))
+    even = BitImageProcessor(do_resize=False, crop_size=side, crop_rounding="even")
+    expected = even(transforms.CenterCrop(side)(image), return_tensors="np").pixel_values
+    np.testing.assert_array_equal(even(image, return_tensors="np").pixel_values, expected)
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_a_folder_gives_equal_pixels_on_both_sides(name, tmp_path):
+    """Of every margin modulo 4, from a shorter side and its crop that are not even."""
+    for margin in range(4):
+        settings = {
+            "size": {"shortest_edge": 61 + margin},
+            "crop_size": {"height": 61, "width": 58},
+        }
+        BitImageProcessorPil(**settings).save_pretrained(tmp_path)
+        mine = BitImageProcessor.from_pretrained(tmp_path)
+        peer = BitImageProcessorPil.from_pretrained(tmp_path)
+        np.testing.assert_array_equal(
+            mine(photograph(name), return_tensors="np").pixel_values,
+            peer(photograph(name), return_tensors="np").pixel_values,
+        )
 
 
 TIMM_PRESETS = {
@@ -168,7 +182,7 @@ def test_batches_are_padded_as_both_of_transformers_do(settings, peer_class):
 @pytest.mark.parametrize("peer_class", [BitImageProcessorPil, transformers.BitImageProcessor])
 def test_every_setting_of_transformers_is_taken(peer_class):
     theirs = set(transformers.processing_utils.ImagesKwargs.__annotations__)
-    assert theirs == set(settings.NAMES)
+    assert theirs | {"crop_rounding"} == set(settings.NAMES)
     options = {"return_tensors": "pt", "do_pad": True, "pad_size": 300, "default_to_square": True,
                "size": 250, "device": "cpu", "disable_grouping": False}  # fmt: skip
     image = photograph("china")
@@ -217,3 +231,44 @@ def test_enumerations_of_transformers_are_understood():
     }
     out = BitImageProcessor()(np.asarray(photograph("china")), **options).pixel_values
     assert out.shape == (1, 224, 224, 3)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {},
+        {"crop_pct": 0.9, "interpolation": "bilinear"},
+        {"crop_pct": 1.0, "crop_mode": "squash", "mean": (0.1, 0.2, 0.3)},
+        {"crop_mode": "squash", "crop_pct": 0.8, "input_size": (3, 96, 72)},
+    ],
+    ids=str,
+)
+def test_a_folder_of_timms_prepares_images_as_timm_does(changed, tmp_path):
+    configuration = timm.get_pretrained_cfg("resnetv2_50x1_bit.goog_in21k").to_dict() | {
+        "input_size": (3, 99, 99),
+        **changed,
+    }
+    (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": configuration}))
+    processor = BitImageProcessor.from_pretrained(tmp_path)
+    settings = timm.data.resolve_data_config(pretrained_cfg=configuration)
+    transform = timm.data.create_transform(**settings)
+    for name in ("china", "chelsea", "page", "china@97x131"):
+        theirs = transform(photograph(name).convert("RGB"))
+        mine = processor(photograph(name), return_tensors="pt").pixel_values[0]
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"crop_mode": "border"}, "the crop_mode of .* is one of squash, center .* got 'border'"),
+        ({"input_size": [3, 96, 72]}, "is one of squash for an image of 96 x 72, got 'center'"),
+        ({"input_size": None}, "needs an input_size .* got None"),
+        ({"crop_pct": -1, "input_size": "a"}, "needs an input_size"),
+    ],
+)
+def test_what_timms_folder_cannot_ask_for(changed, message, tmp_path):
+    configuration = {"input_size": [3, 99, 99]} | changed
+    (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": configuration}))
+    with pytest.raises(ValueError, match=message):
+        BitImageProcessor.from_pretrained(tmp_path)

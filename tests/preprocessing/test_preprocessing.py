@@ -286,12 +286,15 @@ def test_a_bilevel_image_has_two_levels():
 
 
 @pytest.mark.parametrize(
-    ("length", "crop", "offset"),
-    [(9, 9, 0), (10, 9, 0), (11, 9, 1), (12, 9, 2), (13, 9, 2), (7, 9, -1), (6, 9, -1)],
-)
-def test_crop_offset_is_torchvisions(length, crop, offset):
+    ("length", "crop", "even", "down"),
+    [(9, 9, 0, 0), (10, 9, 0, 0), (11, 9, 1, 1), (12, 9, 2, 1), (13, 9, 2, 2), (7, 9, -1, -1),
+     (6, 9, -1, -2)],
+)  # fmt: skip
+@pytest.mark.parametrize("rounding", ["even", "down"])
+def test_crop_offset(length, crop, even, down, rounding):
+    offset = {"even": even, "down": down}[rounding]
     ramp = np.tile(np.arange(1, length + 1, dtype=np.uint8), (crop, 1))
-    row = pixels(ramp, crop_size=crop, do_center_crop=True,
+    row = pixels(ramp, crop_size=crop, do_center_crop=True, crop_rounding=rounding,
                  **{k: False for k in RAW if k != "do_center_crop"})[0, 0, 0]  # fmt: skip
     expected = [i + offset + 1 if 0 <= i + offset < length else 0 for i in range(crop)]
     assert row.tolist() == expected
@@ -326,8 +329,8 @@ def test_the_callers_array_is_left_alone():
         (np.zeros((3, 9, 4), np.uint8), r"shape \(3, 9, 4\) has two such axes"),
         (RGB / 255, r"mean \[0, 255\], but all of these lie in \[0.*do_rescale=False"),
         (Image.fromarray(RGB[..., 0] / np.float32(255)), r"mean \[0, 255\], but all of these lie"),
-        (RGB - 128.0, r"\[0, 255\] with do_rescale=True .*got \[-\d+, "),
-        (RGB * 2.0, r"lie in \[0, 255\] with do_rescale=True .* with do_rescale=True"),
+        (RGB - 128.0, r"lie in \[0, 255\], got \[-\d+, "),
+        (RGB * 2.0, r"lie in \[0, 255\], got .*; do_rescale=True means"),
         (np.full((5, 5), np.nan), r"got \[nan, nan\]"),
     ],
 )
@@ -339,7 +342,7 @@ def test_images_that_are_refused(image, message):
 @pytest.mark.parametrize(
     ("image", "overrides", "message"),
     [
-        (RGB * 1.0, {"do_rescale": False}, r"in \[0, 1\] with do_rescale=False, got \[.*=False$"),
+        (RGB * 1.0, {"do_rescale": False}, r"lie in \[0, 1\], got \[.*do_rescale=False \[0, 1\]$"),
         (photograph("palette"), {"do_convert_rgb": False}, "palette image are indices"),
         (RGB[..., :2], {"input_data_format": "channels_last"}, "1 .grey., 3 .RGB. or 4 .RGBA. .*2"),
         (RGB[..., :1], {"do_convert_rgb": False}, "image_mean has one number.* 1 channels, got 3"),

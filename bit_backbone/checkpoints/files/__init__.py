@@ -9,26 +9,24 @@ from bit_backbone.checkpoints.errors import CheckpointError
 from bit_backbone.checkpoints.files.archives import UNREADABLE
 from bit_backbone.checkpoints.files.base import (
     FLOAT_DTYPES,
+    GroupPath,
     TensorFile,
-    TensorMapping,
     TensorSpec,
 )
 from bit_backbone.checkpoints.files.npz import NpzFile
-from bit_backbone.checkpoints.files.pickles import (
-    find_state_dict,
-    open_pickle_file,
-    open_torch_file,
-)
+from bit_backbone.checkpoints.files.pickles import open_pickle_file
 from bit_backbone.checkpoints.files.safetensors import SafetensorsFile
 from bit_backbone.checkpoints.files.sharded import ShardedFile
+from bit_backbone.checkpoints.files.torch_files import PICKLE, open_torch_file
+from bit_backbone.checkpoints.files.trees import TreeFile
 
 __all__ = [
     "FLOAT_DTYPES",
     "WEIGHT_FILES",
+    "GroupPath",
     "TensorFile",
-    "TensorMapping",
     "TensorSpec",
-    "find_state_dict",
+    "TreeFile",
     "open_file",
     "open_folder",
 ]
@@ -106,7 +104,7 @@ def _opener(path: Path, head: bytes):  # type: ignore[no-untyped-def]
 def _is_torch_zip(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
-            return any(name.rsplit("/", 1)[-1] == "data.pkl" for name in archive.namelist())
+            return any(name.rsplit("/", 1)[-1] == PICKLE for name in archive.namelist())
     except UNREADABLE:
         return False
 

@@ -43,24 +43,6 @@ def open_archive(path: Path) -> zipfile.ZipFile:
     return archive
 
 
-def check_checksums(path: Path) -> None:
-    """Compares every member of a zip archive with its checksum, which torch.load does not.
-
-    Raises:
-        CheckpointError: One differs or cannot be read.
-    """
-    with open_archive(path) as archive:
-        try:
-            damaged = archive.testzip()
-        except UNREADABLE as error:
-            damaged = str(error)
-    if damaged:
-        raise CheckpointError(
-            f"{path} is damaged (checksum of {damaged}); fetch it again. If it was saved with "
-            "torch.serialization.set_crc32_options(False), load it yourself and pass its state dict"
-        )
-
-
 def _check_inflation(origin: str, infos: list[zipfile.ZipInfo]) -> None:
     """Refuses zip bombs by the declared sizes; ``zipfile`` never hands out more than these."""
     inflated = sum(info.file_size for info in infos)

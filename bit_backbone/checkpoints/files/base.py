@@ -6,11 +6,12 @@ read, and only the tensors asked for are.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeAlias
 
 import torch
 
@@ -35,6 +36,13 @@ class TensorSpec:
     shape: tuple[int, ...]
     dtype: str
 
+    @property
+    def nbytes(self) -> int:
+        """Size of its values."""
+        known = getattr(torch, self.dtype, None)
+        itemsize = known.itemsize if isinstance(known, torch.dtype) else 0
+        return math.prod(self.shape) * itemsize
+
 
 class Closing(ABC):
     """A context manager that closes itself."""
@@ -55,16 +63,35 @@ class Closing(ABC):
         self.close()
 
 
+# The keys that lead to a dict inside of others: () for the outermost.
+GroupPath: TypeAlias = tuple[str, ...]
+
+
 class TensorFile(Closing):
     """Named tensors, read one at a time; a context manager.
 
     Attributes:
         origin: Where the tensors come from, for messages: a path or a description.
+        kind: What kind of file it is, in a word or two.
         specs: Shape and type of each tensor, by name, in the file's order.
     """
 
     origin: str
+    kind: str
     specs: Mapping[str, TensorSpec]
+
+    @property
+    def groups(self) -> Mapping[GroupPath, Mapping[str, TensorSpec]]:
+        """The same for every dict of a file that nests them, by the keys that lead to it."""
+        return {(): self.specs}
+
+    def select(self, group: GroupPath) -> None:
+        """Makes one of the groups the one that ``specs`` and ``read`` are about."""
+
+    @property
+    def described(self) -> str:
+        """What the file holds, for messages about files without tensors."""
+        return f"{len(self.specs)} tensors"
 
     @abstractmethod
     def read(self, name: str) -> torch.Tensor:
@@ -73,36 +100,3 @@ class TensorFile(Closing):
         Raises:
             CheckpointError: The data are damaged.
         """
-
-
-class TensorMapping(TensorFile):
-    """Tensors that are in memory already.
-
-    Args:
-        tensors: The tensors by name.
-        origin: Where they come from.
-        owned: Whether nobody else holds them. Then each can be read once, and reading hands over
-            its memory; otherwise reading copies.
-    """
-
-    def __init__(self, tensors: Mapping[str, torch.Tensor], origin: str, *, owned: bool) -> None:
-        self.origin = origin
-        self._tensors = dict(tensors)
-        self._owned = owned
-        self.specs = {
-            name: TensorSpec(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
-            for name, tensor in tensors.items()
-        }
-
-    def close(self) -> None:
-        """Lets the tensors go."""
-        self._tensors.clear()
-
-    def read(self, name: str) -> torch.Tensor:
-        """Returns one tensor; a second time only where the tensors are not owned."""
-        if not self._owned:
-            return self._tensors[name].detach().cpu().clone()
-        tensor = self._tensors.pop(name).detach()
-        # A slice of something larger would keep the whole alive.
-        whole = tensor.untyped_storage().nbytes() == tensor.nbytes
-        return tensor if whole else tensor.clone()

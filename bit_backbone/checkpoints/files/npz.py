@@ -49,6 +49,8 @@ class NpzFile(TensorFile):
         CheckpointError: Not a whole zip file, an array of Python objects, or sizes that disagree.
     """
 
+    kind = ".npz"
+
     def __init__(self, path: Path) -> None:
         self.origin = str(path)
         self._zip = open_archive(path)

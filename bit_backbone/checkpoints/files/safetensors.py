@@ -27,6 +27,8 @@ class SafetensorsFile(TensorFile):
         CheckpointError: Truncated, or a header that does not describe the data.
     """
 
+    kind = ".safetensors"
+
     def __init__(self, path: Path) -> None:
         self.origin = str(path)
         try:

@@ -23,6 +23,8 @@ class ShardedFile(TensorFile):
         CheckpointError: The index is malformed or does not agree with the shards.
     """
 
+    kind = "shards"
+
     def __init__(self, index: Path, open_shard: Callable[[Path], TensorFile]) -> None:
         self.origin = str(index)
         self._where = read_weight_map(index)

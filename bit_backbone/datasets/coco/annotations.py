@@ -19,6 +19,7 @@ from bit_backbone.datasets.coco.rules import (
     keypoint_problems,
     segmentation_problems,
 )
+from bit_backbone.utils.ways_out import either, passing
 
 
 @dataclass
@@ -77,7 +78,8 @@ def read_annotations(
     reader.check_sizes()
     reader.read_annotations(content["annotations"])
     if reader.found.problems and on_invalid == "raise":
-        way_out = 'Correct the file, or pass on_invalid="skip" to go on without these records.'
+        skipping = passing("on_invalid", "skip", "to go on without these records")
+        way_out = either("Correct the file", skipping) + "."
         raise AnnotationError(file, reader.found.problems, way_out)
     return reader.found
 

@@ -119,6 +119,11 @@ class CocoFolder(torch.utils.data.Dataset[tuple[Tensor, Target]]):
         """Returns width / height of every image, before transforms, without opening them."""
         return [record["width"] / record["height"] for record in self._images]
 
+    def num_objects(self) -> int:
+        """Returns how many objects there are to learn from: crowds are none."""
+        objects = chain.from_iterable(self._by_image.values())
+        return sum(not object_["iscrowd"] for object_ in objects)
+
     def document(self) -> dict[str, Any]:
         """Returns the records that are used, crowds included, as COCO's evaluation reads them.
 
