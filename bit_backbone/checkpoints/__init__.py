@@ -3,11 +3,11 @@
 Imports nothing heavy until a function is used, so that listing the catalog needs no torch.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bit_backbone.checkpoints.errors import CheckpointError, NotDownloadedError
 from bit_backbone.checkpoints.published import PublishedCheckpoint, catalog
+from bit_backbone.utils.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from bit_backbone.checkpoints.converting import ConvertReport, convert
@@ -30,18 +30,15 @@ __all__ = [
     "save_pretrained",
 ]
 
-_HOME = {
-    "ConvertReport": "converting",
-    "LoadReport": "report",
-    "Source": "sources",
-    "convert": "converting",
-    "from_pretrained": "pretrained",
-    "load": "loading",
-    "save_pretrained": "pretrained",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "ConvertReport": "bit_backbone.checkpoints.converting",
+        "LoadReport": "bit_backbone.checkpoints.report",
+        "Source": "bit_backbone.checkpoints.sources",
+        "convert": "bit_backbone.checkpoints.converting",
+        "from_pretrained": "bit_backbone.checkpoints.pretrained",
+        "load": "bit_backbone.checkpoints.loading",
+        "save_pretrained": "bit_backbone.checkpoints.pretrained",
+    },
+)

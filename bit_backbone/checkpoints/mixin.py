@@ -51,8 +51,9 @@ class PretrainedMixin(nn.Module):
         Args:
             name_or_path: A published name ("BiT-M-R50x1", "google/bit-50", ...), a folder with a
                 config.json, a file, or a repository on the Hugging Face Hub.
-            head: Of a classifier: "keep" the checkpoint's head, "drop" it and have none, or have a
-                "new" one, initialised at random.
+            head: What becomes of the classification head. "keep": the model has the file's.
+                "drop": the file's is not read; the model has a random one where ``num_labels`` or
+                ``id2label`` asks for it, and otherwise none. "new": the model has a random one.
             strict: Whether anything missing, unexpected or misshapen is an error; otherwise it is
                 a warning, and whatever fits is loaded.
             revision: Branch, tag or commit, on the Hub.

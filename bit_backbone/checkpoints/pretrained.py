@@ -21,6 +21,7 @@ from bit_backbone.checkpoints.matching import Target
 from bit_backbone.checkpoints.sources import CONFIG_FILE, Place, Source, SourceLike, locate, split
 from bit_backbone.checkpoints.writing import write_safetensors, write_text, writing
 from bit_backbone.config import MODEL_TYPE, BitConfig
+from bit_backbone.config.files import check_model_type
 from bit_backbone.utils.empty_weights import hollow
 from bit_backbone.utils.files import read_json
 from bit_backbone.utils.ways_out import after, passing
@@ -58,8 +59,8 @@ def from_pretrained(
         if config is None:
             labels = {} if _LABELS & set(overrides) else _timm_labels(place, checkpoint)
             config = config_of(checkpoint, **labels, **overrides)
-        if head == "drop":
-            overrides = {"num_labels": 0, **overrides}
+        if head == "drop" and not _LABELS & set(overrides):
+            overrides["num_labels"] = 0
         with hollow():
             model = cls(config.replace(**overrides)).to(_dtype(dtype, checkpoint))
         load_checkpoint(model, checkpoint, head, strict)
@@ -103,11 +104,10 @@ def read_config(place: Place) -> BitConfig | None:
         return BitConfig.from_dict(inner)  # a hybrid transformer's, or a depth estimator's
     if "model_type" not in values and str(values.get("architecture", "")).startswith("resnetv2"):
         return None  # timm's, which names a variant and nothing else
-    if values.get("model_type") != MODEL_TYPE:
-        raise CheckpointError(
-            f"{path} must be a BiT configuration (model_type {MODEL_TYPE!r}), got "
-            f"{values.get('model_type', values.get('architecture'))!r}"
-        )
+    try:
+        check_model_type(values, path)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
     return BitConfig.from_dict(values)
 
 

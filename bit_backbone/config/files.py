@@ -25,13 +25,22 @@ def read(name_or_path: str | os.PathLike[str], **hub_options: Any) -> dict[str, 
         ValueError: There is none, or it is no BiT's.
     """
     path, values = read_saved(name_or_path, FILE_NAME, "from_variant", **hub_options)
+    check_model_type(values, path)
+    return values
+
+
+def check_model_type(values: Mapping[str, Any], path: Path) -> None:
+    """Checks that the values of a config.json are a BiT's.
+
+    Raises:
+        ValueError: They are another model's.
+    """
     if values.get("model_type") != MODEL_TYPE:
         raise ValueError(
             f"{path} must be a BiT configuration (model_type {MODEL_TYPE!r}), got "
-            f"{values.get('model_type', values.get('architecture'))!r}; from_variant has the "
-            "published networks, by timm's names too"
+            f"{values.get('model_type', values.get('architecture'))!r}; "
+            "BitConfig.from_variant has the published networks, by timm's names too"
         )
-    return values
 
 
 def write(text: str, folder: str | os.PathLike[str]) -> Path:

@@ -9,6 +9,8 @@ from bit_backbone import kernels
 from bit_backbone.config import BitConfig
 from bit_backbone.network.std_conv import StdConv2d, standardize
 
+torch.fx.wrap("standardize")
+
 RGB_CHANNELS = 3
 
 

@@ -123,8 +123,13 @@ def batches_of_share(
     count = len(dataset)
     positions = equal_share(count, group.rank, group.world_size)
     share = Subset(dataset, [position % count for position in positions])
-    options: Any = {"collate_fn": collate, "worker_init_fn": serve_parent}
-    loader = DataLoader(share, batch_size, num_workers=workers, **options)
+    loader: Any = DataLoader(
+        share,
+        batch_size,
+        num_workers=workers,
+        collate_fn=collate,
+        worker_init_fn=serve_parent,
+    )
     for number, batch in enumerate(loader):
         yield positions[number * batch_size : (number + 1) * batch_size], batch
 

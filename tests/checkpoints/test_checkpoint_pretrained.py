@@ -90,6 +90,15 @@ class TestOverrides:
         same = head == "keep" and torch.equal(model.classifier.weight, source.classifier.weight)
         assert same == (head == "keep")
 
+    @pytest.mark.parametrize("labels", [{"num_labels": 3}, {"id2label": {0: "a", 1: "b", 2: "c"}}])
+    def test_a_dropped_head_leaves_the_one_asked_for(self, labels, tmp_path):
+        classifier().save_pretrained(tmp_path)
+        model = BitForImageClassification.from_pretrained(tmp_path, head="drop", **labels)
+        assert model(IMAGES).logits.shape[1] == 3
+        before = model.classifier.weight.clone()
+        load(model, tmp_path, head="drop")  # means the same there
+        assert torch.equal(model.classifier.weight, before)
+
     def test_another_size_of_head_is_refused(self, tmp_path):
         classifier().save_pretrained(tmp_path)
         with pytest.raises(CheckpointError, match='has 10 labels: pass head="new"'):

@@ -242,8 +242,14 @@ def test_a_config_json_is_read_and_written_without_weights(tmp_path):
     ("content", "message"),
     [
         (None, r"saved settings are a file config\.json, found none at .*config\.json"),
-        ('{"model_type": "resnet"}', r"\(model_type 'bit'\), got 'resnet'; from_variant has"),
-        ('{"architecture": "resnetv2_50x1_bit"}', "got 'resnetv2_50x1_bit'; from_variant"),
+        (
+            '{"model_type": "resnet"}',
+            r"\(model_type 'bit'\), got 'resnet'; BitConfig.from_variant has",
+        ),
+        (
+            '{"architecture": "resnetv2_50x1_bit"}',
+            "got 'resnetv2_50x1_bit'; BitConfig.from_variant",
+        ),
         ("[]", "should hold a JSON object, got list"),
     ],
 )
