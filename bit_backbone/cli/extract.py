@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -176,6 +175,7 @@ def _processor(short_side: int | None) -> BitImageProcessor:
 def _engine(args: argparse.Namespace) -> Engine:
     from bit_backbone.extraction.cluster import RayEngine
     from bit_backbone.extraction.run import LocalEngine
+    from bit_backbone.utils.workers import available_cores
 
     options = {name: getattr(args, name) for name in ("address", "actors", "gpus_per_actor")}
     given = {name: value for name, value in options.items() if value is not None}
@@ -183,6 +183,6 @@ def _engine(args: argparse.Namespace) -> Engine:
         return RayEngine(**given)
     if given:
         raise ValueError(f"only --engine ray has {', '.join(given)}; got {given} without it")
-    cores = len(os.sched_getaffinity(0))
-    workers = min(max(cores - 1, 1), MOST_WORKERS) if args.workers is None else args.workers
-    return LocalEngine(workers, in_place=True)
+    if args.workers is None:
+        return LocalEngine(min(max(available_cores() - 1, 1), MOST_WORKERS), in_place=True)
+    return LocalEngine(args.workers, in_place=True)

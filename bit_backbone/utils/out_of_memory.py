@@ -11,7 +11,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
-__all__ = ["TooLargeError", "each_that_fits", "fitting", "is_out_of_memory"]
+from bit_backbone.utils.ways_out import after, passing
+
+__all__ = [
+    "SharedMemoryError",
+    "TooLargeError",
+    "each_that_fits",
+    "fitting",
+    "is_out_of_memory",
+]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -32,6 +40,20 @@ _LOGGER = logging.getLogger(__name__)
 
 class TooLargeError(ValueError):
     """An image or a batch does not fit into memory."""
+
+
+class SharedMemoryError(ValueError):
+    """Workers of a DataLoader have too little shared memory."""
+
+
+# Of torch/utils/data/_utils/signal_handling.py and torch's file_descriptor and file_system sharing.
+_SHARED = ("out of shared memory", "killed by signal: Bus error", "unable to mmap", "shm_open")
+
+
+def is_out_of_shared_memory(error: BaseException) -> bool:
+    """Whether an exception says that a DataLoader's worker had too little shared memory."""
+    said = f"{error} {error.__cause__}"  # the loader tells the signal in the cause
+    return isinstance(error, RuntimeError) and any(mark in said for mark in _SHARED)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -60,10 +82,17 @@ def fitting(what: str) -> Iterator[None]:
 
     Raises:
         TooLargeError: In place of any exception that says so.
+        SharedMemoryError: In place of one about the shared memory of a DataLoader's workers.
     """
     try:
         yield
     except Exception as error:
+        if is_out_of_shared_memory(error):
+            raise SharedMemoryError(
+                "the processes that read images ran out of shared memory (/dev/shm): give the "
+                "container more, as docker run --shm-size=8g does"
+                + after(", or ", passing("workers", 0))
+            ) from error
         if not is_out_of_memory(error):
             raise
         raise TooLargeError(f"{what} does not fit into memory: {told(error)}") from error

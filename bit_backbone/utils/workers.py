@@ -8,6 +8,13 @@ import signal
 import threading
 
 
+def available_cores() -> int:
+    """Returns how many cores this process may use, or the machine's where nothing says that."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def serve_parent(*_: object) -> None:
     """Leaves to the parent when this process ends.
 
@@ -19,10 +26,11 @@ def serve_parent(*_: object) -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Blocked, not ignored: whoever waits for it learns who sent it.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS, where SIGTERM ends a worker, whoever sent it
+        # Blocked, not ignored: whoever waits for it learns who sent it. Threads inherit the block.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_obey, args=(parent.pid,), daemon=True).start()
     threading.Thread(target=_follow, args=(parent,), daemon=True).start()
-    threading.Thread(target=_obey, args=(parent.pid,), daemon=True).start()
 
 
 def _follow(parent: multiprocessing.process.BaseProcess) -> None:

@@ -69,7 +69,7 @@ def draw_objects(
         far as its longer side stays within 1280.
     """
     picture = F.to_pil_image(image.clamp(0, 1).cpu())
-    kept = _kept(objects, len(names), min_score)
+    kept = _visible(objects, len(names), min_score)
     width = picture.width
     picture = _enlarged(_overlay(picture, kept))
     zoom = picture.width // width
@@ -114,7 +114,7 @@ def colour_of(label: int) -> tuple[int, int, int]:
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
-def _kept(objects: dict[str, Any], num_names: int, min_score: float) -> dict[str, Tensor]:
+def _visible(objects: dict[str, Any], num_names: int, min_score: float) -> dict[str, Tensor]:
     tensors = {name: value.cpu() for name, value in objects.items() if isinstance(value, Tensor)}
     # label 0 is the background, for which some of torchvision's detectors have a score too
     keep = (tensors["labels"] > 0) & (tensors["labels"] <= num_names)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from bit_backbone import BitForImageClassification
 from bit_backbone.cli import main
 from bit_backbone.detection import DetectorSpec
 from bit_backbone.utils.out_of_memory import (
+    SharedMemoryError,
     TooLargeError,
     each_that_fits,
     fitting,
@@ -202,3 +204,20 @@ def test_detection_skips_what_does_not_fit(photos, tmp_path, monkeypatch, capsys
         "a_detections.png",
         "z_detections.png",
     }
+
+
+class Bus(torch.utils.data.Dataset):
+    """Ends the worker that reads it as the kernel ends one that finds /dev/shm full."""
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        os.kill(os.getpid(), signal.SIGBUS)
+
+
+def test_a_worker_without_shared_memory_is_reported_in_a_line():
+    loader = torch.utils.data.DataLoader(Bus(), num_workers=1)
+    told = r"/dev/shm\): .*--shm-size=8g does, or pass workers=0"
+    with pytest.raises(SharedMemoryError, match=told), fitting("the command"):
+        list(loader)

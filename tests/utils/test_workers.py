@@ -98,3 +98,25 @@ def test_every_loader_has_such_workers():
             if isinstance(call, ast.Call) and ast.unparse(call.func).endswith("DataLoader"):
                 given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
                 assert given.get("worker_init_fn") == "serve_parent", path
+
+
+WITHOUT = """
+import os, signal
+del os.sched_getaffinity, signal.sigwaitinfo
+from torch.utils.data import DataLoader
+from bit_backbone.cli import build_parser
+from bit_backbone.cli.extract import _engine
+from bit_backbone.utils.workers import available_cores, serve_parent
+
+loader = DataLoader(range(8), 2, num_workers=1, worker_init_fn=serve_parent)
+args = build_parser().parse_args(["extract", "photos", "--output", "maps"])
+print(sum(int(batch.sum()) for batch in loader), available_cores() == os.cpu_count())
+print(_engine(args).workers > 0)
+"""
+
+
+def test_systems_without_sigwaitinfo_and_affinity():
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT], capture_output=True, text=True, check=False, timeout=100
+    )
+    assert done.stdout == "28 True\nTrue\n", done.stderr
