@@ -289,6 +289,44 @@ def test_data_parallel_training_of_a_shallow_output(tmp_path):
     torch.multiprocessing.spawn(_train_in_parallel, (str(tmp_path / "store"),), nprocs=2)
 
 
+# Find unused parameters, recompute units, recompute norms, freeze the first parts.
+DDP_SETTINGS = [
+    (False, True, False, 0),
+    (False, False, True, 2),
+    (True, False, False, 2),
+    (True, True, False, 2),
+    (True, False, True, 0),
+    (False, True, True, 3),
+]
+
+
+def _gradients(network, backbone, images):
+    backbone.zero_grad()
+    sum(f.square().mean() for f in network(images).values()).backward()
+    return [p.grad.clone() for p in backbone.parameters() if p.requires_grad]
+
+
+def _compare_with_one_process(rank: int, store: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    torch.set_default_dtype(torch.float64)
+    for unused, checkpointing, recompute, frozen in DDP_SETTINGS:
+        torch.manual_seed(0)
+        backbone = tiny(out_indices=(1, 3), depths=(2, 1, 1, 1)).freeze(frozen)
+        images = torch.randn(2, 3, 33, 33)
+        expected = _gradients(backbone, backbone, images)
+        backbone.set_grad_checkpointing(checkpointing)
+        backbone.set_activation_recompute(recompute)
+        parallel = DistributedDataParallel(backbone, find_unused_parameters=unused)
+        for _ in range(2):
+            found = _gradients(parallel, backbone, images[rank : rank + 1])
+            torch.testing.assert_close(found, expected)
+    dist.destroy_process_group()
+
+
+def test_gradients_of_two_processes_are_those_of_one(tmp_path):
+    torch.multiprocessing.spawn(_compare_with_one_process, (str(tmp_path / "store"),), nprocs=2)
+
+
 def test_the_core_imports_no_host():
     code = (
         "import sys\n"

@@ -22,7 +22,6 @@ from typing import Any
 from benchmarking import report
 from benchmarking.rounds import measure
 from benchmarking.workloads import DEFAULT_WORKLOADS, WORKLOADS, Workload
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 
 from bit_backbone.utils.files import atomic_path
 from bit_backbone.utils.progress import Bars
@@ -89,11 +88,10 @@ def main() -> None:
     texts = ["  \n".join(f"{name}: {value}" for name, value in facts.items())]
     print(texts[0], flush=True)
     records = []
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Bars(*columns, TimeElapsedColumn(), transient=True) as progress:
+    with Bars(transient=True) as progress:
         teams = [contenders_of(work) for work in workloads]
         total = sum(len(team) for team in teams) * (arguments.rounds + 1)
-        task = progress.add_task("starting", total=total)
+        task = progress.add_task("starting", total=total, unit="process")
         for work, team in zip(workloads, teams, strict=True):
 
             def tick(done: str) -> None:

@@ -62,6 +62,7 @@ def test_a_traced_detector_equals_it_on_another_size(name: str, norm: str) -> No
             assert len(expected) > 0
 
 
+@pytest.mark.usefixtures("pytorch_kernels")
 @pytest.mark.parametrize("norm", ["none", "preact", "groupnorm"])
 def test_a_scripted_detector_equals_it_on_another_size(norm: str) -> None:
     model = tiny_model(FASTER, FEATURE_NORM=norm)
@@ -82,6 +83,7 @@ def test_a_scripted_detector_equals_it_on_another_size(norm: str) -> None:
             assert len(expected) > 0
 
 
+@pytest.mark.usefixtures("pytorch_kernels")
 def test_a_reloaded_script_equals_the_backbone(tmp_path) -> None:
     model = tiny_model(FASTER)
     torch.jit.script(model.backbone).save(str(tmp_path / "fpn.pt"))

@@ -50,6 +50,7 @@ def few_boxes(builder=fasterrcnn_bit_fpn, **overrides):
 UNSCALED = [(128, 171), (193, 128), (128, 150)]
 
 
+@pytest.mark.usefixtures("pytorch_kernels")
 class TestTorchScript:
     @pytest.mark.parametrize(
         "builder",

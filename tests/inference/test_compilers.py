@@ -11,6 +11,8 @@ from torch.export import Dim
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.feature_extraction import create_feature_extractor
 
+from bit_backbone import optimize_for_inference
+
 # Even, odd and mixed sizes: a baked-in size or border would show. Below 107 pixels "valid" leaves a
 # map of one pixel, which torch specialises on.
 EXAMPLE = (128, 128)
@@ -182,3 +184,24 @@ def test_onnx_with_dynamic_sizes(quiet, tmp_path, padding, layer_type, feature_n
 
     # relative to the largest value; a border pooled wrongly is off by 0.1 and more
     check_at_every_size(run, backbone, tolerance=1e-5)
+
+
+@pytest.mark.parametrize("layer_type", ["preactivation", "bottleneck"])
+def test_an_optimized_network_exports_filters_and_not_their_standardization(
+    quiet, tmp_path, layer_type
+):
+    """TensorRT, CoreML and ExecuTorch reject convolutions whose weights the graph computes."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    backbone = tiny(layer_type=layer_type, out_indices=(1, 4)).eval()
+    computed = {}
+    for name, network in (("plain", backbone), ("optimized", optimize_for_inference(backbone))):
+        path = tmp_path / f"{name}.onnx"
+        with torch.no_grad():
+            torch.onnx.export(network, (torch.randn(1, 3, 64, 64),), path, dynamo=True)
+        graph = onnx.load(path).graph
+        stored = {tensor.name for tensor in graph.initializer}
+        convolutions = [node for node in graph.node if node.op_type == "Conv"]
+        assert len(convolutions) == 17  # the stem's, and four in each stage
+        computed[name] = sum(node.input[1] not in stored for node in convolutions)
+    assert computed == {"plain": 17, "optimized": 0}
