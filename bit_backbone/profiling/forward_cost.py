@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from bit_backbone.backbone import BitBackbone
 from bit_backbone.config import BitConfig
 from bit_backbone.profiling.live_bytes import LiveBytes
+from bit_backbone.utils.empty_weights import hollow
 
 __all__ = ["Profile", "StageTimer", "profile"]
 
@@ -64,7 +65,7 @@ def profile(
         raise ValueError(
             f"height, width and batch must be at least 1, got {image_size} and batch {batch}"
         )
-    with torch.device("meta"):
+    with hollow():
         backbone = BitBackbone(config).to(dtype)
         images = torch.empty(batch, config.num_channels, *image_size, dtype=dtype)
     macs = _MacCounter(backbone)
