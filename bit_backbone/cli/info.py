@@ -41,9 +41,13 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument(
         "variant",
+        nargs="?",
         help=f"{', '.join(VARIANTS)}, a published checkpoint, or a checkpoint's file or folder",
     )
     add_part_option(parser)
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), help="show which kernels run on this kind of device"
+    )
     parser.add_argument("--image-size", type=image_size, default=(224, 224), metavar="HxW")
     parser.add_argument("--batch", type=int, default=1, help="images per forward (default 1)")
     add_precision_option(parser, "of weights and features; in training, of forward passes")
@@ -70,6 +74,15 @@ def run(args: argparse.Namespace) -> None:
         ValueError: A training option is given without ``--train``, a value is out of its range, or
             the variant is neither a name nor a checkpoint.
     """
+    if args.device:
+        _print_kernels(args.device)
+        if args.variant is None:
+            return
+    if args.variant is None:
+        raise ValueError(
+            f"info needs a variant ({', '.join(VARIANTS)}), a published checkpoint, a file or a "
+            "folder; or --device"
+        )
     config = _config(args)
     if args.train:
         _print_training(args, config)
@@ -78,6 +91,13 @@ def run(args: argparse.Namespace) -> None:
         if getattr(args, name):
             raise ValueError(f"--{name.replace('_', '-')} goes with --train, which is missing")
     _print_forward(args, config)
+
+
+def _print_kernels(device: str) -> None:
+    from bit_backbone.kernels import native
+    from bit_backbone.kernels.group_norm import triton_status
+
+    print(f"kernels on {device}: {native.status() if device == 'cpu' else triton_status()}")
 
 
 def _config(args: argparse.Namespace) -> BitConfig:

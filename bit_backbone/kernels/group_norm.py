@@ -122,6 +122,11 @@ def fused_where_faster(forward: Callable[[Any, Tensor], Tensor]) -> Callable[[An
     return run
 
 
+def triton_status() -> str:
+    """Returns which kernels run on GPUs."""
+    return "Triton's for large maps" if _HAS_TRITON else "PyTorch's, because Triton is missing"
+
+
 def is_faster_in_triton(x: Tensor, weight: Tensor) -> bool:
     """Whether GroupNorm + activation of ``x`` takes the Triton kernels: the one rule that chooses.
 

@@ -5,6 +5,7 @@ import torch
 
 from bit_backbone import BitConfig, BitModel
 from bit_backbone.cli import main
+from bit_backbone.kernels import native
 
 
 def test_info_prints_costs_and_outputs(capsys):
@@ -78,3 +79,14 @@ def test_bad_sizes_are_usage_errors(size, capsys):
     with pytest.raises(SystemExit):
         main(["info", "R50x1", f"--image-size={size}"])
     assert "HEIGHTxWIDTH" in capsys.readouterr().err
+
+
+def test_info_says_which_kernels_run(capsys):
+    assert main(["info", "--device", "cpu"]) == 0
+    assert capsys.readouterr().out == f"kernels on cpu: {native.status()}\n"
+    assert main(["info", "R50x1", "--device", "cuda", "--image-size", "64"]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith("kernels on cuda: ")
+    assert "multiply-accumulates" in told
+    assert main(["info"]) == 2
+    assert "needs a variant (R50x1" in capsys.readouterr().err
