@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bit_backbone.cli.train_options import add_evaluate_options, open_set
+from bit_backbone.cli.data_options import open_test_set
+from bit_backbone.cli.train_options import add_evaluate_options
 
 if TYPE_CHECKING:
     from torch import nn
@@ -40,7 +41,7 @@ def evaluate_run(args: argparse.Namespace, run: Path) -> int:
 
     with process_group(args.device) as group:
         model, spec = load_detector(run, group.device)
-        test_set = open_set(args, "test", spec.name)
+        test_set = open_test_set(args, spec.name)
         check_categories(spec, test_set)
         warn_of_no_objects(test_set)
         with Progress(group.is_first) as bars, autocast(group.device, args.precision):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from bit_backbone.cli.data_options import open_sets
 from bit_backbone.cli.options import SIGNALLED, device_of, warn_of_old
-from bit_backbone.cli.train_options import add_train_options, open_set, settings_of, spec_of
+from bit_backbone.cli.train_options import add_train_options, settings_of, spec_of
 
 DESCRIPTION = """
 Train a detector or segmenter on BiT, and evaluate it by COCO's average precision or the mean IoU.
@@ -48,7 +49,7 @@ def _train(args: argparse.Namespace) -> int:
     from bit_backbone.utils.processes import is_first_process
 
     check_name(args.model)
-    train_set, test_set = (open_set(args, split, args.model) for split in ("train", "test"))
+    train_set, test_set = open_sets(args)
     check_tools(test_set)  # before hours of training, not after them
     spec, settings = spec_of(args, train_set), settings_of(args, len(train_set))
     if is_first_process():

@@ -12,6 +12,8 @@ from torch import Tensor
 from torchvision import tv_tensors
 
 from bit_backbone.datasets.coco import CocoFolder
+from bit_backbone.datasets.coco.document import Document
+from bit_backbone.datasets.coco.problems import POLICIES
 
 IGNORED = 255
 """The label of pixels that neither teach nor count, as in Pascal VOC and Cityscapes."""
@@ -30,12 +32,13 @@ class SemanticFolder(torch.utils.data.Dataset[tuple[Tensor, dict[str, Any]]]):
     reference (``references/segmentation/coco_utils.py``) does with every overlap.
 
     Args:
-        root: The folder.
-        annotations: The annotation file, below ``root``.
-        images: The folder of the images, below ``root``.
-        maps: The folder, below ``root``, of one PNG per image, of its name, which holds a
-            category's id at each pixel, 0 for the background and 255 for what to ignore; None
-            makes the labels from the instances' masks. Polygons need pycocotools.
+        root: The folder, or what ``bit_backbone.datasets.open_document`` has read.
+        annotations: The annotation file, below a folder.
+        images: The folder of the images, below it.
+        maps: The folder, below ``root`` or beside the images of what was read, of one PNG per
+            image, of its name, which holds a category's id at each pixel, 0 for the background and
+            255 for what to ignore; None makes the labels from the instances' masks. Polygons
+            need pycocotools.
         on_invalid: As ``CocoFolder`` takes it.
         transforms: Called with a ``tv_tensors.Image`` in 0..1 and the target, its ``semantic``
             being a ``tv_tensors.Mask``.
@@ -55,12 +58,12 @@ class SemanticFolder(torch.utils.data.Dataset[tuple[Tensor, dict[str, Any]]]):
 
     def __init__(
         self,
-        root: str | os.PathLike[str],
+        root: str | os.PathLike[str] | Document,
         *,
         annotations: str = "instances.json",
         images: str = "images",
         maps: str | None = None,
-        on_invalid: str = "raise",
+        on_invalid: str = POLICIES[0],
         transforms: Transforms | None = None,
     ) -> None:
         self.instances = CocoFolder(
@@ -80,7 +83,8 @@ class SemanticFolder(torch.utils.data.Dataset[tuple[Tensor, dict[str, Any]]]):
                 f"semantic labels are 1 to {IGNORED - 1}, and {IGNORED} is ignored: {self.file} "
                 f"should have fewer categories than {IGNORED}, got {len(self.categories)}"
             )
-        self.maps = None if maps is None else Path(root) / maps
+        base = root.folder.parent if isinstance(root, Document) else Path(root)
+        self.maps = None if maps is None else base / maps
         if self.maps is not None:
             self._check_maps(self.maps)
 
