@@ -1,19 +1,23 @@
 """A folder in COCO's format as a data set for semantic segmentation."""
 
+from __future__ import annotations
+
+import copy
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torchvision import tv_tensors
 
 from bit_backbone.datasets.coco import CocoFolder
 from bit_backbone.datasets.coco.document import Document
 from bit_backbone.datasets.coco.problems import POLICIES
+from bit_backbone.preprocessing.images import decode
+from bit_backbone.utils.unreadable import reading
 
 IGNORED = 255
 """The label of pixels that neither teach nor count, as in Pascal VOC and Cityscapes."""
@@ -46,6 +50,7 @@ class SemanticFolder(torch.utils.data.Dataset[tuple[Tensor, dict[str, Any]]]):
     Attributes:
         categories: Names, label 1 first.
         category_ids: Their ids in the file, label 1 first.
+        problems: What was repaired in the annotations, or left out of them.
 
     Raises:
         AnnotationError: The annotations are wrong.
@@ -77,7 +82,8 @@ class SemanticFolder(torch.utils.data.Dataset[tuple[Tensor, dict[str, Any]]]):
         self.file, self.transforms = self.instances.file, transforms
         self.categories = self.instances.categories
         self.category_ids = self.instances.category_ids
-        self.aspect_ratios = self.instances.aspect_ratios
+        self.aspect_ratios, self.path = self.instances.aspect_ratios, self.instances.path
+        self.problems = self.instances.problems
         if len(self.categories) >= IGNORED:
             raise ValueError(
                 f"semantic labels are 1 to {IGNORED - 1}, and {IGNORED} is ignored: {self.file} "
@@ -118,6 +124,13 @@ class SemanticFolder(torch.utils.data.Dataset[tuple[Tensor, dict[str, Any]]]):
             image = image.as_subclass(Tensor)
         return image, target
 
+    def without(self, indices: Collection[int]) -> SemanticFolder:
+        """Returns the same data set without some of its images."""
+        rest = copy.copy(self)
+        rest.instances = self.instances.without(indices)
+        rest.aspect_ratios, rest.path = rest.instances.aspect_ratios, rest.instances.path
+        return rest
+
     def num_objects(self) -> int | None:
         """Returns how many objects there are to learn from; None where maps tell, unread so far."""
         return self.instances.num_objects() if self.maps is None else None
@@ -127,11 +140,8 @@ class SemanticFolder(torch.utils.data.Dataset[tuple[Tensor, dict[str, Any]]]):
 
     def _read(self, path: Path, size: tuple[int, ...]) -> Tensor:
         """Returns a map with labels in the place of category ids."""
-        try:
-            with Image.open(path) as opened:
-                ids = np.asarray(opened)
-        except (OSError, ValueError) as error:
-            raise OSError(f"the semantic map {path} cannot be read: {error}") from error
+        with reading(path, f"the semantic map {path} cannot be read: "):
+            ids = np.asarray(decode(path, str(path)))
         if ids.shape != size:
             raise ValueError(
                 f"a semantic map has one channel and its image's size, {size[1]}x{size[0]}; {path} "

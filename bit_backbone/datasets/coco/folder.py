@@ -1,8 +1,11 @@
 """A folder in COCO's format as a data set for torchvision's detectors."""
 
+from __future__ import annotations
+
+import copy
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ from bit_backbone.datasets.coco.headers import wrong_size
 from bit_backbone.datasets.coco.masks import decode_mask, import_mask_api
 from bit_backbone.datasets.coco.problems import POLICIES, SHOWN, AnnotationError, Problem, describe
 from bit_backbone.preprocessing.images import read
+from bit_backbone.utils.unreadable import reading
 
 Target = dict[str, Any]
 Transforms = Callable[[Tensor, Target], tuple[Tensor, Target]]
@@ -117,21 +121,30 @@ class CocoFolder(torch.utils.data.Dataset[tuple[Tensor, Target]]):
         """Returns the name of an image's file, below the folder of the images."""
         return str(self._images[index]["file_name"])
 
+    def path(self, index: int) -> Path:
+        """Returns where an image's file is."""
+        return self.folder / self.file_name(index)
+
+    def without(self, indices: Collection[int]) -> CocoFolder:
+        """Returns the same data set without some of its images."""
+        rest = copy.copy(self)
+        rest._images = [image for i, image in enumerate(self._images) if i not in indices]
+        return rest
+
     def aspect_ratios(self) -> list[float]:
         """Returns width / height of every image, before transforms, without opening them."""
         return [record["width"] / record["height"] for record in self._images]
 
     def num_objects(self) -> int:
         """Returns how many objects there are to learn from: crowds are none."""
-        objects = chain.from_iterable(self._by_image.values())
-        return sum(not object_["iscrowd"] for object_ in objects)
+        return sum(not object_["iscrowd"] for object_ in self._objects())
 
     def document(self) -> dict[str, Any]:
         """Returns the records that are used, crowds included, as COCO's evaluation reads them.
 
         Annotations are numbered anew, from 1: an evaluator takes a match with id 0 for none.
         """
-        objects = chain.from_iterable(self._by_image.values())
+        objects = self._objects()
         records = {
             "images": self._images,
             "annotations": [object_ | {"id": i} for i, object_ in enumerate(objects, start=1)],
@@ -140,13 +153,14 @@ class CocoFolder(torch.utils.data.Dataset[tuple[Tensor, Target]]):
         # pycocotools writes into what it is given
         return {name: [dict(record) for record in own] for name, own in records.items()}
 
+    def _objects(self) -> Iterator[dict[str, Any]]:
+        return chain.from_iterable(self._by_image[record["id"]] for record in self._images)
+
     def _open(self, record: dict[str, Any]) -> Tensor:
         path = self.folder / record["file_name"]
-        try:
+        with reading(path, f"image {record['id']}, {path}, cannot be read: "):
             image = read(path, convert_rgb=True, input_data_format=None, white=1.0)
-        except (OSError, ValueError) as error:
-            raise OSError(f"image {record['id']}, {path}, cannot be read: {error}") from error
-        pixels = F.to_dtype(F.to_image(image), torch.uint8, scale=True)
+            pixels = F.to_dtype(F.to_image(image), torch.uint8, scale=True)
         height, width = pixels.shape[-2:]
         if (height, width) != (record["height"], record["width"]):
             kind, detail = wrong_size(record, width, height)
