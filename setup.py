@@ -104,6 +104,7 @@ setup(
         "safetensors>=0.4.5",
         "huggingface_hub>=0.26",
         "pillow>=10.4",
+        "pyyaml>=6.0",
         "rich>=13.7",
     ],
     extras_require=EXTRAS,

@@ -24,6 +24,7 @@ COMMANDS: tuple[str, ...] = (
     "bit_backbone.cli.features",
     "bit_backbone.cli.info",
     "bit_backbone.cli.scenes",
+    "bit_backbone.cli.convert_dataset",
     "bit_backbone.cli.extract",
     "bit_backbone.cli.finetune",
 )

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bit_backbone.cli.train_options import add_evaluate_options, open_set
+from bit_backbone.cli.data_options import open_test_set
+from bit_backbone.cli.options import SOME_FAILED
+from bit_backbone.cli.train_options import add_evaluate_options
 
 if TYPE_CHECKING:
     from torch import nn
 
     from bit_backbone.detection.tasks import TrainingSet
+    from bit_backbone.utils.unreadable import Unreadable
 
 PICTURE_NAME = "predictions.jpg"
 
@@ -40,19 +44,40 @@ def evaluate_run(args: argparse.Namespace, run: Path) -> int:
 
     with process_group(args.device) as group:
         model, spec = load_detector(run, group.device)
-        test_set = open_set(args, "test", spec.name)
+        test_set = open_test_set(args, spec.name)
         check_categories(spec, test_set)
         warn_of_no_objects(test_set)
         with Progress(group.is_first) as bars, autocast(group.device, args.precision):
             advance = bars.evaluation(-(-len(test_set) // group.world_size)).advance
             options: dict[str, Any] = {"workers": args.workers, "group": group, "advance": advance}
             found: list[dict[str, Any]] = []
-            metrics = evaluate_on(test_set, model, results=found, **options)
+            failed: list[Unreadable] = []
+            metrics = evaluate_on(test_set, model, results=found, failed=failed, **options)
     if group.is_first:
+        _tell(args, failed, len(test_set))
+        test_set = test_set.without({failure.index for failure in failed})
         report(args, run, model, test_set, metrics)
         if getattr(args, "report", False):
             write_page(run, model, test_set, metrics, found)
-    return 0
+    return SOME_FAILED if failed else 0
+
+
+def _tell(args: argparse.Namespace, failed: list[Unreadable], total: int) -> None:
+    """Prints what could not be read; raises where it is too much."""
+    from bit_backbone.training.problems import check_share
+
+    for failure in failed:
+        print(f"bit-backbone: skipped: {failure.reason}", file=sys.stderr)
+    check_share(len(failed), total, args.max_unreadable, "test", "see above")
+
+
+def without_unreadable(test_set: TrainingSet, run: Path) -> TrainingSet:
+    """Returns a set without the images that a run's ``problems.jsonl`` says are unreadable."""
+    from bit_backbone.training.problems import UNREADABLE, read_problems
+
+    lost = {record["file"] for record in read_problems(run) if record["kind"] == UNREADABLE}
+    indices = {i for i in range(len(test_set)) if str(test_set.path(i)) in lost}
+    return test_set.without(indices)
 
 
 def report(

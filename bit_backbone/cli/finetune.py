@@ -7,12 +7,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bit_backbone.cli.image_options import add_unreadable_options, check_images
 from bit_backbone.cli.networks import MODEL_FOLDER, add_part_option, weights_of
 from bit_backbone.cli.options import (
-    SIGNALLED,
     add_device_option,
     add_precision_option,
     add_weights_option,
+    exit_status,
     image_size,
     positive,
 )
@@ -32,7 +33,9 @@ def add_parser(subparsers: Any) -> None:
         help="fine-tune a classifier on a folder of images, by BiT-HyperRule",
         description="Fine-tunes on images in TRAIN/CLASS/IMAGE. Resolution, schedule and mixup "
         "follow from the images' size and number (arXiv 1912.11370, section 3.3). The same command "
-        "goes on with a run that was interrupted; Ctrl-C and SIGTERM save first. The finished "
+        "goes on with a run that was interrupted; Ctrl-C and SIGTERM save first. Images that "
+        "cannot be read are replaced by the next ones, listed in OUTPUT/problems.jsonl, and the "
+        "exit status is then 3. The finished "
         "classifier is OUTPUT/model. For several GPUs or processes: torchrun --nproc-per-node 2 "
         "-m bit_backbone finetune ...",
     )
@@ -65,6 +68,7 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
         metavar="RESIZE,CROP",
         help="default: the rule's, 160,128 below 96x96 pixels, else 512,480",
     )
+    add_unreadable_options(data)
     data.add_argument("--no-flip", action="store_true", help="where left and right mean something")
 
 
@@ -113,6 +117,7 @@ def run(args: argparse.Namespace) -> int:
     model = _model(args, images.classes)
     if is_first_process():
         _announce(args, len(train_set), images, sides, settings)
+    check_images(args, _paths(images, eval_set))
     facts = {
         "classes": images.classes,
         "resolution": [sides.resize, sides.crop],
@@ -136,6 +141,11 @@ def _with_weights_of(args: argparse.Namespace, classes: list[str]) -> BitForImag
     assert state is not None
     load_weights(model, state.model)
     return model
+
+
+def _paths(images: LabelledImages, eval_set: LabelledImages | None) -> dict[str, list[Path]]:
+    sets = {"train": images} | ({} if eval_set is None else {"eval": eval_set})
+    return {name: [Path(p) for p, _ in own.samples] for name, own in sets.items()}
 
 
 def _few(images: LabelledImages, args: argparse.Namespace) -> Any:
@@ -200,13 +210,13 @@ def _finish(
     from bit_backbone.utils.processes import is_first_process
 
     if not is_first_process():
-        return SIGNALLED + result.signal if result.signal else 0
+        return exit_status(result)
     if result.signal:
         print(
             f"saved in {args.output} after step {result.step}; the same command goes on",
             file=sys.stderr,
         )
-        return SIGNALLED + result.signal
+        return exit_status(result)
     model.save_pretrained(args.output / MODEL_FOLDER)
     eval_processor(sides).save_pretrained(args.output / MODEL_FOLDER)
     if result.metrics is not None:
@@ -217,4 +227,4 @@ def _finish(
             f"{metrics.num_examples} images"
         )
     print(f"the classifier is {args.output / MODEL_FOLDER}", file=sys.stderr)
-    return 0
+    return exit_status(result)

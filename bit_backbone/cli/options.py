@@ -14,6 +14,13 @@ SIGNALLED = 128  # and the signal's number: exit status of a run that saved befo
 _SHORT = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
+def exit_status(result: Any) -> int:
+    """Returns the exit status of a training run, given its ``TrainingResult``."""
+    if result.signal:
+        return SIGNALLED + int(result.signal)
+    return SOME_FAILED if result.unreadable else 0
+
+
 class _Renamed(argparse.Action):
     """An option under the name that it had before: hidden, and it warns."""
 

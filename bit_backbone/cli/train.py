@@ -5,15 +5,18 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from bit_backbone.cli.options import SIGNALLED, device_of, warn_of_old
-from bit_backbone.cli.train_options import add_train_options, open_set, settings_of, spec_of
+from bit_backbone.cli.data_options import open_sets
+from bit_backbone.cli.image_options import check_images
+from bit_backbone.cli.options import device_of, exit_status, warn_of_old
+from bit_backbone.cli.train_options import add_train_options, settings_of, spec_of
 
 DESCRIPTION = """
 Train a detector or segmenter on BiT, and evaluate it by COCO's average precision or the mean IoU.
 Without --train and --test it learns DigitScenes, which is made on first use. The same command
 resumes a run that was interrupted; Ctrl-C and SIGTERM save first, and the exit status is then 128
-and the signal's number. For several GPUs or processes: torchrun --nproc-per-node 2 -m bit_backbone
-train ...
+and the signal's number. What is wrong with the data is listed in RUN/problems.jsonl; images that
+cannot be read are replaced by the next ones, and the exit status is then 3. For several GPUs or
+processes: torchrun --nproc-per-node 2 -m bit_backbone train ...
 """
 
 
@@ -39,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _train(args: argparse.Namespace) -> int:
-    from bit_backbone.cli.evaluate import report, write_page
+    from bit_backbone.cli.evaluate import report, without_unreadable, write_page
     from bit_backbone.detection.models import check_name
     from bit_backbone.detection.runs import load_detector, load_results, save_backbone
     from bit_backbone.detection.tasks import check_tools
@@ -48,11 +51,13 @@ def _train(args: argparse.Namespace) -> int:
     from bit_backbone.utils.processes import is_first_process
 
     check_name(args.model)
-    train_set, test_set = (open_set(args, split, args.model) for split in ("train", "test"))
+    train_set, test_set = open_sets(args)
     check_tools(test_set)  # before hours of training, not after them
     spec, settings = spec_of(args, train_set), settings_of(args, len(train_set))
     if is_first_process():
         _announce(args, len(train_set), len(test_set), settings)
+    sets = {"train": train_set, "test": test_set}
+    check_images(args, {name: [s.path(i) for i in range(len(s))] for name, s in sets.items()})
     device = device_of(args)
     if device == "cpu":
         keep_pages()  # a step's maps are freed and asked for again all the time
@@ -63,9 +68,10 @@ def _train(args: argparse.Namespace) -> int:
         assert result.metrics is not None  # there is an evaluation set, and the end was reached
         model, _ = load_detector(args.output, device)  # a sharded one ended with its run
         save_backbone(args.output, model)
-        report(args, args.output, model, test_set, result.metrics)
-        write_page(args.output, model, test_set, result.metrics, load_results(args.output))
-    return SIGNALLED + result.signal if result.signal else 0
+        readable = without_unreadable(test_set, args.output)
+        report(args, args.output, model, readable, result.metrics)
+        write_page(args.output, model, readable, result.metrics, load_results(args.output))
+    return exit_status(result)
 
 
 def _announce(args: argparse.Namespace, train: int, test: int, settings: Any) -> None:

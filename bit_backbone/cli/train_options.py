@@ -11,6 +11,15 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bit_backbone.cli.data_options import (
+    DATA,
+    add_digit_options,
+    add_format_options,
+    add_invalid_option,
+    add_split_options,
+    augmentations,
+)
+from bit_backbone.cli.image_options import add_unreadable_options
 from bit_backbone.cli.networks import (
     add_part_option,
     check_part,
@@ -41,20 +50,26 @@ def add_train_options(parser: Any) -> None:
     add_picture_option(parser)
     add_device_option(parser)
     _add_model_options(parser.add_argument_group("model"))
-    data = parser.add_argument_group("data, in COCO's format")
-    for split in ("train", "test"):
-        _add_split_options(data, split, "DigitScenes")
-    _add_digit_options(data)
+    data = parser.add_argument_group(DATA)
+    defaults = {"train": "DigitScenes", "test": "what --train names as its test set"}
+    for split, default in defaults.items():
+        add_split_options(data, split, default)
+    add_format_options(data)
+    add_digit_options(data)
     add_invalid_option(data)
+    add_unreadable_options(data)
     _add_recipe_options(parser.add_argument_group("settings"))
 
 
 def add_evaluate_options(parser: Any) -> None:
     """Adds the options of ``bit-backbone evaluate``."""
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
-    data = parser.add_argument_group("data, in COCO's format")
-    _add_split_options(data, "test", None)
+    data = parser.add_argument_group(DATA)
+    add_split_options(data, "test", None)
+    add_format_options(data)
+    data.add_argument("--seed", type=int, default=0, metavar="N", help="of the run, for --split")
     add_invalid_option(data)
+    add_unreadable_options(data, checks=False)
     add_picture_option(parser)
     option = parser.add_argument
     option("--report", action="store_true", help="write RUN/report.html again, of this evaluation")
@@ -90,45 +105,6 @@ def _add_model_options(group: Any) -> None:
         type=_argument,
         metavar="NAME=JSON",
         help="any other of the builder's arguments, such as min_size=480; may be repeated",
-    )
-
-
-def _add_split_options(group: Any, split: str, default: str | None) -> None:
-    option = group.add_argument
-    where = {"required": True} if default is None else {"help": f"default: {default}"}
-    option(f"--{split}", type=Path, metavar="DIR", **where)
-    option(
-        f"--{split}-annotations",
-        default="instances.json",
-        metavar="FILE",
-        help="below DIR, default %(default)s",
-    )
-    option(
-        f"--{split}-images", default="images", metavar="DIR", help="below it, default %(default)s"
-    )
-    option(
-        f"--{split}-maps",
-        metavar="DIR",
-        help="below it, PNG maps of category ids for a segmenter, as DigitScenes has; default: "
-        "made from the instances' masks",
-    )
-
-
-def _add_digit_options(group: Any) -> None:
-    option = group.add_argument
-    option(
-        "--scenes", type=Path, default=Path("digit_scenes"), metavar="DIR", help="of DigitScenes"
-    )
-    option("--scene-images", type=int, nargs=2, default=(500, 200), metavar=("TRAIN", "TEST"))
-
-
-def add_invalid_option(group: Any) -> None:
-    """Adds ``--on-invalid``."""
-    group.add_argument(
-        "--on-invalid",
-        choices=("raise", "skip"),
-        default="raise",
-        help="what to do about annotations that are wrong: list them and stop, or leave them out",
     )
 
 
@@ -252,86 +228,6 @@ def settings_of(args: argparse.Namespace, num_images: int) -> DetectionSettings:
         given["steps"] = round(epochs * num_images / args.batch_size)
     given["augment"] = tuple(augmentations(args))
     return DetectionSettings(**given)
-
-
-def augmentations(args: argparse.Namespace) -> list[str]:
-    """Returns the augmentations asked for, or the default of the data."""
-    if args.augment is not None:
-        return list(args.augment)
-    from bit_backbone.datasets.digits.build import holds_scenes
-
-    digits = args.train is None or holds_scenes(args.train)  # mirrored, they are others or none
-    return [] if digits or args.model.startswith("keypoint") else ["hflip"]
-
-
-def open_set(args: argparse.Namespace, split: str, spec_name: str) -> TrainingSet:
-    """Opens the training or the test set, and makes DigitScenes where that is it.
-
-    Args:
-        args: The options.
-        split: "train" or "test".
-        spec_name: The model, which decides about masks, keypoints and label maps.
-
-    Raises:
-        AnnotationError: The annotations are wrong, and ``--on-invalid`` is "raise".
-        ValueError: There is no image, or only one of the two sets was given.
-    """
-    other = "train" if split == "test" else "test"
-    is_alone = getattr(args, split) is None and getattr(args, other, None) is not None
-    if is_alone and not getattr(args, "test_only", False):
-        raise ValueError(
-            f"a run on a data set of one's own trains on --train and is evaluated on --test; got "
-            f"--{other} {getattr(args, other)} without --{split}"
-        )
-    dataset = _open(args, split, spec_name)
-    if not len(dataset):
-        raise ValueError(
-            f"a {split} set has at least one image: {dataset.file} lists none that can be used; "
-            f"give another --{split} or --{split}-annotations"
-        )
-    return dataset
-
-
-def _open(args: argparse.Namespace, split: str, spec_name: str) -> TrainingSet:
-    from bit_backbone.datasets.coco import CocoFolder
-    from bit_backbone.datasets.semantic import SemanticFolder
-    from bit_backbone.detection.models import is_segmenter, needs_keypoints, needs_masks
-    from bit_backbone.detection.transforms import semantic_transforms, train_transforms
-
-    names = augmentations(args) if split == "train" else []
-    if is_segmenter(spec_name):
-        maps = getattr(args, f"{split}_maps")
-        if getattr(args, split) is None:
-            maps = maps or "semantic"  # what DigitScenes writes
-        transforms = semantic_transforms(names)
-        return SemanticFolder(**_source(args, split), maps=maps, transforms=transforms)
-    keypoints = needs_keypoints(spec_name)
-    return CocoFolder(
-        **_source(args, split),
-        masks=needs_masks(spec_name),
-        keypoints=keypoints,
-        transforms=train_transforms(names, keypoints=keypoints),
-    )
-
-
-def _source(args: argparse.Namespace, split: str) -> dict[str, Any]:
-    folder = getattr(args, split)
-    return {
-        "root": _digit_scenes(args, split) if folder is None else folder,
-        "annotations": getattr(args, f"{split}_annotations"),
-        "images": getattr(args, f"{split}_images"),
-        "on_invalid": args.on_invalid,
-    }
-
-
-def _digit_scenes(args: argparse.Namespace, split: str) -> Path:
-    from bit_backbone.datasets.digits.build import build_scenes
-    from bit_backbone.datasets.digits.scenes import DigitScenes
-
-    count = args.scene_images[split == "test"]
-    folder: Path = args.scenes / f"{split}{count}"
-    build_scenes(DigitScenes(split, count), folder, quiet=False)
-    return folder
 
 
 def spec_of(args: argparse.Namespace, dataset: TrainingSet) -> DetectorSpec:

@@ -1,17 +1,23 @@
 """A folder in COCO's format as a data set for semantic segmentation."""
 
+from __future__ import annotations
+
+import copy
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torchvision import tv_tensors
 
 from bit_backbone.datasets.coco import CocoFolder
+from bit_backbone.datasets.coco.document import Document
+from bit_backbone.datasets.coco.problems import POLICIES
+from bit_backbone.preprocessing.images import decode
+from bit_backbone.utils.unreadable import reading
 
 IGNORED = 255
 """The label of pixels that neither teach nor count, as in Pascal VOC and Cityscapes."""
@@ -30,12 +36,13 @@ class SemanticFolder(torch.utils.data.Dataset[tuple[Tensor, dict[str, Any]]]):
     reference (``references/segmentation/coco_utils.py``) does with every overlap.
 
     Args:
-        root: The folder.
-        annotations: The annotation file, below ``root``.
-        images: The folder of the images, below ``root``.
-        maps: The folder, below ``root``, of one PNG per image, of its name, which holds a
-            category's id at each pixel, 0 for the background and 255 for what to ignore; None
-            makes the labels from the instances' masks. Polygons need pycocotools.
+        root: The folder, or what ``bit_backbone.datasets.open_document`` has read.
+        annotations: The annotation file, below a folder.
+        images: The folder of the images, below it.
+        maps: The folder, below ``root`` or beside the images of what was read, of one PNG per
+            image, of its name, which holds a category's id at each pixel, 0 for the background and
+            255 for what to ignore; None makes the labels from the instances' masks. Polygons
+            need pycocotools.
         on_invalid: As ``CocoFolder`` takes it.
         transforms: Called with a ``tv_tensors.Image`` in 0..1 and the target, its ``semantic``
             being a ``tv_tensors.Mask``.
@@ -43,6 +50,7 @@ class SemanticFolder(torch.utils.data.Dataset[tuple[Tensor, dict[str, Any]]]):
     Attributes:
         categories: Names, label 1 first.
         category_ids: Their ids in the file, label 1 first.
+        problems: What was repaired in the annotations, or left out of them.
 
     Raises:
         AnnotationError: The annotations are wrong.
@@ -55,12 +63,12 @@ class SemanticFolder(torch.utils.data.Dataset[tuple[Tensor, dict[str, Any]]]):
 
     def __init__(
         self,
-        root: str | os.PathLike[str],
+        root: str | os.PathLike[str] | Document,
         *,
         annotations: str = "instances.json",
         images: str = "images",
         maps: str | None = None,
-        on_invalid: str = "raise",
+        on_invalid: str = POLICIES[0],
         transforms: Transforms | None = None,
     ) -> None:
         self.instances = CocoFolder(
@@ -74,13 +82,15 @@ class SemanticFolder(torch.utils.data.Dataset[tuple[Tensor, dict[str, Any]]]):
         self.file, self.transforms = self.instances.file, transforms
         self.categories = self.instances.categories
         self.category_ids = self.instances.category_ids
-        self.aspect_ratios = self.instances.aspect_ratios
+        self.aspect_ratios, self.path = self.instances.aspect_ratios, self.instances.path
+        self.problems = self.instances.problems
         if len(self.categories) >= IGNORED:
             raise ValueError(
                 f"semantic labels are 1 to {IGNORED - 1}, and {IGNORED} is ignored: {self.file} "
                 f"should have fewer categories than {IGNORED}, got {len(self.categories)}"
             )
-        self.maps = None if maps is None else Path(root) / maps
+        base = root.folder.parent if isinstance(root, Document) else Path(root)
+        self.maps = None if maps is None else base / maps
         if self.maps is not None:
             self._check_maps(self.maps)
 
@@ -114,6 +124,13 @@ class SemanticFolder(torch.utils.data.Dataset[tuple[Tensor, dict[str, Any]]]):
             image = image.as_subclass(Tensor)
         return image, target
 
+    def without(self, indices: Collection[int]) -> SemanticFolder:
+        """Returns the same data set without some of its images."""
+        rest = copy.copy(self)
+        rest.instances = self.instances.without(indices)
+        rest.aspect_ratios, rest.path = rest.instances.aspect_ratios, rest.instances.path
+        return rest
+
     def num_objects(self) -> int | None:
         """Returns how many objects there are to learn from; None where maps tell, unread so far."""
         return self.instances.num_objects() if self.maps is None else None
@@ -123,11 +140,8 @@ class SemanticFolder(torch.utils.data.Dataset[tuple[Tensor, dict[str, Any]]]):
 
     def _read(self, path: Path, size: tuple[int, ...]) -> Tensor:
         """Returns a map with labels in the place of category ids."""
-        try:
-            with Image.open(path) as opened:
-                ids = np.asarray(opened)
-        except (OSError, ValueError) as error:
-            raise OSError(f"the semantic map {path} cannot be read: {error}") from error
+        with reading(path, f"the semantic map {path} cannot be read: "):
+            ids = np.asarray(decode(path, str(path)))
         if ids.shape != size:
             raise ValueError(
                 f"a semantic map has one channel and its image's size, {size[1]}x{size[0]}; {path} "

@@ -6,13 +6,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from torch.utils.data import Sampler
 
-from bit_backbone.training.stream import ORDER, Key
+from bit_backbone.training.stream import ORDER, Key, Plan
 from bit_backbone.utils.processes import ONE_PROCESS, ProcessGroup
 
 
-class AspectRatioBatches(Sampler[list[Key]]):
+class AspectRatioBatches(Plan):
     """Batches of images that are all wide or all tall, so that little of a batch is padding.
 
     Every epoch shuffles each of the two groups, cuts it into batches and shuffles these. A group
@@ -49,20 +48,28 @@ class AspectRatioBatches(Sampler[list[Key]]):
         tall = np.asarray(aspect_ratios) < 1
         self.groups = [g for g in (np.flatnonzero(tall), np.flatnonzero(~tall)) if len(g)]
         self.batch_size, self.seed, self.steps = batch_size, seed, steps
+        self._epoch: tuple[int, np.ndarray] = (-1, np.empty(0))  # the latest, and its batches
         self.batches_per_epoch = sum(-(-len(group) // batch_size) for group in self.groups)
 
     def __len__(self) -> int:
         return len(self.steps)
 
     def __iter__(self) -> Iterator[list[Key]]:
-        current, batches = -1, np.empty(0)
         for step in self.steps:
-            epoch, number = divmod(step, self.batches_per_epoch)
-            if epoch != current:
-                current, batches = epoch, self.epoch(epoch)
             start = step * self.batch_size
-            keys = [(start + i, int(index)) for i, index in enumerate(batches[number])]
+            keys = [(start + i, int(index)) for i, index in enumerate(self._batch(step))]
             yield keys[self.share]
+
+    def index_at(self, position: int) -> int:
+        """Returns which image stands at a position of the stream."""
+        step, place = divmod(position, self.batch_size)
+        return int(self._batch(step)[place])
+
+    def _batch(self, step: int) -> np.ndarray:
+        epoch, number = divmod(step, self.batches_per_epoch)
+        if epoch != self._epoch[0]:
+            self._epoch = epoch, self.epoch(epoch)
+        return self._epoch[1][number]
 
     def epoch(self, epoch: int) -> np.ndarray:
         """Returns the indices of all batches of an epoch, [batches, batch_size]."""

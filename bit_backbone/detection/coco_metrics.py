@@ -14,9 +14,10 @@ from torch import nn
 from bit_backbone.datasets.coco import CocoFolder
 from bit_backbone.detection.batches import collate
 from bit_backbone.detection.results import coco_records
-from bit_backbone.training.stream import batches_of_share, evaluating, ignore
+from bit_backbone.training.evaluation import batches_of_share, evaluating, everyones, ignore
 from bit_backbone.utils.extras import require
 from bit_backbone.utils.processes import ONE_PROCESS, ProcessGroup
+from bit_backbone.utils.unreadable import Unreadable
 
 # The names of COCOeval's summary, in its order.
 _PRECISIONS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
@@ -41,6 +42,7 @@ def evaluate(
     group: ProcessGroup = ONE_PROCESS,
     advance: Callable[[int], None] = ignore,
     results: list[dict[str, Any]] | None = None,
+    failed: list[Unreadable] | None = None,
 ) -> dict[str, float]:
     """Runs a detector on a data set and returns COCO's metrics.
 
@@ -56,6 +58,8 @@ def evaluate(
         group: The processes; each takes an equal share and gets the same result.
         advance: Called with the length of each batch, to show progress.
         results: Receives what was found, in COCO's results format.
+        failed: Receives the images that cannot be read, which then do not count; None raises for
+            one.
 
     Returns:
         ``box_AP`` (over IoU 0.5 to 0.95), ``box_AP50``, ``box_AP75``, ..., likewise ``mask_`` and
@@ -66,7 +70,8 @@ def evaluate(
     """
     coco_api = import_coco_api()
     records: list[dict[str, Any]] = []
-    share = batches_of_share(dataset, group, batch_size, workers, collate)
+    own: list[Unreadable] | None = None if failed is None else []
+    share = batches_of_share(dataset, group, batch_size, workers, collate, own)
     with evaluating(model):
         for positions, (images, targets) in share:
             detections = model([image.to(group.device) for image in images])
@@ -78,6 +83,9 @@ def evaluate(
     everything = [record for own in group.gather(records) for record in own]
     if results is not None:
         results[:] = everything
+    if failed is not None:
+        failed[:] = everyones(own or [], group)
+        dataset = dataset.without({failure.index for failure in failed})
     return summarize(coco_api, dataset, everything)
 
 

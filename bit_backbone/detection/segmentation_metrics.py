@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from bit_backbone.datasets.semantic import IGNORED, SemanticFolder
 from bit_backbone.detection.batches import collate
-from bit_backbone.training.stream import batches_of_share, evaluating, ignore
+from bit_backbone.training.evaluation import batches_of_share, evaluating, everyones, ignore
 from bit_backbone.utils.processes import ONE_PROCESS, ProcessGroup
+from bit_backbone.utils.unreadable import Unreadable
 
 
 @torch.inference_mode()
@@ -23,6 +24,7 @@ def evaluate(
     workers: int = 0,
     group: ProcessGroup = ONE_PROCESS,
     advance: Callable[[int], None] = ignore,
+    failed: list[Unreadable] | None = None,
 ) -> dict[str, float]:
     """Runs a segmenter on a data set and returns how well pixels are classified.
 
@@ -36,6 +38,8 @@ def evaluate(
         workers: Loader processes.
         group: The processes; each takes an equal share and gets the same result.
         advance: Called with the number of images of each batch, to show progress.
+        failed: Receives the images that cannot be read, which then do not count; None raises for
+            one.
 
     Returns:
         ``mIoU`` over background and categories, ``mean_accuracy``, ``pixel_accuracy`` and
@@ -45,7 +49,8 @@ def evaluate(
     """
     count = len(dataset.categories) + 1
     confusion = torch.zeros(count, count, dtype=torch.int64, device=group.device)
-    share = batches_of_share(dataset, group, batch_size, workers, collate)
+    own: list[Unreadable] | None = None if failed is None else []
+    share = batches_of_share(dataset, group, batch_size, workers, collate, own)
     with evaluating(model):
         for positions, (images, targets) in share:
             found = model([image.to(group.device) for image in images])
@@ -53,6 +58,8 @@ def evaluate(
                 if position < len(dataset):
                     confusion += confusion_of(result["semantic"], target["semantic"], count)
             advance(len(images))
+    if failed is not None:
+        failed[:] = everyones(own or [], group)
     return summarize(group.sum(confusion), dataset.categories)
 
 

@@ -10,8 +10,9 @@ from torch import nn
 
 from bit_backbone.datasets.coco import CocoFolder
 from bit_backbone.datasets.semantic import SemanticFolder
-from bit_backbone.training.stream import ignore
+from bit_backbone.training.evaluation import ignore
 from bit_backbone.utils.processes import ONE_PROCESS, ProcessGroup
+from bit_backbone.utils.unreadable import Unreadable
 
 TrainingSet = CocoFolder | SemanticFolder
 
@@ -24,12 +25,14 @@ def evaluate_on(
     group: ProcessGroup = ONE_PROCESS,
     advance: Callable[[int], None] = ignore,
     results: list[dict[str, Any]] | None = None,
+    failed: list[Unreadable] | None = None,
 ) -> dict[str, float]:
     """Returns COCO's average precision, or on a ``SemanticFolder`` the mean IoU.
 
     Images go through one by one: BiT's norms see padding.
 
-    ``results`` receives what a detector found, in COCO's results format.
+    ``results`` receives what a detector found, in COCO's results format, and ``failed`` the images
+    that cannot be read and do not count; without it one of them raises.
 
     Raises:
         MissingExtraError: Nothing that computes COCO's metrics is installed.
@@ -38,6 +41,7 @@ def evaluate_on(
     from bit_backbone.detection.segmentation_metrics import evaluate as mean_iou
 
     options: dict[str, Any] = {"workers": workers, "group": group, "advance": advance}
+    options["failed"] = failed
     if isinstance(dataset, SemanticFolder):
         return mean_iou(model, dataset, **options)
     return average_precision(model, dataset, results=results, **options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from bit_backbone.training.loop import Task, TrainingResult, run_task
 from bit_backbone.training.state import RunState
 from bit_backbone.training.stream import PROPOSALS, forked
 from bit_backbone.utils.processes import ProcessGroup
+from bit_backbone.utils.unreadable import Unreadable
 
 
 def train(
@@ -44,8 +46,8 @@ def train(
         spec: The model.
         train_set: Images and objects, with the augmentation in its ``transforms``.
         folder: Of the run; receives ``detector.json``, ``last.pt``, ``log.jsonl``, a
-            detector's results on the evaluation set (``detections.json``) and, where
-            tensorboard is installed, its event files.
+            detector's results on the evaluation set (``detections.json``), what is wrong with the
+            data (``problems.jsonl``) and, where tensorboard is installed, its event files.
         settings: Of the run.
         eval_set: Evaluated when the settings say so, and at the end; None for none.
         device: Where to compute; None for this process's GPU, or the CPU where there is none.
@@ -184,15 +186,26 @@ class DetectionTask(Task[DetectionSettings, dict[str, float]]):
         tensors = {name: value for name, value in target.items() if isinstance(value, Tensor)}
         return {name: value.to(self.group.device) for name, value in tensors.items()}
 
-    def evaluate(self, advance: Callable[[int], None]) -> dict[str, float]:
+    def evaluate(
+        self, advance: Callable[[int], None], failed: list[Unreadable]
+    ) -> dict[str, float]:
         """Returns COCO's average precision, or the mean IoU."""
         options: dict[str, Any] = {"workers": self.settings.workers, "group": self.group}
         found: list[dict[str, Any]] = []
-        options |= {"advance": advance, "results": found}
+        options |= {"advance": advance, "results": found, "failed": failed}
         metrics = evaluate_on(self.eval_set, self.model, **options)
         if self.group.is_first and found:
             save_results(self.folder, found)
         return metrics
+
+    def problems(self) -> list[dict[str, Any]]:
+        """Returns what was repaired in the annotations, or left out of them."""
+        sets = {"train": self.train_set, "test": self.eval_set}
+        return [
+            {"set": name, **asdict(problem)}
+            for name, dataset in sets.items()
+            for problem in (() if dataset is None else dataset.problems)
+        ]
 
     def headline(self, metrics: dict[str, float]) -> dict[str, float]:
         """Returns AP and AP50 of boxes, masks and keypoints; of a segmenter the means."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import io
+import math
 import os
 import time
 from collections.abc import Iterable, Iterator
@@ -11,19 +11,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from bit_backbone.extraction.errors import ExtractionError
 from bit_backbone.extraction.listing import ImageRef
 from bit_backbone.extraction.watched import WatchedFolder
 from bit_backbone.preprocessing import BitImageProcessor
-from bit_backbone.preprocessing.images import decode
+from bit_backbone.preprocessing.images import decode, header_size
 from bit_backbone.preprocessing.settings import PLAIN
 from bit_backbone.utils.out_of_memory import TooLargeError, fitting
+from bit_backbone.utils.unreadable import MACHINE_TROUBLES
 from bit_backbone.utils.workers import serve_parent
 
-# The machine's troubles and not the image's: the next image would fail the same way.
-_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ENOTCONN)
 # What reading a file raises when the disk that it was on is no longer there.
 _OUT_OF_REACH = (FileNotFoundError, NotADirectoryError, PermissionError)
 # Images that a worker returns at once: sending each costs more than a small image.
@@ -91,7 +89,7 @@ class Decoder:
         reason = str(error) or type(error).__name__
         if isinstance(error, _OUT_OF_REACH) and (trouble := self._root.trouble()) is not None:
             return Decoded(ref, reason=f"the source is gone: {trouble}", fatal=True)
-        return Decoded(ref, reason=reason, fatal=getattr(error, "errno", None) in _MACHINE)
+        return Decoded(ref, reason=reason, fatal=getattr(error, "errno", None) in MACHINE_TROUBLES)
 
 
 def too_large(ref: ImageRef, pixels: int, fitted: int, error: TooLargeError) -> Decoded:
@@ -114,10 +112,10 @@ def too_large(ref: ImageRef, pixels: int, fitted: int, error: TooLargeError) -> 
 
 def _pixels_in_header(ref: ImageRef) -> int:
     try:
-        with Image.open(_source(ref)) as image:
-            return image.width * image.height
+        size = header_size(_source(ref))
     except MemoryError:
-        return 0  # not even the file fits, which is not the image's size
+        size = None  # not even the file fits, which is not the image's size
+    return math.prod(size) if size else 0
 
 
 def _source(ref: ImageRef) -> str | io.BytesIO:

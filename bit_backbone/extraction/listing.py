@@ -15,12 +15,7 @@ from pathlib import Path
 
 from bit_backbone.extraction.keys import free_key, key_of, split_member
 from bit_backbone.extraction.watched import WatchedFolder
-
-# What Pillow reads without a program beside it: its list has EPS and PDF too.
-IMAGE_SUFFIXES = (
-    *(".avif", ".bmp", ".dib", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm"),
-    *(".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
-)
+from bit_backbone.utils.image_files import is_image
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,8 +161,3 @@ def _members(file: Path) -> Iterator[tarfile.TarInfo]:
         block = stream.read(tarfile.BLOCKSIZE)
     if not block or block.strip(b"\0"):
         raise tarfile.ReadError(f"there is no end mark at byte {end}")
-
-
-def is_image(name: str) -> bool:
-    """Whether a file's name says that it is an image."""
-    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES

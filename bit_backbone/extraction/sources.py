@@ -9,8 +9,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 from bit_backbone.extraction.destination import SETTINGS_FILE
-from bit_backbone.extraction.listing import IMAGE_SUFFIXES, Files, Listing, Shards, is_image
+from bit_backbone.extraction.listing import Files, Listing, Shards
 from bit_backbone.utils.extras import require
+from bit_backbone.utils.image_files import IMAGE_SUFFIXES, is_image
 
 SHARD_SUFFIX = ".tar"
 _BRACES = re.compile(r"\{[^{}]*(\.\.|,)[^{}]*\}")

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bit_backbone.training.stream import batches_of_share, evaluating, ignore
+from bit_backbone.training.evaluation import batches_of_share, evaluating, everyones, ignore
 from bit_backbone.utils.processes import ProcessGroup
+from bit_backbone.utils.unreadable import Unreadable
 
 TOP = 5
 
@@ -24,7 +25,7 @@ class Metrics:
         loss: Mean cross entropy.
         top1: Fraction of examples whose class has the highest score.
         top5: Fraction of examples whose class is among the five highest.
-        num_examples: Size of the data set.
+        num_examples: Size of the data set, without images that could not be read.
     """
 
     loss: float
@@ -42,6 +43,7 @@ def evaluate(
     batch_size: int = 64,
     workers: int = 0,
     advance: Callable[[int], None] = ignore,
+    failed: list[Unreadable] | None = None,
 ) -> Metrics:
     """Evaluates a classifier; every process takes an equal share and gets the same result.
 
@@ -54,6 +56,8 @@ def evaluate(
         batch_size: Images of one forward pass.
         workers: Loader processes.
         advance: Called with the length of each batch of this process, to show progress.
+        failed: Receives the images that cannot be read, which then do not count; None raises for
+            one.
 
     Raises:
         ValueError: The data set is empty.
@@ -62,13 +66,18 @@ def evaluate(
         raise ValueError("an evaluation set has at least one example, got none")
     count = len(dataset)
     sums = torch.zeros(3, dtype=torch.float64, device=group.device)
+    own: list[Unreadable] | None = None if failed is None else []
+    share = batches_of_share(dataset, group, batch_size, workers, failed=own)
     with evaluating(model):
-        for positions, (images, labels) in batches_of_share(dataset, group, batch_size, workers):
+        for positions, (images, labels) in share:
             output = model(images.to(group.device))
             logits = output[0] if isinstance(output, tuple) else output.logits
-            kept = sum(position < count for position in positions)
-            sums += _sums(logits[:kept], labels[:kept].to(group.device))
+            kept = torch.tensor([position < count for position in positions])
+            sums += _sums(logits[kept.to(logits.device)], labels[kept].to(group.device))
             advance(len(labels))
+    if failed is not None:
+        failed[:] = everyones(own or [], group)
+        count -= len(failed)
     loss, top1, top5 = (group.sum(sums) / count).tolist()
     return Metrics(loss, top1, top5, count)
 

@@ -25,6 +25,7 @@ from bit_backbone.training.parallel import without_sync
 from bit_backbone.training.state import RunState
 from bit_backbone.training.stream import MIXUP, STOCHASTIC_DEPTH, BatchPlan, ExampleStream, forked
 from bit_backbone.utils.processes import ProcessGroup
+from bit_backbone.utils.unreadable import Unreadable
 
 FineTuneResult = TrainingResult[Metrics]
 
@@ -183,11 +184,12 @@ class FineTuneTask(Task[FineTuneSettings, Metrics]):
             (logits,) = self.network(images, output_hidden_states=False, return_dict=False)
         return F.cross_entropy(logits.to(images.dtype), targets)
 
-    def evaluate(self, advance: Callable[[int], None]) -> Metrics:
+    def evaluate(self, advance: Callable[[int], None], failed: list[Unreadable]) -> Metrics:
         """Returns loss and accuracy."""
         settings = self.settings
         share = settings.batch_size // self.group.world_size // settings.batch_split
         options: dict[str, Any] = {"batch_size": share, "workers": settings.workers}
+        options["failed"] = failed
         return evaluate(self.model, self.eval_set, self.group, advance=advance, **options)
 
     def values(self, metrics: Metrics) -> dict[str, float]:

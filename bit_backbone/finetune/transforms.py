@@ -17,7 +17,8 @@ from torchvision.transforms import v2
 
 from bit_backbone.finetune.hyperrule import Resolution
 from bit_backbone.preprocessing import BitImageProcessor
-from bit_backbone.preprocessing.images import read
+from bit_backbone.preprocessing.images import header_size, read
+from bit_backbone.utils.unreadable import reading
 
 SAMPLED_IMAGES = 500
 
@@ -62,16 +63,10 @@ def load_rgb(path: str | os.PathLike[str]) -> Image.Image:
     """Opens an image file upright and as RGB, with transparency composited on white.
 
     Raises:
-        ValueError: The file holds no image, or one of more than 8 bits per channel.
+        UnreadableImageError: The file is missing, damaged, no image or too large for the memory.
     """
-    try:
+    with reading(path, f"cannot read the image {path}: ", once=True):
         image = read(path, convert_rgb=True, input_data_format=None, white=255.0)
-    except (OSError, ValueError) as error:
-        # some of Pillow's messages name the file, and some do not
-        named = str(path) in str(error)
-        raise ValueError(
-            str(error) if named else f"cannot read the image {path}: {error}"
-        ) from error
     if not isinstance(image, Image.Image):
         raise ValueError(f"images have 8 bits per channel, got floating point in {path}")
     return image
@@ -80,16 +75,16 @@ def load_rgb(path: str | os.PathLike[str]) -> Image.Image:
 def typical_size(paths: list[str]) -> tuple[int, int]:
     """Returns the median height and the median width of (at most 500) image files.
 
-    Only the headers are read.
+    Only the headers are read; images without a readable one do not count.
 
     Raises:
-        ValueError: There is no file.
+        ValueError: There is no file, or none of them is an image.
     """
     if not paths:
         raise ValueError("a training set has at least one image, got none")
-    sizes = []
-    for path in random.Random(0).sample(paths, min(len(paths), SAMPLED_IMAGES)):
-        with Image.open(path) as image:
-            sizes.append(image.size)
+    sampled = random.Random(0).sample(paths, min(len(paths), SAMPLED_IMAGES))
+    sizes = [size for path in sampled if (size := header_size(path)) is not None]
+    if not sizes:
+        raise ValueError(f"none of {len(sampled)} images can be read, such as {sampled[0]}")
     widths, heights = zip(*sizes, strict=True)
     return int(statistics.median(heights)), int(statistics.median(widths))

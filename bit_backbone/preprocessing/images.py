@@ -5,7 +5,6 @@ Pillow's to the bit. Every other image becomes a tensor [C, H, W], uint8 or floa
 """
 
 import os
-import struct
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import IO, TypeAlias
@@ -15,6 +14,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from bit_backbone.utils.files import BoundedReader
+from bit_backbone.utils.out_of_memory import is_out_of_memory
 from bit_backbone.utils.ways_out import after, either, in_python, passing
 
 ImageLike: TypeAlias = Image.Image | np.ndarray | torch.Tensor | str | os.PathLike[str]
@@ -26,8 +26,6 @@ _COLOUR_CHANNELS = (1, 3, 4)
 # Pillow clips these to 255 when it converts them to RGB: a 16-bit scan would come out white.
 _AS_FLOATS = "pass floats in [0, 1] with do_rescale=False"
 _DEEP_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
-# What Pillow raises for damaged files and decompression bombs, beside OSError and ValueError.
-_PILLOW_ERRORS = (SyntaxError, EOFError, TypeError, struct.error, Image.DecompressionBombError)
 
 
 def flatten(images: ImageInput) -> list[ImageLike]:
@@ -131,8 +129,22 @@ def decode(file: str | os.PathLike[str] | IO[bytes], name: str) -> Image.Image:
             return ImageOps.exif_transpose(image)
     except UnidentifiedImageError as error:
         raise UnidentifiedImageError(f"cannot identify image file {name!r}") from error
-    except _PILLOW_ERRORS as error:
-        raise ValueError(f"{name} is damaged or too large: {error}") from error
+    except (OSError, ValueError):
+        raise
+    except Exception as error:  # of any kind: Pillow's plugins raise many on damaged files
+        if is_out_of_memory(error):
+            raise
+        said = str(error) or type(error).__name__
+        raise ValueError(f"{name} is damaged or too large: {said}") from error
+
+
+def header_size(file: str | os.PathLike[str] | IO[bytes]) -> tuple[int, int] | None:
+    """Returns width and height as an image's header says, None where it cannot be read."""
+    try:
+        with _opened(file) as opened, Image.open(opened) as image:
+            return image.size
+    except Exception:  # of any kind, as in decode
+        return None
 
 
 def _opened(file: str | os.PathLike[str] | IO[bytes]) -> AbstractContextManager[IO[bytes]]:

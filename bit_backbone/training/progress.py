@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 from bit_backbone.utils.progress import Bars
+
+_LOGGER = logging.getLogger(__name__)
 
 
 class Progress:
@@ -35,11 +38,22 @@ class Progress:
         """Adds the bar of an evaluation's examples."""
         return self._add("evaluation", total, 0, "image")
 
+    def checking(self, total: int) -> Task:
+        """Adds the bar of images that are decoded before training."""
+        return self._add("checking images", total, 0, "image")
+
     def report(self, text: str, **values: float) -> None:
         """Prints a line with values, above the bars where there are any."""
         if not self._bars.disable:
             parts = [text, _listed(values)] if values else [text]
             self._bars.console.print("  ".join(parts), highlight=False, soft_wrap=True)
+
+    def warn(self, text: str) -> None:
+        """Prints a line above the bars, or logs it where none are shown."""
+        if self._bars.disable:
+            _LOGGER.warning("%s", text)
+        else:
+            self.report(text)
 
     def _add(self, name: str, total: int, done: int, unit: str) -> Task:
         number = self._bars.add_task(name, total=total, completed=done, unit=unit)

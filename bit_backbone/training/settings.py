@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+MAX_UNREADABLE = 0.01  # of the images of a set
 PRECISIONS = ("float32", "bfloat16", "float16")
 
 
@@ -23,6 +24,8 @@ class RunSettings:
         eval_every: Evaluate after every so many steps, beside the end; None for the end only.
         save_every: Save after every so many steps, beside the end, interruptions and evaluations.
         workers: Loader processes, of each process; 0 loads in the process itself.
+        max_unreadable: The share of a set's images, 0 to 1, that may be unreadable: they are
+            replaced and listed. More of them end the run; one always may be, unless it is 0.
         fsdp: Whether to shard parameters, gradients and the optimizer's state over the processes
             (FSDP2), instead of keeping all of them in each.
 
@@ -31,7 +34,10 @@ class RunSettings:
     """
 
     # Settings that change how a run is carried out and not what comes out of it, but for rounding.
-    free: ClassVar[tuple[str, ...]] = ("eval_every", "save_every", "workers", "fsdp")
+    free: ClassVar[tuple[str, ...]] = (
+        *("eval_every", "save_every", "workers", "fsdp"),
+        "max_unreadable",
+    )
     precisions: ClassVar[tuple[str, ...]] = PRECISIONS
 
     batch_size: int
@@ -42,6 +48,7 @@ class RunSettings:
     eval_every: int | None = None
     save_every: int = 100
     workers: int = 0
+    max_unreadable: float = MAX_UNREADABLE
     fsdp: bool = False
 
     def __post_init__(self) -> None:
@@ -49,6 +56,8 @@ class RunSettings:
         self._check_least(0, ("seed", "workers"))
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum lies in [0, 1), got {self.momentum}")
+        if not 0 <= self.max_unreadable <= 1:
+            raise ValueError(f"max_unreadable lies in [0, 1], got {self.max_unreadable}")
         self._check_choice("precision", self.precisions)
 
     def _check_least(self, least: int, names: Iterable[str]) -> None:

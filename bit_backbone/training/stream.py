@@ -7,17 +7,16 @@ loader workers does not change what a batch holds.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
-from torch.utils.data import DataLoader, Dataset, Sampler, Subset
+from torch.utils.data import Dataset, Sampler
 
-from bit_backbone.utils.processes import ProcessGroup
-from bit_backbone.utils.workers import serve_parent
+from bit_backbone.training.drawing import MOST_ATTEMPTS, Drawn, draw
 
 Key = tuple[int, int]
 
@@ -56,7 +55,22 @@ class ExampleStream:
         return int(self._order[offset])
 
 
-class BatchPlan(Sampler[list[Key]]):
+class Plan(Sampler[list[Key]], ABC):
+    """Which examples make up the batches of some steps."""
+
+    @abstractmethod
+    def index_at(self, position: int) -> int:
+        """Returns which example stands at a position of the stream."""
+
+    def following(self, key: Key) -> Iterator[int]:
+        """Yields an example, and then those that stand next in the plan: its replacements."""
+        position, index = key
+        yield index
+        for step in range(1, MOST_ATTEMPTS):
+            yield self.index_at(position + step)
+
+
+class BatchPlan(Plan):
     """One process's share of the batches of some steps, as (position, index) of each example.
 
     Args:
@@ -92,6 +106,10 @@ class BatchPlan(Sampler[list[Key]]):
     def __len__(self) -> int:
         return len(self.steps)
 
+    def index_at(self, position: int) -> int:
+        """Returns which example stands at a position of the stream."""
+        return self.stream.index(position)
+
     def __iter__(self) -> Iterator[list[Key]]:
         for step in self.steps:
             start = step * self.batch_size + self.rank * self.local_size
@@ -99,72 +117,35 @@ class BatchPlan(Sampler[list[Key]]):
             yield [(position, self.stream.index(position)) for position in positions]
 
 
-def equal_share(count: int, rank: int, world_size: int) -> range:
-    """Returns the positions of one process among ``count``, as many as every other process has.
+class SeededDataset(Dataset[Drawn]):
+    """A data set whose random augmentation depends on an example's position in the stream only.
 
-    Forward passes that gather weights demand equally many; positions from ``count`` on are to be
-    computed on anything, and not counted.
-    """
-    rounds = -(-count // world_size)
-    return range(rank, rounds * world_size, world_size)
-
-
-def batches_of_share(
-    dataset: Any,
-    group: ProcessGroup,
-    batch_size: int,
-    workers: int,
-    collate: Callable[[list[Any]], Any] | None = None,
-) -> Iterator[tuple[range, Any]]:
-    """Yields positions and batch of this process's share of a data set.
-
-    Positions from the size of the data set on are at the end, and not to be counted.
-    """
-    count = len(dataset)
-    positions = equal_share(count, group.rank, group.world_size)
-    share = Subset(dataset, [position % count for position in positions])
-    loader: Any = DataLoader(
-        share,
-        batch_size,
-        num_workers=workers,
-        collate_fn=collate,
-        worker_init_fn=serve_parent,
-    )
-    for number, batch in enumerate(loader):
-        yield positions[number * batch_size : (number + 1) * batch_size], batch
-
-
-def ignore(count: int) -> None:
-    """Shows no progress."""
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Puts a model into eval mode, and back into its old mode afterwards."""
-    was_training = model.training
-    model.eval()
-    yield
-    model.train(was_training)
-
-
-class SeededDataset(Dataset[Any]):
-    """A data set whose random augmentation depends on an example's position in the stream alone.
+    In the place of an example that cannot be read stands the next one of the plan.
 
     Args:
         dataset: A map-style data set.
         seed: Chooses the augmentation.
+        plan: Of the batches.
     """
 
-    def __init__(self, dataset: Any, seed: int) -> None:
-        self.dataset = dataset
-        self.seed = seed
+    def __init__(self, dataset: Any, seed: int, plan: Plan) -> None:
+        self.dataset, self.seed, self.plan = dataset, seed, plan
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, key: Key) -> Any:
-        position, index = key
-        with seeded(self.seed, AUGMENTATION, position):
+    def __getitem__(self, key: Key) -> Drawn:
+        return draw(_At(self.dataset, self.seed, key[0]), self.plan.following(key))
+
+
+class _At:
+    """A data set at a position of the stream."""
+
+    def __init__(self, dataset: Any, seed: int, position: int) -> None:
+        self.dataset, self.seed, self.position = dataset, seed, position
+
+    def __getitem__(self, index: int) -> Any:
+        with seeded(self.seed, AUGMENTATION, self.position):
             return self.dataset[index]
 
 

@@ -44,14 +44,19 @@ def damaged(coco_files):
 
 def test_every_problem_is_raised_at_once(damaged) -> None:
     with pytest.raises(AnnotationError) as caught:
-        read_annotations(damaged.file, damaged.images)
+        read_annotations(damaged.file, damaged.images, on_invalid="raise")
     told = [(p.kind, p.file, p.image_id, p.annotation_id) for p in caught.value.problems]
     assert told == [
         ("missing file", "lost.png", 9, None),
         ("unknown category", "a.png", 7, 2),
         ("empty box", "a.png", 7, 2),
     ]
-    assert 'on_invalid="skip"' in str(caught.value)
+    assert 'pass on_invalid="skip" to go on without these records' in str(caught.value)
+    assert 'pass on_invalid="repair"' in str(caught.value)
+    with pytest.raises(AnnotationError) as caught:
+        read_annotations(damaged.file, damaged.images)
+    assert [p.kind for p in caught.value.problems] == ["missing file"]  # the empty box is left out
+    assert "repair" not in str(caught.value)
 
 
 def test_skipping_drops_the_records_and_lists_them(damaged, caplog) -> None:
@@ -102,5 +107,6 @@ def test_a_wrong_category_is_never_skipped(coco_files) -> None:
 
 
 def test_another_policy_is_refused(coco_files) -> None:
-    with pytest.raises(ValueError, match='on_invalid should be "raise" or "skip"; got'):
+    coco_files.write()
+    with pytest.raises(ValueError, match='should be one of "repair", "raise", "skip"; got'):
         read_annotations(coco_files.file, coco_files.images, on_invalid="ignore")

@@ -5,7 +5,7 @@ import copy
 import pytest
 from pycocotools import mask as api
 
-from bit_backbone.datasets.coco.annotations import read_annotations
+from bit_backbone.datasets.coco import annotations
 from bit_backbone.datasets.coco.problems import AnnotationError
 
 FULL_RUNS = [0, 1200]
@@ -98,6 +98,11 @@ WRONG = [
 ]
 
 
+def read_annotations(files, **options):
+    """Check without repair, which other tests are about."""
+    return annotations.read_annotations(files.file, files.images, on_invalid="raise", **options)
+
+
 @pytest.mark.parametrize(("path", "value", "line"), WRONG)
 def test_a_broken_rule_is_told_with_file_and_id(path, value, line, coco_files) -> None:
     place = coco_files.content
@@ -106,7 +111,7 @@ def test_a_broken_rule_is_told_with_file_and_id(path, value, line, coco_files) -
     place[path[-1]] = value
     coco_files.write()
     with pytest.raises(AnnotationError) as caught:
-        read_annotations(coco_files.file, coco_files.images, masks=True, keypoints=True)
+        read_annotations(coco_files, masks=True, keypoints=True)
     assert line in str(caught.value)
     assert all(problem.file for problem in caught.value.problems)
 
@@ -130,7 +135,7 @@ def test_what_keeps_the_rules_passes(path, value, coco_files) -> None:
         place = place[key]
     place[path[-1]] = value
     coco_files.write()
-    found = read_annotations(coco_files.file, coco_files.images, masks=True, keypoints=True)
+    found = read_annotations(coco_files, masks=True, keypoints=True)
     assert not found.problems
 
 
@@ -138,7 +143,7 @@ def test_masks_and_keypoints_are_checked_only_where_they_are_used(coco_files) ->
     for record in coco_files.content["annotations"]:
         record |= {"segmentation": "none", "keypoints": "none"}
     coco_files.write()
-    assert not read_annotations(coco_files.file, coco_files.images).problems
+    assert not read_annotations(coco_files).problems
 
 
 def test_a_crowd_needs_no_keypoints(coco_files) -> None:
@@ -146,5 +151,5 @@ def test_a_crowd_needs_no_keypoints(coco_files) -> None:
     del crowd["keypoints"]
     coco_files.content["annotations"].append(crowd)
     coco_files.write()
-    found = read_annotations(coco_files.file, coco_files.images, keypoints=True)
+    found = read_annotations(coco_files, keypoints=True)
     assert len(found.by_image[7]) == 3

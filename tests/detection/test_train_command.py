@@ -10,7 +10,8 @@ from PIL import Image
 from rectangles import SMALL, write_coco
 
 from bit_backbone import BitBackbone, BitConfig, BitModel, cli
-from bit_backbone.cli.train_options import augmentations, detector_arguments, settings_of
+from bit_backbone.cli.data_options import augmentations
+from bit_backbone.cli.train_options import detector_arguments, settings_of
 from bit_backbone.config import DENSE_FEATURE_NORM
 from bit_backbone.datasets import DigitScenes, build_scenes
 from bit_backbone.detection import runs, tasks, training
@@ -101,8 +102,10 @@ def test_bad_annotations_are_reported_with_file_and_id(
     content = json.loads(path.read_text())
     damage(content)
     path.write_text(json.dumps(content))
-    assert main([*options, str(tmp_path / "run"), *RECIPE]) == 2
-    assert f"{file} {ids}: " in capsys.readouterr().err
+    assert main([*options, str(tmp_path / "run"), *RECIPE, "--on-invalid", "raise"]) == 2
+    told = capsys.readouterr().err
+    assert f"{file} {ids}: " in told
+    assert "pass --on-invalid skip to go on without these records" in told
     assert not (tmp_path / "run").exists()
 
 
@@ -151,7 +154,7 @@ def test_a_data_set_of_ones_own_has_both_parts(
         (["--warmup-steps", "5"], "warmup_steps is below steps, 2, got 5"),
         (["--test-only"], "a run's folder holds detector.json and last.pt"),
         (["--variant", "R51x1", "--model", "fasterrcnn_bit_fpn"], "R51x1"),
-        (["--train", "nowhere"], "instances.json"),
+        (["--train", "nowhere"], "a data set is a folder or a file; there is no nowhere"),
     ],
 )
 def test_a_wrong_option_is_an_error(

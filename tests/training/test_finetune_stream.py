@@ -14,6 +14,7 @@ from bit_backbone.finetune import accuracy, transforms
 from bit_backbone.finetune.hyperrule import Resolution
 from bit_backbone.outputs import ImageClassifierOutput
 from bit_backbone.training import stream
+from bit_backbone.training.drawing import CollateDrawn
 from bit_backbone.utils.processes import ProcessGroup
 
 ALONE = ProcessGroup(0, 1, torch.device("cpu"))
@@ -73,8 +74,10 @@ class Noisy:
 def test_augmentation_depends_on_the_position_alone(workers):
     def draw(seed, steps):
         plan = stream.BatchPlan(stream.ExampleStream(5, 0), 4, steps)
-        dataset = stream.SeededDataset(Noisy(), seed)
-        return torch.cat(list(DataLoader(dataset, batch_sampler=plan, num_workers=workers)))
+        dataset = stream.SeededDataset(Noisy(), seed, plan)
+        options = {"num_workers": workers, "collate_fn": CollateDrawn(None)}
+        loader = DataLoader(dataset, batch_sampler=plan, **options)
+        return torch.cat([batch for batch, _, _ in loader])
 
     whole = draw(1, range(3))
     assert torch.equal(whole[8:], draw(1, range(2, 3)))
@@ -86,7 +89,8 @@ def test_the_callers_generators_are_left_alone():
     random.seed(1), np.random.seed(1), torch.manual_seed(1)
     expected = random.random(), np.random.rand(), torch.rand(())
     random.seed(1), np.random.seed(1), torch.manual_seed(1)
-    _ = stream.SeededDataset(Noisy(), 9)[(7, 3)]
+    plan = stream.BatchPlan(stream.ExampleStream(5, 0), 4, range(3))
+    _ = stream.SeededDataset(Noisy(), 9, plan)[(7, 3)]
     assert (random.random(), np.random.rand(), torch.rand(())) == expected
 
 

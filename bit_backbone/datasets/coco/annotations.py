@@ -7,8 +7,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from bit_backbone.datasets.coco.document import Document
 from bit_backbone.datasets.coco.headers import size_problems
-from bit_backbone.datasets.coco.problems import AnnotationError, Problem
+from bit_backbone.datasets.coco.problems import POLICIES, AnnotationError, Problem
+from bit_backbone.datasets.coco.repair import repair
 from bit_backbone.datasets.coco.rules import (
     attribute_problems,
     box_problems,
@@ -44,47 +46,66 @@ class Annotations:
         return chain.from_iterable(self.by_image.values())
 
 
-def read_annotations(
-    file: Path,
-    images: Path,
+def read_annotations(file: Path, images: Path, **options: Any) -> Annotations:
+    """Reads and checks an annotation file; ``options`` are those of ``check_document``."""
+    return check_document(Document(file, images, load(file)), **options)
+
+
+def check_document(
+    document: Document,
     *,
     masks: bool = False,
     keypoints: bool = False,
-    on_invalid: str = "raise",
+    on_invalid: str = POLICIES[0],
 ) -> Annotations:
-    """Reads and checks an annotation file, and the sizes of its images by their headers.
+    """Checks annotations, and the sizes of their images by the headers.
 
     Args:
-        file: The JSON file.
-        images: The folder of its images.
+        document: As its file has them.
         masks: Ask for a segmentation of every object, and check it.
         keypoints: Ask for keypoints of every object but crowds, and check them.
-        on_invalid: "raise" an error that lists every problem, or "skip" the records that have one
-            (with an image go its annotations) and list them in the result's ``problems``.
+        on_invalid: "repair" what can be repaired without guessing, and raise an error that lists
+            what cannot; "raise" an error that lists every problem; or "skip" the records that have
+            one (with an image go its annotations). What was repaired or skipped is in the result's
+            ``problems``.
 
     Raises:
-        AnnotationError: There are problems and ``on_invalid`` is "raise", or the file is no
-            JSON object with lists of images, annotations and sound categories.
+        AnnotationError: There are problems that ``on_invalid`` does not deal with, or a category
+            is wrong.
         ValueError: ``on_invalid`` is something else.
     """
-    if on_invalid not in ("raise", "skip"):
-        raise ValueError(f'on_invalid should be "raise" or "skip"; got {on_invalid!r}')
-    content = _load(file)
-    reader = _Reader(file, images, masks, keypoints)
+    if on_invalid not in POLICIES:
+        listed = ", ".join(f'"{policy}"' for policy in POLICIES)
+        raise ValueError(f"on_invalid should be one of {listed}; got {on_invalid!r}")
+    if on_invalid == "repair":
+        document = repair(document, masks)
+    file, content = document.file, document.content
+    reader = _Reader(file, document.folder, masks, keypoints)
+    reader.found.problems += document.problems
     reader.read_categories(content["categories"])
-    if reader.found.problems:
-        raise AnnotationError(file, reader.found.problems, "No policy can skip a category.")
+    wrong = reader.found.problems[len(document.problems) :]
+    if wrong:
+        raise AnnotationError(file, wrong, "No policy can skip a category.")
     reader.read_images(content["images"])
     reader.check_sizes()
     reader.read_annotations(content["annotations"])
-    if reader.found.problems and on_invalid == "raise":
-        skipping = passing("on_invalid", "skip", "to go on without these records")
-        way_out = either("Correct the file", skipping) + "."
-        raise AnnotationError(file, reader.found.problems, way_out)
+    left = [problem for problem in reader.found.problems if not problem.action]
+    if on_invalid == "raise":
+        left = reader.found.problems
+    if left and on_invalid != "skip":
+        ways = [passing("on_invalid", "skip", "to go on without these records")]
+        if on_invalid == "raise":
+            ways.append(passing("on_invalid", "repair", "to correct those that can be"))
+        raise AnnotationError(file, left, either("Correct the file", *ways) + ".")
     return reader.found
 
 
-def _load(file: Path) -> dict[str, Any]:
+def load(file: Path) -> dict[str, Any]:
+    """Reads an annotation file as it stands.
+
+    Raises:
+        AnnotationError: It is no JSON object with lists of images, annotations and categories.
+    """
     try:
         content = json.loads(file.read_bytes())
     except OSError as error:

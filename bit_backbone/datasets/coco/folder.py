@@ -1,8 +1,11 @@
 """A folder in COCO's format as a data set for torchvision's detectors."""
 
+from __future__ import annotations
+
+import copy
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -13,11 +16,13 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
-from bit_backbone.datasets.coco.annotations import read_annotations
+from bit_backbone.datasets.coco.annotations import check_document, load
+from bit_backbone.datasets.coco.document import Document
 from bit_backbone.datasets.coco.headers import wrong_size
 from bit_backbone.datasets.coco.masks import decode_mask, import_mask_api
-from bit_backbone.datasets.coco.problems import AnnotationError, Problem, describe
+from bit_backbone.datasets.coco.problems import POLICIES, SHOWN, AnnotationError, Problem, describe
 from bit_backbone.preprocessing.images import read
+from bit_backbone.utils.unreadable import reading
 
 Target = dict[str, Any]
 Transforms = Callable[[Tensor, Target], tuple[Tensor, Target]]
@@ -39,15 +44,16 @@ class CocoFolder(torch.utils.data.Dataset[tuple[Tensor, Target]]):
     * ``keypoints`` (where asked for): float32 [n, k, 3], x y visibility; 0 for a crowd.
 
     Args:
-        root: The folder.
-        annotations: The annotation file, below ``root``.
-        images: The folder of the images, below ``root``.
+        root: The folder, or what ``bit_backbone.datasets.open_document`` has read.
+        annotations: The annotation file, below a folder.
+        images: The folder of the images, below it.
         masks: Yield the masks; every object must have one. Polygons need pycocotools.
         keypoints: Yield keypoints; all categories must name equally many.
         include_crowd: Yield regions annotated as crowds too. Detectors are trained without them,
             and evaluation reads them from the annotation file.
-        on_invalid: What to do about records that are wrong: "raise" one error that lists them all,
-            or "skip" them, log the list and keep it in ``problems``.
+        on_invalid: What to do about records that are wrong: "repair" those that can be repaired
+            without guessing, and raise one error that lists the others; "raise" one that lists them
+            all; or "skip" them. What was repaired or skipped is logged and kept in ``problems``.
         transforms: Called with the image as uint8 ``tv_tensors.Image`` and the target with its
             boxes, masks and keypoints' points as tv_tensors, as the transforms of
             ``torchvision.transforms.v2`` want it. Objects whose box it leaves empty are dropped.
@@ -56,7 +62,7 @@ class CocoFolder(torch.utils.data.Dataset[tuple[Tensor, Target]]):
         categories: Names, label 1 first.
         category_ids: Their ids in the file, label 1 first.
         keypoint_names: Names of the keypoints, empty where not asked for.
-        problems: What ``on_invalid="skip"`` left out.
+        problems: What was repaired or left out.
 
     Raises:
         AnnotationError: The annotations are wrong; see ``on_invalid``.
@@ -65,24 +71,24 @@ class CocoFolder(torch.utils.data.Dataset[tuple[Tensor, Target]]):
 
     def __init__(
         self,
-        root: str | os.PathLike[str],
+        root: str | os.PathLike[str] | Document,
         *,
         annotations: str = "instances.json",
         images: str = "images",
         masks: bool = False,
         keypoints: bool = False,
         include_crowd: bool = False,
-        on_invalid: str = "raise",
+        on_invalid: str = POLICIES[0],
         transforms: Transforms | None = None,
     ) -> None:
-        self.file = Path(root) / annotations
-        self.folder = Path(root) / images
+        if not isinstance(root, Document):
+            file = Path(root) / annotations
+            root = Document(file, Path(root) / images, load(file))
+        self.file, self.folder = root.file, root.folder
         self.transforms = transforms
         self.include_crowd = include_crowd
         self.masks = masks
-        found = read_annotations(
-            self.file, self.folder, masks=masks, keypoints=keypoints, on_invalid=on_invalid
-        )
+        found = check_document(root, masks=masks, keypoints=keypoints, on_invalid=on_invalid)
         self._images, self._by_image = found.images, found.by_image
         self._categories = found.categories
         self.categories = tuple(category["name"] for category in found.categories)
@@ -93,7 +99,7 @@ class CocoFolder(torch.utils.data.Dataset[tuple[Tensor, Target]]):
         if masks and any(isinstance(o["segmentation"], list) for o in found.objects()):
             import_mask_api()
         if self.problems:
-            logger.warning("skipped: %s", describe(self.file, found.problems))
+            logger.warning("%s", describe(self.file, found.problems, shown=SHOWN))
 
     def __len__(self) -> int:
         return len(self._images)
@@ -115,21 +121,30 @@ class CocoFolder(torch.utils.data.Dataset[tuple[Tensor, Target]]):
         """Returns the name of an image's file, below the folder of the images."""
         return str(self._images[index]["file_name"])
 
+    def path(self, index: int) -> Path:
+        """Returns where an image's file is."""
+        return self.folder / self.file_name(index)
+
+    def without(self, indices: Collection[int]) -> CocoFolder:
+        """Returns the same data set without some of its images."""
+        rest = copy.copy(self)
+        rest._images = [image for i, image in enumerate(self._images) if i not in indices]
+        return rest
+
     def aspect_ratios(self) -> list[float]:
         """Returns width / height of every image, before transforms, without opening them."""
         return [record["width"] / record["height"] for record in self._images]
 
     def num_objects(self) -> int:
         """Returns how many objects there are to learn from: crowds are none."""
-        objects = chain.from_iterable(self._by_image.values())
-        return sum(not object_["iscrowd"] for object_ in objects)
+        return sum(not object_["iscrowd"] for object_ in self._objects())
 
     def document(self) -> dict[str, Any]:
         """Returns the records that are used, crowds included, as COCO's evaluation reads them.
 
         Annotations are numbered anew, from 1: an evaluator takes a match with id 0 for none.
         """
-        objects = chain.from_iterable(self._by_image.values())
+        objects = self._objects()
         records = {
             "images": self._images,
             "annotations": [object_ | {"id": i} for i, object_ in enumerate(objects, start=1)],
@@ -138,13 +153,14 @@ class CocoFolder(torch.utils.data.Dataset[tuple[Tensor, Target]]):
         # pycocotools writes into what it is given
         return {name: [dict(record) for record in own] for name, own in records.items()}
 
+    def _objects(self) -> Iterator[dict[str, Any]]:
+        return chain.from_iterable(self._by_image[record["id"]] for record in self._images)
+
     def _open(self, record: dict[str, Any]) -> Tensor:
         path = self.folder / record["file_name"]
-        try:
+        with reading(path, f"image {record['id']}, {path}, cannot be read: "):
             image = read(path, convert_rgb=True, input_data_format=None, white=1.0)
-        except (OSError, ValueError) as error:
-            raise OSError(f"image {record['id']}, {path}, cannot be read: {error}") from error
-        pixels = F.to_dtype(F.to_image(image), torch.uint8, scale=True)
+            pixels = F.to_dtype(F.to_image(image), torch.uint8, scale=True)
         height, width = pixels.shape[-2:]
         if (height, width) != (record["height"], record["width"]):
             kind, detail = wrong_size(record, width, height)

@@ -44,6 +44,21 @@ def wrong_size(record: dict[str, Any], width: int, height: int) -> tuple[str, st
     return "wrong size", detail
 
 
+def sizes(records: list[dict[str, Any]], folder: Path) -> Iterator[tuple[int, int] | None]:
+    """Yields width and height of each entry's file, None where it cannot be read."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        paths = [folder / str(record.get("file_name")) for record in records]
+        yield from pool.map(upright_size, paths)
+
+
+def upright_size(path: Path) -> tuple[int, int] | None:
+    """Returns width and height of an upright image, None where it cannot be read."""
+    try:
+        return _size_in_header(path) or decode(path, str(path)).size
+    except Exception:  # of any kind: Pillow's plugins raise many on damaged files
+        return None
+
+
 def _other_size(folder: Path, record: dict[str, Any]) -> tuple[int, int] | None:
     """Returns width and height of an upright file, None where they are those annotated."""
     path, annotated = folder / record["file_name"], (record["width"], record["height"])

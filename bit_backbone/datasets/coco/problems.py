@@ -1,11 +1,15 @@
 """What is wrong with an annotation file, in words."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+# What to do about them: correct what can be corrected, raise, or leave the records out.
+POLICIES = ("repair", "raise", "skip")
 LISTED = 50  # problems spelled out in an error's message
+SHOWN = 3  # of each kind, spelled out where work goes on
 
 
 @dataclass(frozen=True)
@@ -18,6 +22,7 @@ class Problem:
         file: The image's file name, or the annotation file's where no image is concerned.
         image_id: The image's id in the file.
         annotation_id: The annotation's id in the file.
+        action: What was done about it, such as "clipped"; "" for nothing.
     """
 
     kind: str
@@ -25,6 +30,7 @@ class Problem:
     file: str
     image_id: Any = None
     annotation_id: Any = None
+    action: str = ""
 
     def __str__(self) -> str:
         ids = [
@@ -32,9 +38,9 @@ class Problem:
             for name, value in (("image", self.image_id), ("annotation", self.annotation_id))
             if value is not None
         ]
-        return (
-            f"{self.file}{' (' + ', '.join(ids) + ')' if ids else ''}: {self.kind}: {self.detail}"
-        )
+        which = f" ({', '.join(ids)})" if ids else ""
+        done = f"; {self.action}" if self.action else ""
+        return f"{self.file}{which}: {self.kind}: {self.detail}{done}"
 
 
 class AnnotationError(ValueError):
@@ -49,11 +55,29 @@ class AnnotationError(ValueError):
         super().__init__(f"{describe(file, problems)}\n{way_out}")
 
 
-def describe(file: Path, problems: list[Problem]) -> str:
-    """Returns a count of the problems by kind, then one line each."""
-    kinds = ", ".join(f"{n} x {kind}" for kind, n in Counter(p.kind for p in problems).items())
+def describe(file: Path, problems: Sequence[Problem], shown: int | None = None) -> str:
+    """Returns a count of the problems by kind, then one line each.
+
+    Args:
+        file: What they are of.
+        problems: All of them.
+        shown: How many of each kind are spelled out; None for the first 50 of all.
+    """
+    counts = Counter(problem.kind for problem in problems)
+    kinds = ", ".join(f"{count} x {kind}" for kind, count in counts.items())
+    spelled = list(problems[:LISTED]) if shown is None else _first_of_each(problems, shown)
     lines = [f"{file}: {len(problems)} problem{'s'[: len(problems) != 1]} ({kinds})"]
-    lines += [f"  {problem}" for problem in problems[:LISTED]]
-    if len(problems) > LISTED:
-        lines.append(f"  ... and {len(problems) - LISTED} more")
+    lines += [f"  {problem}" for problem in spelled]
+    if len(problems) > len(spelled):
+        lines.append(f"  ... and {len(problems) - len(spelled)} more")
     return "\n".join(lines)
+
+
+def _first_of_each(problems: Sequence[Problem], count: int) -> list[Problem]:
+    seen: Counter[str] = Counter()
+    first = []
+    for problem in problems:
+        seen[problem.kind] += 1
+        if seen[problem.kind] <= count:
+            first.append(problem)
+    return first

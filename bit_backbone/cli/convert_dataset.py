@@ -1,0 +1,64 @@
+"""``bit-backbone convert-dataset``: a data set of another format as a COCO folder."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bit_backbone.cli.data_options import add_format_options, add_invalid_option
+
+if TYPE_CHECKING:
+    from bit_backbone.datasets import CocoFolder
+
+DESCRIPTION = """
+Write a Pascal VOC or YOLO data set (or a COCO one, checked) as COCO folders: DEST/instances.json
+and copies of the images in DEST/images. A data set that names its training and test part becomes
+DEST/train and DEST/test, and so does one that --split divides.
+"""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Adds the command."""
+    parser = subparsers.add_parser(
+        "convert-dataset",
+        help="write a Pascal VOC or YOLO data set in COCO's format",
+        description=DESCRIPTION,
+    )
+    parser.add_argument("source", type=Path, metavar="SRC", help="a folder, or its data.yaml")
+    parser.add_argument("target", type=Path, metavar="DEST", help="the folder to make")
+    add_format_options(parser)
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of --split, default 0")
+    add_invalid_option(parser)
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Writes every part and prints what is in it."""
+    from bit_backbone.datasets.formats.writing import write_document
+
+    for folder, dataset in _datasets(args).items():
+        write_document(dataset, folder)
+        objects = len(dataset.document()["annotations"])
+        print(f"{folder}: {len(dataset)} images, {objects} objects of {len(dataset.categories)} "
+              f"categories")  # fmt: skip
+
+
+def _datasets(args: argparse.Namespace) -> dict[Path, CocoFolder]:
+    """Returns what to write, all of it checked, by the folder where it goes."""
+    from bit_backbone.datasets import CocoFolder, open_document, split_document
+    from bit_backbone.datasets.formats.building import PARTS
+    from bit_backbone.datasets.formats.opening import has_part
+
+    if args.split is not None:
+        divided = split_document(open_document(args.source, format=args.format), args.split,
+                                 args.seed)  # fmt: skip
+        documents = dict(zip(PARTS, divided, strict=True))
+    elif all(has_part(args.source, part, format=args.format) for part in PARTS):
+        documents = {p: open_document(args.source, p, format=args.format) for p in PARTS}
+    else:
+        documents = {"": open_document(args.source, format=args.format)}
+    return {
+        args.target / part: CocoFolder(document, on_invalid=args.on_invalid)
+        for part, document in documents.items()
+    }

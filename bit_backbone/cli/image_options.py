@@ -1,0 +1,55 @@
+"""The options about images that cannot be read, and what they mean."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bit_backbone.training.settings import MAX_UNREADABLE
+
+
+def add_unreadable_options(group: Any, *, checks: bool = True) -> None:
+    """Adds ``--max-unreadable``, and ``--check`` where there is training to come."""
+    group.add_argument(
+        "--max-unreadable",
+        type=_share,
+        default=MAX_UNREADABLE,
+        metavar="0..1",
+        help="the share of a set's images that may be unreadable (default %(default)s): they are "
+        "left out and listed, and the exit status is 3; one always may, unless this is 0",
+    )
+    if checks:
+        group.add_argument("--check", action="store_true", help="decode every image first")
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise argparse.ArgumentTypeError(f"a share from 0 to 1, such as 0.05, got {text!r}")
+    return share
+
+
+def check_images(args: argparse.Namespace, sets: Mapping[str, Sequence[Path]]) -> None:
+    """Decodes every image of some sets where ``--check`` asks for it, and prints what it cannot.
+
+    Raises:
+        ValueError: More of a set's images cannot be read than may be.
+    """
+    from bit_backbone.training.checking import unreadable_images
+    from bit_backbone.training.problems import check_share
+    from bit_backbone.training.progress import Progress
+    from bit_backbone.utils.processes import is_first_process
+
+    if not args.check or not is_first_process():
+        return
+    for name, paths in sets.items():
+        with Progress(enabled=True) as bars:
+            found = unreadable_images(paths, bars)
+        where = "; ".join(failure.reason for failure in found[:3])
+        check_share(len(found), len(paths), args.max_unreadable, name, where)
+        print(f"{name}: {len(paths) - len(found)} of {len(paths)} images can be read")

@@ -1,0 +1,100 @@
+"""From a path to what lies there, whichever format it has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+from bit_backbone.datasets.coco.document import Document
+from bit_backbone.datasets.formats import coco, voc, yolo
+from bit_backbone.datasets.formats.building import FORMATS, TEST, TRAIN
+from bit_backbone.utils.ways_out import after, passing
+
+_READERS: dict[str, ModuleType] = dict(zip(FORMATS, (coco, voc, yolo), strict=True))
+_SUBFOLDERS = {TRAIN: ("train",), TEST: ("test", "valid", "val")}
+_LOOKED_FOR = (
+    "COCO's format (instances.json beside images/, or annotations/instances_*.json), Pascal VOC "
+    "(Annotations/ and JPEGImages/, or XML files beside images) or YOLO (data.yaml, or classes.txt "
+    "and labels/)"
+)
+
+
+def open_document(
+    path: Path,
+    part: str | None = None,
+    *,
+    format: str | None = None,
+    annotations: str | None = None,
+    images: str | None = None,
+) -> Document:
+    """Reads a data set, or a part of it.
+
+    Args:
+        path: A folder or file. Where a folder holds one folder for each part (train, and test,
+            valid or val), the part's is meant; where it holds one VOC2007 or the like, that.
+        part: "train" or "test"; None for all there is.
+        format: One of ``FORMATS``; None recognises it by what lies there.
+        annotations: COCO's file, below ``path``; None looks for it.
+        images: The folder of COCO's images, below ``path``; None looks for it.
+
+    Raises:
+        AnnotationError: A COCO file is none.
+        ValueError: Nothing of a known format lies there, or of several.
+    """
+    if annotations is not None and format in (None, "coco"):
+        return coco.read(path, part, annotations, images)
+    name, root = _recognise(path, part, format)
+    if name == "coco":
+        return coco.read(root, part, annotations, images)
+    document: Document = _READERS[name].read(root, part if _has(name, root) else None)
+    return document
+
+
+def has_part(path: Path, part: str, *, format: str | None = None) -> bool:
+    """Whether a data set says itself what its training or test part is."""
+    if _part_folder(path, part) is not None and not _fitting(path, format):
+        return True
+    found = _fitting(path, format)
+    return len(found) == 1 and bool(_READERS[found[0]].has_part(_year(path), part))
+
+
+def _has(name: str, root: Path) -> bool:
+    """Whether a data set is divided at all; otherwise each part is all of it."""
+    return any(_READERS[name].has_part(root, part) for part in (TRAIN, TEST))
+
+
+def _recognise(path: Path, part: str | None, format: str | None) -> tuple[str, Path]:
+    """Returns the format and the folder or file that has it."""
+    if not path.exists():
+        raise ValueError(f"a data set is a folder or a file; there is no {path}")
+    found, root = _fitting(path, format), _year(path)
+    if not found and part is not None and (inner := _part_folder(path, part)) is not None:
+        found, root = _fitting(inner, format), _year(inner)
+    if not found:
+        wanted = _LOOKED_FOR if format is None else f"format {format}"
+        raise ValueError(f"a data set has {wanted}; nothing of it was found in {path}")
+    if len(found) > 1:
+        way_out = after("; ", passing("format", found[0], "or another of them"))
+        raise ValueError(f"{path} may be of several formats, {', '.join(found)}{way_out}")
+    return found[0], root
+
+
+def _fitting(path: Path, format: str | None) -> list[str]:
+    names = FORMATS if format is None else (format,)
+    tests: dict[str, Callable[[Path], bool]] = {name: _READERS[name].fits for name in names}
+    return [name for name, fits in tests.items() if fits(_year(path))]
+
+
+def _year(path: Path) -> Path:
+    """Returns VOC2007 and the like where a folder holds one such folder."""
+    inner = list(path.glob("VOC20[0-9][0-9]")) if path.is_dir() else []
+    return inner[0] if len(inner) == 1 else path
+
+
+def _part_folder(path: Path, part: str) -> Path | None:
+    """Returns the folder of a part, such as valid/, that a data set's folder holds."""
+    if not path.is_dir():
+        return None
+    found = (path / name for name in _SUBFOLDERS[part])
+    return next((folder for folder in found if folder.is_dir() and _fitting(folder, None)), None)

@@ -1,0 +1,34 @@
+"""A data set as a folder in COCO's format."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from bit_backbone.datasets.coco import CocoFolder
+from bit_backbone.utils.files import atomic_path
+
+ANNOTATIONS, IMAGES = "instances.json", "images"
+
+
+def write_document(dataset: CocoFolder, folder: Path) -> None:
+    """Writes ``instances.json`` and copies the images beside it into ``images/``.
+
+    Args:
+        dataset: What to write: its sound and repaired records.
+        folder: To make.
+
+    Raises:
+        ValueError: The folder holds something else already.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise ValueError(f"a data set is written into a new or an empty folder; {folder} is not")
+    for index in range(len(dataset)):
+        name = dataset.file_name(index)
+        target = folder / IMAGES / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(dataset.folder / name, target)
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_path(folder / ANNOTATIONS) as temporary:
+        temporary.write_text(json.dumps(dataset.document()))

@@ -1,0 +1,117 @@
+"""What a run met in its data, in its ``problems.jsonl``, and a bound on unreadable images."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from bit_backbone.utils.files import atomic_path
+from bit_backbone.utils.processes import ProcessGroup
+from bit_backbone.utils.unreadable import Unreadable
+from bit_backbone.utils.ways_out import after, passing
+
+PROBLEMS_NAME = "problems.jsonl"
+UNREADABLE = "unreadable image"
+
+
+class ProblemLog:
+    """The problems of a run's data, and how many of its images cannot be read.
+
+    Those of an interrupted run count on: the file is its memory.
+
+    Args:
+        folder: Of the run; the first process writes there.
+        group: The processes, which hear of each other's images.
+        share: Of a set's images that may be unreadable; one always may, unless it is 0.
+        report: Prints a line.
+    """
+
+    def __init__(
+        self, folder: Path, group: ProcessGroup, share: float, report: Callable[[str], None]
+    ) -> None:
+        self.path = folder / PROBLEMS_NAME
+        self._group, self._share, self._report = group, share, report
+        records = read_problems(folder) if group.is_first else []
+        known = [(r["set"], r["file"]) for r in records if r["kind"] == UNREADABLE]
+        self._seen: set[tuple[str, str]] = set(group.gather(known)[0])
+
+    @property
+    def unreadable(self) -> int:
+        """Number of images that could not be read, in all sets."""
+        return len(self._seen)
+
+    def begin(self, problems: Iterable[dict[str, Any]]) -> None:
+        """Writes what was found before training, in place of what an earlier start found."""
+        if not self._group.is_first:
+            return
+        met = [r for r in read_problems(self.path.parent) if r.get("met")]
+        records = [*problems, *met]
+        self._seen |= {(r["set"], r["file"]) for r in records if r["kind"] == UNREADABLE}
+        if records:
+            with atomic_path(self.path) as temporary:
+                temporary.write_text("".join(f"{json.dumps(record)}\n" for record in records))
+        else:
+            self.path.unlink(missing_ok=True)
+
+    def note(self, name: str, failures: Iterable[Unreadable], total: int) -> None:
+        """Takes up what this process could not read; every process has to call it alike.
+
+        Args:
+            name: Of the set.
+            failures: This process's.
+            total: Images of the set.
+
+        Raises:
+            ValueError: More of them than may be, which every process learns.
+        """
+        own = list(failures)
+        if not self._group.max(len(own)):
+            return
+        everyones = [failure for share in self._group.gather(own) for failure in share]
+        for failure in everyones:
+            self._add(name, failure)
+        self._check(name, total)
+
+    def _add(self, name: str, failure: Unreadable) -> None:
+        if (name, failure.file) in self._seen:
+            return
+        self._seen.add((name, failure.file))
+        if self._group.is_first:
+            self._report(f"unreadable image, left out: {failure.reason}")
+            record = {"set": name, "kind": UNREADABLE, "file": failure.file}
+            record |= {"detail": failure.reason, "action": "left out"}
+            with self.path.open("a") as file:
+                file.write(json.dumps(record | {"met": True}) + "\n")
+
+    def _check(self, name: str, total: int) -> None:
+        count = sum(own == name for own, _ in self._seen)
+        check_share(count, total, self._share, name, f"{self.path} lists them")
+
+
+def check_share(count: int, total: int, share: float, name: str, where: str) -> None:
+    """Checks that not too many images of a set are unreadable.
+
+    Raises:
+        ValueError: They are.
+    """
+    allowed = max(int(share * total), 1) if share else 0
+    if count > allowed:
+        way_out = after("; ", passing("max_unreadable", 0.1, "to go on without so many"))
+        raise ValueError(
+            f"at most {share:.0%} of the images of a set may be unreadable, and of the {total} of "
+            f"the {name} set {count} are: {where}{way_out}"
+        )
+
+
+def read_problems(folder: Path) -> list[dict[str, Any]]:
+    """Reads the problems of a run; the last line may be cut off by the end of its process."""
+    path = folder / PROBLEMS_NAME
+    records = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            break
+    return records
