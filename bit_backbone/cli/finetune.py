@@ -87,6 +87,11 @@ def _add_recipe_options(parser: argparse.ArgumentParser) -> None:
     option("--grad-checkpointing", action="store_true", help="trade time for memory")
     option("--activation-recompute", action="store_true", help="recompute norms alone")
     option("--fsdp", action="store_true", help="shard over the processes")
+    option(
+        "--extend",
+        action="store_true",
+        help="train the run in --output further, by a new number of steps or learning rate",
+    )
     option("--eval-every", type=positive, metavar="STEPS", help="default: at the end alone")
     option("--save-every", type=positive, default=100, metavar="STEPS", help=default)
 

@@ -121,6 +121,11 @@ def _add_recipe_options(group: Any) -> None:
     option("--activation-recompute", action="store_true", help="recompute norms only")
     option("--fsdp", action="store_true", help="shard weights and optimizer over the processes")
     option(
+        "--extend",
+        action="store_true",
+        help="train the run in --output further, by a new number of steps or learning rate",
+    )
+    option(
         "--augment",
         nargs="*",
         metavar="NAME",

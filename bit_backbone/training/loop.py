@@ -87,7 +87,8 @@ class _Run(Generic[Metrics]):
         self.recipe = task.recipe(saved, store.folder)
         if saved is not None:
             with task.group.together():
-                saved.check_recipe(self.recipe, store.folder)
+                saved.check_recipe(self.recipe, store.folder, task.settings.extend)
+                _check_length(saved, task.steps, store.folder)
         self.step = 0 if saved is None else saved.step
         task.begin(task.build(saved, store.folder))
         if saved is not None:
@@ -175,3 +176,11 @@ class _Run(Generic[Metrics]):
             log.write(self.step, **{f"eval_{name}": v for name, v in task.values(metrics).items()})
         progress.report(f"step {self.step} of {task.steps}", **task.headline(metrics))
         return metrics
+
+
+def _check_length(saved: RunState, steps: int, folder: Path) -> None:
+    if saved.step > steps:
+        raise ValueError(
+            f"a run is extended to more steps than it has: {folder} has {saved.step}, and {steps} "
+            "are asked for"
+        )

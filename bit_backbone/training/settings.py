@@ -28,6 +28,8 @@ class RunSettings:
             replaced and listed. More of them end the run; one always may be, unless it is 0.
         fsdp: Whether to shard parameters, gradients and the optimizer's state over the processes
             (FSDP2), instead of keeping all of them in each.
+        extend: Whether a run in the folder may be trained further with other ``steps``,
+            ``base_lr`` or ``warmup_steps``: from its last step, by the new schedule.
 
     Raises:
         ValueError: A value is out of its range.
@@ -35,7 +37,7 @@ class RunSettings:
 
     # Settings that change how a run is carried out and not what comes out of it, but for rounding.
     free: ClassVar[tuple[str, ...]] = (
-        *("eval_every", "save_every", "workers", "fsdp"),
+        *("eval_every", "save_every", "workers", "fsdp", "extend"),
         "max_unreadable",
     )
     precisions: ClassVar[tuple[str, ...]] = PRECISIONS
@@ -50,6 +52,7 @@ class RunSettings:
     workers: int = 0
     max_unreadable: float = MAX_UNREADABLE
     fsdp: bool = False
+    extend: bool = False
 
     def __post_init__(self) -> None:
         self._check_least(1, ("batch_size", "save_every", "eval_every"))

@@ -11,8 +11,10 @@ from typing import Any
 import torch
 
 from bit_backbone.utils.files import atomic_path
+from bit_backbone.utils.ways_out import after, passing
 
 STATE_NAME = "last.pt"
+SCHEDULE = frozenset(("steps", "base_lr", "warmup_steps"))  # settings that ``extend`` sets free
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,13 @@ class RunState:
                 f"{path} holds no state of a training run ({error!r}); move it away to start anew"
             ) from error
 
-    def check_recipe(self, recipe: dict[str, Any], folder: Path) -> None:
-        """Refuses to go on with another recipe than the run began with.
+    def check_recipe(self, recipe: dict[str, Any], folder: Path, extend: bool = False) -> None:
+        """Checks that a run resumes with the recipe that it began with.
+
+        Args:
+            recipe: The present one.
+            folder: Of the run.
+            extend: Whether the schedule may differ.
 
         Raises:
             ValueError: The recipes differ; the message lists in what.
@@ -77,13 +84,16 @@ class RunState:
         changed = {
             name: (before.get(name), now.get(name))
             for name in sorted({*before, *now})
-            if before.get(name) != now.get(name)
+            if before.get(name) != now.get(name) and not (extend and name in SCHEDULE)
         }
         if changed:
             listed = ", ".join(f"{name} {old!r} -> {new!r}" for name, (old, new) in changed.items())
+            of_schedule = SCHEDULE.issuperset(changed)
+            longer = passing("extend", True, "to train further by this schedule")
             raise ValueError(
                 f"{folder} holds a run at step {self.step} with another recipe ({listed}); give it "
                 "the same one to resume, or choose another folder"
+                + (after(", or ", longer) if of_schedule else "")
             )
 
 

@@ -385,3 +385,24 @@ def test_a_full_disk_is_an_error_of_the_system_and_leaves_the_last_state(tmp_pat
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert (tmp_path / "last.pt").read_bytes() == before
     assert not list(tmp_path.glob(".last.pt.*"))
+
+
+def test_a_finished_run_is_extended_by_a_longer_schedule(tmp_path):
+    run(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"\(steps 12 -> 18\).* or pass extend=True to train further"
+    ):
+        run(tmp_path, steps=18)
+    result = run(tmp_path, steps=18, base_lr=0.02, extend=True)
+    assert result.step == 18
+    events = [event for event in read_log(tmp_path / "log.jsonl") if "loss" in event]
+    assert [event["step"] for event in events] == list(range(18))
+    longer = FineTuneSettings(**SETTINGS | {"steps": 18, "base_lr": 0.02}).schedule(21)
+    for event in events[12:]:
+        assert event["learning_rate"] == pytest.approx(longer.learning_rate(event["step"]))
+    # from here on this is the run's schedule
+    assert run(tmp_path, steps=18, base_lr=0.02).step == 18
+    with pytest.raises(ValueError, match=r"extended to more steps than it has: .* has 18, and 9"):
+        run(tmp_path, steps=9, extend=True)
+    with pytest.raises(ValueError, match=r"another recipe \(seed 0 -> 1\); give it the same"):
+        run(tmp_path, steps=20, seed=1, extend=True)

@@ -106,6 +106,18 @@ def test_parts_of_a_batch_add_up_when_sharded(one_process: Path, tmp_path: Path)
     assert_same_run(tmp_path, one_process)
 
 
+def test_a_killed_run_resumes_over_more_processes_with_the_same_batches(
+    one_process: Path, tmp_path: Path
+) -> None:
+    killed = finetune(tmp_path, 1, pause=0.1)
+    wait_for(killed, lambda: (tmp_path / "last.pt").exists())
+    killed.kill()
+    killed.communicate()
+    assert 0 < RunState.load(tmp_path).step < SETTINGS["steps"]
+    finish(finetune(tmp_path, 2))
+    assert_same_run(tmp_path, one_process)
+
+
 @pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_killed_sharded_run_goes_on_over_as_many_processes_or_more(
     processes: int, one_process: Path, tmp_path: Path
