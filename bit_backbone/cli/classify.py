@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bit_backbone.cli.image_options import add_bit_depth_option
 from bit_backbone.cli.networks import add_part_option, weights_of
 from bit_backbone.cli.options import (
     SOME_FAILED,
@@ -58,6 +59,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--workers", type=int, default=0, metavar="N", help="processes that read images, default 0"
     )
+    add_bit_depth_option(parser, default=None)
     add_precision_option(parser)
     add_device_option(parser)
     parser.set_defaults(func=run)
@@ -74,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     model = _classifier(weights, args.part).to(device_of(args), getattr(torch, args.precision))
     names = class_names(model.config, None if args.labels is None else read_labels(args.labels))
     predictions = classify(
-        model, _processor(weights, args.preset), args.images,
+        model, _processor(weights, args.preset).replace(bit_depth=args.bit_depth), args.images,
         top_k=args.top, batch_size=args.batch_size, workers=args.workers,
     )  # fmt: skip
     show = _print_json if args.json else _print_table

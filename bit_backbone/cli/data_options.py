@@ -178,7 +178,7 @@ def _open(
 ) -> TrainingSet:
     """Checks a set for a model, and gives it its augmentation."""
     dataset: TrainingSet = _opener(args, split, spec_name, names)(
-        document, on_invalid=args.on_invalid
+        document, on_invalid=args.on_invalid, bit_depth=args.bit_depth
     )
     if not len(dataset):
         raise ValueError(

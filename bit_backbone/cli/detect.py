@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bit_backbone.cli.image_options import add_bit_depth_option
 from bit_backbone.cli.options import (
     SOME_FAILED,
     add_device_option,
@@ -57,6 +58,7 @@ def add_parser(subparsers: Any) -> None:
     )
     text = f"default {MIN_SCORE}, and 0 in --coco"
     option("--min-score", type=_score, metavar="0..1", help=text)
+    add_bit_depth_option(parser, default=None)
     add_precision_option(parser)
     add_device_option(parser)
     parser.set_defaults(func=run)
@@ -75,12 +77,13 @@ def _score(text: str) -> float:
 def run(args: argparse.Namespace) -> int:
     """Detects in every image; returns the exit status."""
     from bit_backbone.detection.results import coco_records
-    from bit_backbone.detection.runs import load_detector
+    from bit_backbone.detection.runs import bit_depth_of, load_detector
     from bit_backbone.utils.files import atomic_path
 
     targets = _targets(args)
     device = device_of(args)
     model, spec = load_detector(args.weights, device)
+    args.bit_depth = args.bit_depth or bit_depth_of(args.weights)
     ids = _coco_ids(args, spec, list(targets))
     records, failed = [], 0
     for path, target in targets.items():
@@ -174,7 +177,7 @@ def _detect(
 
     device = torch.device(device_of(args))
     with fitting("the image"), torch.inference_mode():
-        image = _read(path)
+        image = _read(path, args.bit_depth)
         check_image(model, image)
         with autocast(device, args.precision):
             (found,) = model([image.to(device)])
@@ -210,14 +213,14 @@ def _report(
     print(f"{path}: {_summary(found, spec.categories, _least(args))}{written}")
 
 
-def _read(path: Path) -> Tensor:
+def _read(path: Path, bit_depth: int | str) -> Tensor:
     """Returns an image upright as RGB, float32 [3, H, W] in 0..1."""
     import torch
     from torchvision.transforms.v2 import functional as F
 
     from bit_backbone.preprocessing.images import read
 
-    image = read(path, convert_rgb=True, input_data_format=None, white=1.0)
+    image = read(path, True, None, 1.0, bit_depth)
     return F.to_dtype(F.to_image(image), torch.float32, scale=True).as_subclass(torch.Tensor)
 
 

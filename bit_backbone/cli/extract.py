@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bit_backbone.cli.image_options import add_bit_depth_option
 from bit_backbone.cli.networks import (
     add_network_options,
     add_weights_options,
@@ -59,7 +60,9 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("network")
     add_weights_options(group)
     add_network_options(parser)
-    size = parser.add_argument_group("images").add_mutually_exclusive_group()
+    images = parser.add_argument_group("images")
+    add_bit_depth_option(images)
+    size = images.add_mutually_exclusive_group()
     size.add_argument(
         "--short-side",
         type=positive,
@@ -156,7 +159,7 @@ def run(args: argparse.Namespace) -> int:
     if args.weights is None:
         notes.print(f"{args.variant} with random weights (seed {args.seed})")
     summary = extract(
-        listing, args.output, backbone, processor=_processor(args.short_side), output=output,
+        listing, args.output, backbone, processor=_processor(args), output=output,
         batch_size=args.batch_size, compile=args.compile, engine=engine, progress=True,
     )  # fmt: skip
     told = f"{args.output}: {summary.written} of {len(listing)} images, {summary.failed} failed"
@@ -164,12 +167,13 @@ def run(args: argparse.Namespace) -> int:
     return SOME_FAILED if summary.failed else 0
 
 
-def _processor(short_side: int | None) -> BitImageProcessor:
+def _processor(args: argparse.Namespace) -> BitImageProcessor:
     from bit_backbone.extraction.run import native_size
 
-    if short_side is None:
-        return native_size()
-    return native_size().replace(do_resize=True, size=short_side, resample="bilinear")
+    processor = native_size().replace(bit_depth=args.bit_depth)
+    if args.short_side is None:
+        return processor
+    return processor.replace(do_resize=True, size=args.short_side, resample="bilinear")
 
 
 def _engine(args: argparse.Namespace) -> Engine:

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bit_backbone.cli.image_options import add_bit_depth_option
 from bit_backbone.cli.networks import (
     add_network_options,
     add_weights_options,
@@ -59,6 +60,7 @@ def add_parser(subparsers: Any) -> None:
         "every stage",
     )
     add_network_options(parser)
+    add_bit_depth_option(parser)
     add_precision_option(parser, "what the network computes in")
     add_device_option(parser)
     parser.set_defaults(func=run)
@@ -86,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
     for photo in args.photos:
         try:
             with fitting("the photograph"):
-                image, pixels = _read(photo, args.short_side)
+                image, pixels = _read(photo, args.short_side, args.bit_depth)
                 features = _extract(backbone, pixels)
                 pictures = dict(_draw(image, features, args.pictures))
         except (OSError, ValueError) as error:
@@ -113,14 +115,14 @@ def _check_names(photos: list[Path]) -> None:
             )
 
 
-def _read(photo: Path, short_side: int | None) -> tuple[Image, Tensor]:
+def _read(photo: Path, short_side: int | None, bit_depth: int | str) -> tuple[Image, Tensor]:
     """Returns the photograph as the network sees it, and its pixels [1, 3, H, W]."""
     import torch
     from torchvision.transforms.v2.functional import to_pil_image
 
     from bit_backbone.preprocessing import BitImageProcessor
 
-    processor = BitImageProcessor(do_resize=False, do_center_crop=False)
+    processor = BitImageProcessor(do_resize=False, do_center_crop=False, bit_depth=bit_depth)
     if short_side is not None:
         processor = processor.replace(do_resize=True, size=short_side, resample="bilinear")
     pixels = processor(photo, return_tensors="pt")["pixel_values"]

@@ -7,7 +7,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bit_backbone.cli.image_options import add_unreadable_options, check_images
+from bit_backbone.cli.image_options import (
+    AUTO,
+    add_bit_depth_option,
+    add_unreadable_options,
+    check_images,
+)
 from bit_backbone.cli.networks import MODEL_FOLDER, add_part_option, weights_of
 from bit_backbone.cli.options import (
     add_device_option,
@@ -69,6 +74,7 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
         help="default: the rule's, 160,128 below 96x96 pixels, else 512,480",
     )
     add_unreadable_options(data)
+    add_bit_depth_option(data)
     data.add_argument("--no-flip", action="store_true", help="where left and right mean something")
 
 
@@ -110,25 +116,28 @@ def run(args: argparse.Namespace) -> int:
     from bit_backbone.finetune.transforms import eval_transform, train_transform, typical_size
     from bit_backbone.utils.processes import is_first_process
 
-    images = LabelledImages(args.train)
+    images = LabelledImages(args.train, bit_depth=args.bit_depth)
     size = args.image_size or typical_size([path for path, _ in images.samples])
     sides = args.resolution or resolution(*size)
     images.transform = train_transform(sides, flip=not args.no_flip)
     eval_set = None
     if args.eval is not None:
-        eval_set = LabelledImages(args.eval, eval_transform(sides), images.classes)
+        transform = eval_transform(sides)
+        eval_set = LabelledImages(args.eval, transform, images.classes, args.bit_depth)
     train_set = _few(images, args)
     settings = _settings(args)
     model = _model(args, images.classes)
     if is_first_process():
         _announce(args, len(train_set), images, sides, settings)
     check_images(args, _paths(images, eval_set))
-    facts = {
+    facts: dict[str, Any] = {
         "classes": images.classes,
         "resolution": [sides.resize, sides.crop],
         "flip": not args.no_flip,
         "examples_per_class": args.examples_per_class,
     }
+    if args.bit_depth != AUTO:
+        facts["bit_depth"] = args.bit_depth
     result = finetune(
         model, train_set, args.output, settings, eval_set=eval_set, device=args.device, facts=facts
     )
@@ -223,7 +232,7 @@ def _finish(
         )
         return exit_status(result)
     model.save_pretrained(args.output / MODEL_FOLDER)
-    eval_processor(sides).save_pretrained(args.output / MODEL_FOLDER)
+    eval_processor(sides, args.bit_depth).save_pretrained(args.output / MODEL_FOLDER)
     if result.metrics is not None:
         metrics = result.metrics
         top5 = f"top-5 {metrics.top5:.2%}, " if model.num_labels > 5 else ""

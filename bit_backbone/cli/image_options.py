@@ -9,6 +9,8 @@ from typing import Any
 
 from bit_backbone.training.settings import MAX_UNREADABLE
 
+AUTO, MOST_BITS = "auto", 32  # of --bit-depth, as bit_backbone.preprocessing.deep has them
+
 
 def add_unreadable_options(group: Any, *, checks: bool = True) -> None:
     """Adds ``--max-unreadable``, and ``--check`` where there is training to come."""
@@ -22,6 +24,27 @@ def add_unreadable_options(group: Any, *, checks: bool = True) -> None:
     )
     if checks:
         group.add_argument("--check", action="store_true", help="decode every image first")
+
+
+def add_bit_depth_option(group: Any, default: str | None = AUTO) -> None:
+    """Adds ``--bit-depth``; no default leaves it to the run or checkpoint."""
+    shown = default if default is not None else "what the run or checkpoint was trained with"
+    group.add_argument(
+        "--bit-depth",
+        type=_bit_depth,
+        default=default,
+        metavar="auto|N",
+        help="bits that images of more than 8 per channel use, such as 12; auto: all that their "
+        f"type has; default: {shown}",
+    )
+
+
+def _bit_depth(text: str) -> int | str:
+    if text == AUTO:
+        return AUTO
+    if not text.isdecimal() or not 1 <= int(text) <= MOST_BITS:
+        raise argparse.ArgumentTypeError(f"auto or a number of bits up to 32, got {text!r}")
+    return int(text)
 
 
 def _share(text: str) -> float:
@@ -49,7 +72,7 @@ def check_images(args: argparse.Namespace, sets: Mapping[str, Sequence[Path]]) -
         return
     for name, paths in sets.items():
         with Progress(enabled=True) as bars:
-            found = unreadable_images(paths, bars)
+            found = unreadable_images(paths, bars, args.bit_depth)
         where = "; ".join(failure.reason for failure in found[:3])
         check_share(len(found), len(paths), args.max_unreadable, name, where)
         print(f"{name}: {len(paths) - len(found)} of {len(paths)} images can be read")

@@ -19,7 +19,7 @@ from bit_backbone.cli.data_options import (
     add_split_options,
     augmentations,
 )
-from bit_backbone.cli.image_options import add_unreadable_options
+from bit_backbone.cli.image_options import add_bit_depth_option, add_unreadable_options
 from bit_backbone.cli.networks import (
     add_part_option,
     check_part,
@@ -58,6 +58,7 @@ def add_train_options(parser: Any) -> None:
     add_digit_options(data)
     add_invalid_option(data)
     add_unreadable_options(data)
+    add_bit_depth_option(data)
     _add_recipe_options(parser.add_argument_group("settings"))
 
 
@@ -70,6 +71,7 @@ def add_evaluate_options(parser: Any) -> None:
     data.add_argument("--seed", type=int, default=0, metavar="N", help="of the run, for --split")
     add_invalid_option(data)
     add_unreadable_options(data, checks=False)
+    add_bit_depth_option(data, default=None)
     add_picture_option(parser)
     option = parser.add_argument
     option("--report", action="store_true", help="write RUN/report.html again, of this evaluation")

@@ -16,6 +16,7 @@ from torchvision import tv_tensors
 from bit_backbone.datasets.coco import CocoFolder
 from bit_backbone.datasets.coco.document import Document
 from bit_backbone.datasets.coco.problems import POLICIES
+from bit_backbone.preprocessing.deep import AUTO, BitDepth
 from bit_backbone.preprocessing.images import decode
 from bit_backbone.utils.unreadable import reading
 
@@ -44,6 +45,7 @@ class SemanticFolder(torch.utils.data.Dataset[tuple[Tensor, dict[str, Any]]]):
             255 for what to ignore; None makes the labels from the instances' masks. Polygons
             need pycocotools.
         on_invalid: As ``CocoFolder`` takes it.
+        bit_depth: Likewise.
         transforms: Called with a ``tv_tensors.Image`` in 0..1 and the target, its ``semantic``
             being a ``tv_tensors.Mask``.
 
@@ -69,6 +71,7 @@ class SemanticFolder(torch.utils.data.Dataset[tuple[Tensor, dict[str, Any]]]):
         images: str = "images",
         maps: str | None = None,
         on_invalid: str = POLICIES[0],
+        bit_depth: BitDepth = AUTO,
         transforms: Transforms | None = None,
     ) -> None:
         self.instances = CocoFolder(
@@ -78,12 +81,13 @@ class SemanticFolder(torch.utils.data.Dataset[tuple[Tensor, dict[str, Any]]]):
             masks=maps is None,
             include_crowd=True,
             on_invalid=on_invalid,
+            bit_depth=bit_depth,
         )
         self.file, self.transforms = self.instances.file, transforms
         self.categories = self.instances.categories
         self.category_ids = self.instances.category_ids
         self.aspect_ratios, self.path = self.instances.aspect_ratios, self.instances.path
-        self.problems = self.instances.problems
+        self.problems, self.bit_depth = self.instances.problems, self.instances.bit_depth
         if len(self.categories) >= IGNORED:
             raise ValueError(
                 f"semantic labels are 1 to {IGNORED - 1}, and {IGNORED} is ignored: {self.file} "
@@ -141,7 +145,7 @@ class SemanticFolder(torch.utils.data.Dataset[tuple[Tensor, dict[str, Any]]]):
     def _read(self, path: Path, size: tuple[int, ...]) -> Tensor:
         """Returns a map with labels in the place of category ids."""
         with reading(path, f"the semantic map {path} cannot be read: "):
-            ids = np.asarray(decode(path, str(path)))
+            ids = np.asarray(decode(path, str(path), None))
         if ids.shape != size:
             raise ValueError(
                 f"a semantic map has one channel and its image's size, {size[1]}x{size[0]}; {path} "

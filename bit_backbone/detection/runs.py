@@ -77,6 +77,12 @@ def load_detector(
     return model.to(device).eval(), spec
 
 
+def bit_depth_of(run: str | os.PathLike[str]) -> int | str:
+    """Returns how many bits of deep images a run's data uses, "auto" where that was not said."""
+    bit_depth: int | str = load_state(run_folder(Path(run))).recipe.get("bit_depth", "auto")
+    return bit_depth
+
+
 def save_backbone(run: Path, model: nn.Module | None = None) -> Path:
     """Writes the backbone of a run as a folder that describes itself, and returns that.
 

@@ -18,6 +18,7 @@ from bit_backbone.detection.models import DetectorSpec
 from bit_backbone.detection.runs import load_spec, save_results, save_spec
 from bit_backbone.detection.settings import DetectionSettings
 from bit_backbone.detection.tasks import TrainingSet, check_objects, evaluate_on, warn_of_no_objects
+from bit_backbone.preprocessing.deep import AUTO
 from bit_backbone.training.loop import Task, TrainingResult, run_task
 from bit_backbone.training.state import RunState
 from bit_backbone.training.stream import PROPOSALS, forked
@@ -92,6 +93,8 @@ class DetectionTask(Task[DetectionSettings, dict[str, float]]):
     def recipe(self, saved: RunState | None, folder: Path) -> dict[str, Any]:
         """Returns settings, model and the size of the training set."""
         facts = {"detector": self.spec.to_dict(), "images": len(self.train_set)}
+        if self.train_set.bit_depth != AUTO:  # which runs of earlier versions do not record
+            facts["bit_depth"] = self.train_set.bit_depth
         return self.settings.recipe() | facts
 
     def build(self, saved: RunState | None, folder: Path) -> nn.Module:

@@ -75,7 +75,7 @@ class Decoder:
             return Decoded(ref, reason=ref.problem)
         try:
             with fitting("the decoded image"):
-                image = decode(_source(ref), ref.path)
+                image = decode(_source(ref), ref.path, self._processor.bit_depth)
                 pixels = self._processor(image)["pixel_values"][0].numpy()
         except TooLargeError as error:
             return too_large(ref, _pixels_in_header(ref), self._fitted, error)

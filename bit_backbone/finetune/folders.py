@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torchvision.datasets import ImageFolder
 
 from bit_backbone.finetune.transforms import load_rgb
+from bit_backbone.preprocessing.deep import AUTO, BitDepth, check_depth
 
 _SPLITS = frozenset(("train", "training", "val", "valid", "validation", "eval", "test", "testing"))
 
@@ -21,6 +23,7 @@ class LabelledImages(ImageFolder):
     Args:
         root: Holds a folder of images for each class.
         transform: Applied to each PIL image.
+        bit_depth: How many bits of images of more than 8 per channel are used, or "auto".
         classes: Names of all classes, in order; None for the folders there are. With names, a class
             may lack a folder, but no folder may lack a name.
 
@@ -34,10 +37,12 @@ class LabelledImages(ImageFolder):
         root: Path,
         transform: Callable[[Any], Any] | None = None,
         classes: Sequence[str] | None = None,
+        bit_depth: BitDepth = AUTO,
     ) -> None:
         self._names = classes
+        loader = partial(load_rgb, bit_depth=check_depth(bit_depth))
         try:
-            super().__init__(str(root), transform, loader=load_rgb, allow_empty=classes is not None)
+            super().__init__(str(root), transform, loader=loader, allow_empty=classes is not None)
         except FileNotFoundError as error:
             raise ValueError(
                 f"labelled images are files ROOT/CLASS/IMAGE; under {root}: {error}"

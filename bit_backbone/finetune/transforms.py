@@ -17,7 +17,9 @@ from torchvision.transforms import v2
 
 from bit_backbone.finetune.hyperrule import Resolution
 from bit_backbone.preprocessing import BitImageProcessor
+from bit_backbone.preprocessing.deep import AUTO, BitDepth
 from bit_backbone.preprocessing.images import header_size, read
+from bit_backbone.preprocessing.settings import Settings
 from bit_backbone.utils.unreadable import reading
 
 SAMPLED_IMAGES = 500
@@ -34,10 +36,11 @@ class ToPixelValues:
         return self.processor(image, return_tensors="pt")["pixel_values"][0]
 
 
-def eval_processor(resolution: Resolution) -> BitImageProcessor:
+def eval_processor(resolution: Resolution, bit_depth: BitDepth = AUTO) -> BitImageProcessor:
     """Returns the preprocessing of images in evaluation and for the finished model."""
     size = (resolution.crop, resolution.crop)
-    return BitImageProcessor.from_preset("official", size=size, crop_size=size)
+    settings: Settings = {"size": size, "crop_size": size, "bit_depth": bit_depth}
+    return BitImageProcessor.from_preset("official", **settings)
 
 
 def eval_transform(resolution: Resolution) -> ToPixelValues:
@@ -59,16 +62,19 @@ def train_transform(resolution: Resolution, flip: bool = True) -> v2.Compose:
     return v2.Compose([*steps, ToPixelValues(eval_processor(resolution).replace(do_resize=False))])
 
 
-def load_rgb(path: str | os.PathLike[str]) -> Image.Image:
+def load_rgb(path: str | os.PathLike[str], bit_depth: BitDepth = AUTO) -> Image.Image:
     """Opens an image file upright and as RGB, with transparency composited on white.
+
+    Args:
+        path: Of the file.
+        bit_depth: How many bits of images of more than 8 per channel are used.
 
     Raises:
         UnreadableImageError: The file is missing, damaged, no image or too large for the memory.
     """
     with reading(path, f"cannot read the image {path}: ", once=True):
-        image = read(path, convert_rgb=True, input_data_format=None, white=255.0)
-    if not isinstance(image, Image.Image):
-        raise ValueError(f"images have 8 bits per channel, got floating point in {path}")
+        image = read(path, True, None, 255.0, bit_depth)
+    assert isinstance(image, Image.Image)  # as every file becomes
     return image
 
 

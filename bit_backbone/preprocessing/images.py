@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from bit_backbone.preprocessing.deep import AUTO, BitDepth, is_deep, to_eight_bits
 from bit_backbone.utils.files import BoundedReader
 from bit_backbone.utils.out_of_memory import is_out_of_memory
 from bit_backbone.utils.ways_out import after, either, in_python, passing
@@ -23,9 +24,7 @@ WorkingImage: TypeAlias = Image.Image | torch.Tensor
 
 CHANNEL_FORMATS = ("channels_first", "channels_last")
 _COLOUR_CHANNELS = (1, 3, 4)
-# Pillow clips these to 255 when it converts them to RGB: a 16-bit scan would come out white.
 _AS_FLOATS = "pass floats in [0, 1] with do_rescale=False"
-_DEEP_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 
 
 def flatten(images: ImageInput) -> list[ImageLike]:
@@ -68,7 +67,11 @@ def common_device(images: Iterable[ImageLike]) -> torch.device:
 
 
 def read(
-    image: ImageLike, convert_rgb: bool, input_data_format: str | None, white: float
+    image: ImageLike,
+    convert_rgb: bool,
+    input_data_format: str | None,
+    white: float,
+    bit_depth: BitDepth = AUTO,
 ) -> WorkingImage:
     """Brings one image into its working form.
 
@@ -78,20 +81,25 @@ def read(
         convert_rgb: Make three channels of grey, palette, CMYK, ... images; transparency is
             composited on white. Arrays of one channel are grey, of four RGBA.
         input_data_format: Where an array has its channels; None finds out.
-        white: The largest legal value of a floating-point image, 1.0 or 255.0.
+        white: The largest legal value of a floating-point image in memory, 1.0 or 255.0.
+        bit_depth: How many bits of files and PIL images of more than 8 are used; "auto" for all
+            that their type has. Floats in a file lie in [0, 1].
 
     Returns:
         A PIL image of 8 bits per channel, or a tensor [C, H, W].
 
     Raises:
-        ValueError: For pixels of 16 bits or of an ambiguous range, for an unclear channel axis, for
-            a number of channels that cannot be made RGB, and for a file that is damaged or has
-            more pixels than Pillow's limit against decompression bombs.
+        ValueError: For arrays of 16 bits, for pixels of an ambiguous range, for an unclear channel
+            axis, for a number of channels that cannot be made RGB, and for a file that is damaged
+            or has more pixels than Pillow's limit against decompression bombs.
         OSError: For a file that is missing, truncated or no image.
     """
     if isinstance(image, (str, os.PathLike)):
-        image = _open(image)
+        image = _open(image, bit_depth)
     if isinstance(image, Image.Image) and image.mode != "F":
+        if is_deep(image):
+            given = image
+            image = to_eight_bits(given, lambda: given, None, "the image", bit_depth)
         return _read_pil(image, convert_rgb)
     pixels = _channels_last(_to_numpy(image), input_data_format)
     if convert_rgb and pixels.shape[-1] not in _COLOUR_CHANNELS:
@@ -107,18 +115,22 @@ def read(
     return _channels_first_tensor(pixels)
 
 
-def _open(path: str | os.PathLike[str]) -> Image.Image:
+def _open(path: str | os.PathLike[str], bit_depth: BitDepth) -> Image.Image:
     if str(path).startswith(("http://", "https://")):
         raise ValueError(f"images are read from local files: fetch {path} and pass its path")
-    return decode(path, str(path))
+    return decode(path, str(path), bit_depth)
 
 
-def decode(file: str | os.PathLike[str] | IO[bytes], name: str) -> Image.Image:
+def decode(
+    file: str | os.PathLike[str] | IO[bytes], name: str, bit_depth: BitDepth | None = AUTO
+) -> Image.Image:
     """Decodes an image file and turns it upright by its EXIF orientation.
 
     Args:
         file: Its path, or the open file.
         name: What messages call it.
+        bit_depth: How many bits of more than 8 per channel are used; they become 8. None leaves
+            them as Pillow reads them.
 
     Raises:
         ValueError: It is damaged, or has more pixels than Pillow's limit.
@@ -126,7 +138,7 @@ def decode(file: str | os.PathLike[str] | IO[bytes], name: str) -> Image.Image:
     """
     try:
         with _opened(file) as opened, Image.open(opened) as image:
-            return ImageOps.exif_transpose(image)
+            return _decoded(opened, image, name, bit_depth)
     except UnidentifiedImageError as error:
         raise UnidentifiedImageError(f"cannot identify image file {name!r}") from error
     except (OSError, ValueError):
@@ -136,6 +148,20 @@ def decode(file: str | os.PathLike[str] | IO[bytes], name: str) -> Image.Image:
             raise
         said = str(error) or type(error).__name__
         raise ValueError(f"{name} is damaged or too large: {said}") from error
+
+
+def _decoded(
+    file: IO[bytes], image: Image.Image, name: str, bit_depth: BitDepth | None
+) -> Image.Image:
+    """Decodes an opened image, upright and with 8 bits per channel."""
+    if bit_depth is None or not is_deep(image):
+        return ImageOps.exif_transpose(image)
+
+    def opened() -> Image.Image:
+        file.seek(0)
+        return Image.open(file)
+
+    return to_eight_bits(image, lambda: ImageOps.exif_transpose(image), opened, name, bit_depth)
 
 
 def header_size(file: str | os.PathLike[str] | IO[bytes]) -> tuple[int, int] | None:
@@ -154,11 +180,6 @@ def _opened(file: str | os.PathLike[str] | IO[bytes]) -> AbstractContextManager[
 
 
 def _read_pil(image: Image.Image, convert_rgb: bool) -> Image.Image:
-    if image.mode in _DEEP_MODES:
-        raise ValueError(
-            f"images have 8 bits per channel, got a PIL image of mode {image.mode!r}; "
-            + either("scale it to 8 bits", in_python(_AS_FLOATS))
-        )
     if 0 in image.size:
         raise ValueError(f"an image has at least one pixel, got (width, height) = {image.size}")
     if convert_rgb:

@@ -15,6 +15,7 @@ from PIL import Image
 from bit_backbone.preprocessing import images as inputs
 from bit_backbone.preprocessing import pixels, presets, saved, settings
 from bit_backbone.preprocessing.batch import BatchFeature, collate
+from bit_backbone.preprocessing.deep import AUTO, BitDepth, check_depth
 from bit_backbone.preprocessing.settings import DeviceLike, Settings, SizeLike
 from bit_backbone.utils.files import atomic_path
 
@@ -65,6 +66,8 @@ class BitImageProcessor:
         crop_rounding: Where an odd margin of the crop goes: "down" as in transformers, "even" as in
             timm and torchvision, whose presets have it; see ``pixels.center_crop``. transformers
             does not read it.
+        bit_depth: How many bits of files and PIL images of more than 8 per channel are used, or
+            "auto" for all that their type has. They are scaled to 8 bits.
 
     Raises:
         ValueError: For a setting out of its range; the message says which.
@@ -96,6 +99,7 @@ class BitImageProcessor:
         disable_grouping: bool | None = None,
         image_seq_length: int | None = None,
         crop_rounding: str = "down",
+        bit_depth: BitDepth = AUTO,
     ) -> None:
         self.do_resize = settings.parse_flag("do_resize", do_resize)
         self.default_to_square = settings.parse_flag("default_to_square", default_to_square)
@@ -119,6 +123,7 @@ class BitImageProcessor:
         self.crop_rounding = settings.parse_choice(
             "crop_rounding", crop_rounding, settings.CROP_ROUNDINGS
         )
+        self.bit_depth = check_depth(bit_depth)
 
     def _set_call_options(
         self,
@@ -177,7 +182,8 @@ class BitImageProcessor:
     def _process(self, image: inputs.ImageLike) -> torch.Tensor:
         """Runs the steps on one image; returns [C, H, W]."""
         white = 255.0 if self.do_rescale else 1.0
-        working = inputs.read(image, self.do_convert_rgb, self.input_data_format, white)
+        options = self.do_convert_rgb, self.input_data_format, white, self.bit_depth
+        working = inputs.read(image, *options)
         if self.do_resize:
             working = pixels.resize(working, self.size, self.resample, white)
         if self.do_center_crop:

@@ -9,6 +9,8 @@ from typing import Any, TypeAlias, TypedDict
 import torch
 from PIL import Image
 
+from bit_backbone.preprocessing.deep import AUTO, BitDepth
+
 SizeLike: TypeAlias = int | Sequence[int] | Mapping[str, int]
 DeviceLike: TypeAlias = int | str | torch.device
 
@@ -37,6 +39,7 @@ class Settings(TypedDict, total=False):
     disable_grouping: bool | None
     image_seq_length: int | None
     crop_rounding: str | None
+    bit_depth: BitDepth | None
 
 
 _HEIGHT_WIDTH = {"{'height': h, 'width': w}": {"height", "width"}}
@@ -72,6 +75,7 @@ DEFAULTS: Mapping[str, Any] = MappingProxyType(
         "disable_grouping": None,
         "image_seq_length": None,
         "crop_rounding": "down",
+        "bit_depth": AUTO,
     }
 )
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
+from bit_backbone.preprocessing.deep import BitDepth
 from bit_backbone.preprocessing.images import read
 from bit_backbone.training.progress import Progress
 from bit_backbone.utils.unreadable import Unreadable, UnreadableImageError, reading
@@ -13,17 +15,20 @@ from bit_backbone.utils.unreadable import Unreadable, UnreadableImageError, read
 THREADS = 8  # Pillow decodes outside of Python's lock
 
 
-def unreadable_images(paths: Sequence[Path], bars: Progress) -> list[Unreadable]:
+def unreadable_images(
+    paths: Sequence[Path], bars: Progress, bit_depth: BitDepth
+) -> list[Unreadable]:
     """Returns the images that cannot be read, and shows the progress.
 
     Args:
         paths: Of the files.
         bars: Where to show it; the unreadable ones are printed there as they are met.
+        bit_depth: How many bits of images of more than 8 per channel are used, or "auto".
     """
     found = []
     bar = bars.checking(len(paths))
     with ThreadPoolExecutor(THREADS) as pool:
-        for failure in pool.map(_failure, range(len(paths)), paths):
+        for failure in pool.map(partial(_failure, bit_depth), range(len(paths)), paths):
             bar.advance(1)
             if failure is not None:
                 bars.warn(f"unreadable image: {failure.reason}")
@@ -31,10 +36,10 @@ def unreadable_images(paths: Sequence[Path], bars: Progress) -> list[Unreadable]
     return found
 
 
-def _failure(index: int, path: Path) -> Unreadable | None:
+def _failure(bit_depth: BitDepth, index: int, path: Path) -> Unreadable | None:
     try:
         with reading(path, f"{path}: ", once=True):
-            read(path, convert_rgb=True, input_data_format=None, white=1.0)
+            read(path, True, None, 1.0, bit_depth)
     except UnreadableImageError as error:
         return Unreadable.of(index, error)
     return None

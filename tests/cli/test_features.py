@@ -102,7 +102,7 @@ def tiny(path):
     [
         (corrupt_chunk, (), "bad.png is damaged or too large: broken PNG file"),
         (bomb, (), "bad.png is damaged or too large: Image size (900000000 pixels) exceeds"),
-        (sixteen_bits, (), "8 bits per channel, got a PIL image of mode 'I;16'"),
+        (sixteen_bits, ("--bit-depth", "12"), "12 bits are at most 4095, got [0, 40000]"),
         (tiny, ("--global-padding", "valid"), "pixels high and wide, got [1, 3, 5, 5]"),
     ],
 )

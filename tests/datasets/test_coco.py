@@ -243,11 +243,12 @@ def test_a_broken_image_is_told_with_its_id_and_path(keep, coco_files) -> None:
         folder[0]
 
 
-def test_an_image_of_16_bits_is_refused(coco_files) -> None:
+def test_an_image_of_16_bits_is_scaled(coco_files) -> None:
     Image.fromarray(np.full((30, 40), 40_000, np.uint16)).save(coco_files.images / "a.png")
-    folder = CocoFolder(coco_files.write())
-    with pytest.raises(OSError, match=r"image 7, .*a.png, cannot be read: images have 8 bits"):
-        folder[0]
+    root = coco_files.write()
+    assert CocoFolder(root)[0][0].unique().tolist() == pytest.approx([156 / 255])
+    with pytest.raises(OSError, match=r"image 7, .*a.png, cannot be read: 12 bits are at most"):
+        CocoFolder(root, bit_depth=12)[0]
 
 
 def test_categories_with_other_keypoints_are_refused(coco_files) -> None:

@@ -139,7 +139,7 @@ def wrong_size(path: Path) -> None:
 
 
 def deep_image(path: Path) -> None:
-    BitImageProcessor()(Image.fromarray(np.zeros((8, 8), np.uint16)))
+    BitImageProcessor()(Image.fromarray(np.zeros((8, 8), np.int32)))
 
 
 def several_sizes(path: Path) -> None:

@@ -98,8 +98,8 @@ def test_images_that_cannot_be_read_are_skipped(images, checkpoint, tmp_path, ca
     broken.write_bytes(b"\xff\xd8\xff no image")
     cut = tmp_path / "cut.png"
     cut.write_bytes(images[0].read_bytes()[:3000])
-    deep = tmp_path / "deep.png"
-    Image.new("I;16", (9, 9)).save(deep)
+    deep = tmp_path / "deep.tif"
+    Image.new("I", (9, 9), 70_000).save(deep)
     paths = [broken, images[0], cut, images[1], deep, tmp_path / "none.png"]
     arguments = ["classify", *map(str, paths), "--weights", str(checkpoint), "--json"]
     assert main([*arguments, "--batch-size", "1", "--workers", workers]) == 3
@@ -111,7 +111,7 @@ def test_images_that_cannot_be_read_are_skipped(images, checkpoint, tmp_path, ca
     assert told == best.indices[:, 0].tolist()
     for path in (broken, cut, deep, tmp_path / "none.png"):
         assert f"skipped {path}: " in err
-    assert "8 bits per channel" in err
+    assert "got 32 bits, of which some will not be used: pass --bit-depth 16" in err
     assert err.splitlines()[-1] == "2 of 6 images classified, 4 failed"
 
 

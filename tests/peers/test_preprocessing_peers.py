@@ -182,7 +182,7 @@ def test_batches_are_padded_as_both_of_transformers_do(settings, peer_class):
 @pytest.mark.parametrize("peer_class", [BitImageProcessorPil, transformers.BitImageProcessor])
 def test_every_setting_of_transformers_is_taken(peer_class):
     theirs = set(transformers.processing_utils.ImagesKwargs.__annotations__)
-    assert theirs | {"crop_rounding"} == set(settings.NAMES)
+    assert theirs | {"crop_rounding", "bit_depth"} == set(settings.NAMES)
     options = {"return_tensors": "pt", "do_pad": True, "pad_size": 300, "default_to_square": True,
                "size": 250, "device": "cpu", "disable_grouping": False}  # fmt: skip
     image = photograph("china")

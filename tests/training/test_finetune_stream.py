@@ -116,11 +116,10 @@ def test_files_are_read_as_rgb(tmp_path):
     photograph("logo").save(tmp_path / "logo.png")
     image = transforms.load_rgb(tmp_path / "logo.png")
     assert (image.mode, image.getpixel((0, 0))) == ("RGB", (255, 255, 255))
-    Image.new("I;16", (5, 5)).save(tmp_path / "deep.png")
-    Image.new("F", (5, 5)).save(tmp_path / "float.tiff")
-    for name in ("deep.png", "float.tiff"):
-        with pytest.raises(ValueError, match="8 bits per channel"):
-            transforms.load_rgb(tmp_path / name)
+    Image.new("I;16", (5, 5), 4095).save(tmp_path / "deep.png")
+    Image.new("F", (5, 5), 1.0).save(tmp_path / "float.tiff")
+    assert transforms.load_rgb(tmp_path / "deep.png", 12).getpixel((0, 0)) == (255, 255, 255)
+    assert transforms.load_rgb(tmp_path / "float.tiff").getpixel((0, 0)) == (255, 255, 255)
 
 
 @pytest.mark.parametrize(

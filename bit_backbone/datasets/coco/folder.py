@@ -21,6 +21,7 @@ from bit_backbone.datasets.coco.document import Document
 from bit_backbone.datasets.coco.headers import wrong_size
 from bit_backbone.datasets.coco.masks import decode_mask, import_mask_api
 from bit_backbone.datasets.coco.problems import POLICIES, SHOWN, AnnotationError, Problem, describe
+from bit_backbone.preprocessing.deep import AUTO, BitDepth, check_depth
 from bit_backbone.preprocessing.images import read
 from bit_backbone.utils.unreadable import reading
 
@@ -54,6 +55,8 @@ class CocoFolder(torch.utils.data.Dataset[tuple[Tensor, Target]]):
         on_invalid: What to do about records that are wrong: "repair" those that can be repaired
             without guessing, and raise one error that lists the others; "raise" one that lists them
             all; or "skip" them. What was repaired or skipped is logged and kept in ``problems``.
+        bit_depth: How many bits of images of more than 8 per channel are used; "auto" for all that
+            their type has. They are scaled to 8 bits.
         transforms: Called with the image as uint8 ``tv_tensors.Image`` and the target with its
             boxes, masks and keypoints' points as tv_tensors, as the transforms of
             ``torchvision.transforms.v2`` want it. Objects whose box it leaves empty are dropped.
@@ -79,13 +82,14 @@ class CocoFolder(torch.utils.data.Dataset[tuple[Tensor, Target]]):
         keypoints: bool = False,
         include_crowd: bool = False,
         on_invalid: str = POLICIES[0],
+        bit_depth: BitDepth = AUTO,
         transforms: Transforms | None = None,
     ) -> None:
         if not isinstance(root, Document):
             file = Path(root) / annotations
             root = Document(file, Path(root) / images, load(file))
         self.file, self.folder = root.file, root.folder
-        self.transforms = transforms
+        self.transforms, self.bit_depth = transforms, check_depth(bit_depth)
         self.include_crowd = include_crowd
         self.masks = masks
         found = check_document(root, masks=masks, keypoints=keypoints, on_invalid=on_invalid)
@@ -159,7 +163,7 @@ class CocoFolder(torch.utils.data.Dataset[tuple[Tensor, Target]]):
     def _open(self, record: dict[str, Any]) -> Tensor:
         path = self.folder / record["file_name"]
         with reading(path, f"image {record['id']}, {path}, cannot be read: "):
-            image = read(path, convert_rgb=True, input_data_format=None, white=1.0)
+            image = read(path, True, None, 1.0, self.bit_depth)
             pixels = F.to_dtype(F.to_image(image), torch.uint8, scale=True)
         height, width = pixels.shape[-2:]
         if (height, width) != (record["height"], record["width"]):

@@ -54,7 +54,7 @@ def sizes(records: list[dict[str, Any]], folder: Path) -> Iterator[tuple[int, in
 def upright_size(path: Path) -> tuple[int, int] | None:
     """Returns width and height of an upright image, None where it cannot be read."""
     try:
-        return _size_in_header(path) or decode(path, str(path)).size
+        return _size_in_header(path) or decode(path, str(path), None).size
     except Exception:  # of any kind: Pillow's plugins raise many on damaged files
         return None
 
@@ -66,7 +66,7 @@ def _other_size(folder: Path, record: dict[str, Any]) -> tuple[int, int] | None:
         if _size_in_header(path) == annotated:
             return None
         # A header does not always tell: a PNG may have its orientation behind the pixels.
-        size = decode(path, str(path)).size
+        size = decode(path, str(path), None).size
     except Exception:  # of any kind: Pillow's plugins raise many on damaged files
         return None
     return None if size == annotated else size
