@@ -152,7 +152,7 @@ def run(args: argparse.Namespace) -> int:
     engine = _engine(args)
     listing = find_images(args.source)
     notes = Console(stderr=True, highlight=False)
-    ignored = f"; files ignored: {listing.ignored}" if listing.ignored else ""
+    ignored = f"; ignored: {listing.ignored}" if listing.ignored else ""
     notes.print(f"{len(listing)} images{ignored}")
     device = "cpu" if args.engine == "ray" else device_of(args)  # Ray's actors move their copies
     backbone = backbone_of(args).to(device)

@@ -128,6 +128,9 @@ def run(args: argparse.Namespace) -> int:
     settings = _settings(args)
     model = _model(args, images.classes)
     if is_first_process():
+        _tell_ignored(args.train, images)
+        if eval_set is not None:
+            _tell_ignored(args.eval, eval_set)
         _announce(args, len(train_set), images, sides, settings)
     check_images(args, _paths(images, eval_set))
     facts: dict[str, Any] = {
@@ -197,6 +200,11 @@ def _model(args: argparse.Namespace, classes: list[str]) -> BitForImageClassific
     model.set_grad_checkpointing(args.grad_checkpointing)
     model.set_activation_recompute(args.activation_recompute)
     return model
+
+
+def _tell_ignored(folder: Path, images: LabelledImages) -> None:
+    if images.ignored:
+        print(f"{folder}: ignored: {images.ignored}", file=sys.stderr)
 
 
 def _announce(

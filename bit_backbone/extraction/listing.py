@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bit_backbone.extraction.keys import free_key, key_of, split_member
 from bit_backbone.extraction.watched import WatchedFolder
-from bit_backbone.utils.image_files import is_image
+from bit_backbone.utils.image_files import Ignored, has_clutter, is_image
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +44,11 @@ class Listing(Sequence[ImageRef]):
 
     Attributes:
         root: The folder whose disappearance means that the source is gone.
-        ignored: Number of files that do not look like images.
+        ignored: Files that do not look like images, and what systems left behind.
     """
 
     root: WatchedFolder
-    ignored: int = 0
+    ignored: Ignored
 
     def fingerprint(self) -> str:
         """Returns a hash over all keys, in order."""
@@ -72,10 +72,14 @@ class Files(Listing):
     """
 
     def __init__(
-        self, root: Path, names: list[str], ignored: int = 0, watched: Path | None = None
+        self,
+        root: Path,
+        names: list[str],
+        ignored: Ignored | None = None,
+        watched: Path | None = None,
     ) -> None:
         self.root = WatchedFolder(root if watched is None else watched)
-        self.ignored = ignored
+        self.ignored = Ignored() if ignored is None else ignored
         self._named, self._folder = str(root), str(root.absolute())
         self._names = names
 
@@ -99,10 +103,10 @@ class Shards(Listing):
         ignored: Files left out, beside the members that are no images.
     """
 
-    def __init__(self, files: list[Path], ignored: int = 0) -> None:
+    def __init__(self, files: list[Path], ignored: Ignored | None = None) -> None:
         shared = os.path.commonpath([file.parent.absolute() for file in files])
         self.root = WatchedFolder(Path(shared))
-        self.ignored = ignored
+        self.ignored = Ignored() if ignored is None else ignored
         self._working_folder = Path.cwd()
         self._files = files
         self._keys: dict[str, None] = {}  # a set that keeps its order
@@ -128,10 +132,10 @@ class Shards(Listing):
         try:
             for member in _members(file):
                 key, extensions = split_member(member.name)
-                if is_image(f"x.{extensions}"):
+                if is_image(f"x.{extensions}") and not has_clutter(member.name):
                     self._add(key, number, member.name, member.offset_data, member.size)
                 else:
-                    self.ignored += 1
+                    self.ignored.add(member.name)
         except tarfile.TarError as error:
             self._problems[len(self._keys)] = (
                 f"this shard is no uncompressed tar file, or damaged: {error}; what follows in it "

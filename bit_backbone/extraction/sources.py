@@ -11,9 +11,18 @@ from pathlib import Path, PurePosixPath
 from bit_backbone.extraction.destination import SETTINGS_FILE
 from bit_backbone.extraction.listing import Files, Listing, Shards
 from bit_backbone.utils.extras import require
-from bit_backbone.utils.image_files import IMAGE_SUFFIXES, is_image
+from bit_backbone.utils.image_files import (
+    IMAGE_SUFFIXES,
+    Ignored,
+    has_clutter,
+    has_image_suffix,
+    is_clutter,
+    is_image,
+)
 
 SHARD_SUFFIX = ".tar"
+_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"PK": "zip", b"(\xb5": "zstd",
+               b"7z": "7-Zip", b"Ra": "RAR"}  # fmt: skip
 _BRACES = re.compile(r"\{[^{}]*(\.\.|,)[^{}]*\}")
 
 
@@ -37,40 +46,50 @@ def find_images(source: str | os.PathLike[str]) -> Listing:
     text = os.fspath(source)
     path = Path(text)
     if path.is_dir():
-        listing = _of_one_kind(text, path, _walk(path))
+        ignored = Ignored()
+        listing = _of_one_kind(text, path, _walk(path, ignored), ignored)
     elif not path.is_file():
         listing = _of_one_kind(text, *_matches(text))
-    elif is_image(text) or text.endswith(SHARD_SUFFIX):
-        listing = _of_one_kind(text, path.parent, [path.name])
+    elif has_image_suffix(text):
+        listing = Files(path.parent, [path.name])
+    elif _is_shard(text):
+        listing = Shards([path])
     else:
         listing = _list_file(path)
     if not len(listing):
         raise ValueError(
             f"the source needs at least one image ({', '.join(IMAGE_SUFFIXES)}), got "
             f"{text!r}, which has none"
-            + (f" among {listing.ignored} files" if listing.ignored else "")
+            + (f" among {len(listing.ignored)} files ({listing.ignored})" * bool(listing.ignored))
         )
     return listing
 
 
-def _of_one_kind(source: str, root: Path, names: Iterable[str]) -> Listing:
+def _is_shard(name: str) -> bool:
+    return name.lower().endswith(SHARD_SUFFIX)
+
+
+def _of_one_kind(
+    source: str, root: Path, names: Iterable[str], ignored: Ignored | None = None
+) -> Listing:
     """Lists the images among files, or the images in the shards among them.
 
     Args:
         source: What messages call it.
         root: Folder that the names are relative to.
         names: Of all files that were found, in order.
+        ignored: What was passed over so far.
     """
     images: list[str] = []
     shards: list[Path] = []
-    ignored = 0
+    ignored = Ignored() if ignored is None else ignored
     for name in names:
-        if is_image(name):
+        if is_image(name) and not has_clutter(name):
             images.append(name)
-        elif name.endswith(SHARD_SUFFIX):
+        elif _is_shard(name) and not is_clutter(os.path.basename(name)):
             shards.append(root / name)
         else:
-            ignored += 1
+            ignored.add(name)
     if images and shards:
         raise ValueError(
             f"a source holds images or WebDataset shards, and {source} holds {len(images)} images "
@@ -79,10 +98,11 @@ def _of_one_kind(source: str, root: Path, names: Iterable[str]) -> Listing:
     return Shards(shards, ignored) if shards else Files(root, images, ignored)
 
 
-def _walk(root: Path) -> Iterator[str]:
+def _walk(root: Path, ignored: Ignored) -> Iterator[str]:
     """Yields every file below a folder, in order of name, with paths relative to it.
 
-    Links to folders are followed, each folder once; destinations of extractions are left out.
+    Links to folders are followed, each folder once; destinations of extractions are left out, and
+    so are folders that systems leave behind, which ``ignored`` takes up.
     """
 
     def fail(error: OSError) -> None:
@@ -99,7 +119,9 @@ def _walk(root: Path) -> Iterator[str]:
         if below != "." and SETTINGS_FILE in files:  # the root is what the user asked for
             folders.clear()
             continue
-        folders.sort()
+        for name in filter(is_clutter, folders):
+            ignored.add(name)
+        folders[:] = sorted(name for name in folders if not is_clutter(name))
         for file in sorted(files):
             yield file if below == "." else f"{below}/{file}"
 
@@ -147,6 +169,12 @@ def _fixed_part(pieces: Iterable[str]) -> Path:
 
 
 def _list_file(path: Path) -> Listing:
+    with path.open("rb") as file:
+        kind = _COMPRESSED.get(file.read(2))
+    if kind is not None:
+        raise ValueError(
+            f"{path} is compressed ({kind}): unpack it first, and name the folder or .tar file"
+        )
     lines = path.read_text(encoding="utf-8-sig", errors="surrogateescape").split("\n")
     seen: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):

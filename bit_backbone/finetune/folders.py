@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ from torchvision.datasets import ImageFolder
 
 from bit_backbone.finetune.transforms import load_rgb
 from bit_backbone.preprocessing.deep import AUTO, BitDepth, check_depth
+from bit_backbone.utils.image_files import Ignored, has_clutter, is_clutter, is_image
 
 _SPLITS = frozenset(("train", "training", "val", "valid", "validation", "eval", "test", "testing"))
 
@@ -27,6 +29,9 @@ class LabelledImages(ImageFolder):
         classes: Names of all classes, in order; None for the folders there are. With names, a class
             may lack a folder, but no folder may lack a name.
 
+    Attributes:
+        ignored: Files that are no images, by their ending, and what systems left behind.
+
     Raises:
         ValueError: There is no such folder, none in it, none of them holds an image, one has no
             name in ``classes``, or they are a data set's splits and not its classes.
@@ -39,20 +44,40 @@ class LabelledImages(ImageFolder):
         classes: Sequence[str] | None = None,
         bit_depth: BitDepth = AUTO,
     ) -> None:
-        self._names = classes
+        self._names, self.ignored = classes, Ignored()
+        self._root = str(root)
         loader = partial(load_rgb, bit_depth=check_depth(bit_depth))
         try:
-            super().__init__(str(root), transform, loader=loader, allow_empty=classes is not None)
+            super().__init__(
+                str(root),
+                transform,
+                loader=loader,
+                is_valid_file=self._is_valid,
+                allow_empty=classes is not None,
+            )
         except FileNotFoundError as error:
+            ignored = f" (ignored: {self.ignored})" if self.ignored else ""
             raise ValueError(
-                f"labelled images are files ROOT/CLASS/IMAGE; under {root}: {error}"
+                f"labelled images are files ROOT/CLASS/IMAGE; under {root}: {error}{ignored}"
             ) from error
         if not self.samples:
             raise ValueError(f"labelled images are files ROOT/CLASS/IMAGE, found none under {root}")
 
+    def _is_valid(self, path: str) -> bool:
+        below = os.path.relpath(path, self._root)
+        if is_image(path) and not has_clutter(below):
+            return True
+        self.ignored.add(path)
+        return False
+
     def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
         """Returns the classes and their indices."""
-        found, indices = super().find_classes(directory)
+        everything, _ = super().find_classes(directory)
+        found = [name for name in everything if not is_clutter(name)]
+        for name in filter(is_clutter, everything):
+            self.ignored.add(name)
+        if not found:
+            raise FileNotFoundError(f"there is no folder of a class in {directory}")
         if set(found) <= _SPLITS - set(self._names or ()):
             split = next((name for name in found if name.startswith("train")), found[0])
             raise ValueError(
@@ -60,7 +85,7 @@ class LabelledImages(ImageFolder):
                 f"set's splits: {', '.join(found)}; name one of them, {Path(directory) / split}"
             )
         if self._names is None:
-            return found, indices
+            return found, {name: i for i, name in enumerate(found)}
         strange = sorted(set(found) - set(self._names))
         if strange:
             raise ValueError(
