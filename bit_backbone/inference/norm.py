@@ -73,7 +73,7 @@ class InferenceGroupNormAct(GroupNormAct):
 
     @torch.jit.unused
     def _run(self, x: Tensor) -> Tensor:
-        if not _is_taken(x):
+        if not _is_taken(x, self.weight, self.bias, self.num_groups):
             return super().forward(x)
         if is_recorded(self.weight, self.bias):
             raise ValueError(NO_TRAINING)
@@ -90,12 +90,15 @@ class InferenceGroupNormAct(GroupNormAct):
         return y if act == name else self.act(y)
 
 
-def _is_taken(x: Tensor) -> bool:
+def _is_taken(x: Tensor, weight: Tensor, bias: Tensor, num_groups: int) -> bool:
     return (
-        ((is_compiled() and not is_exported()) or is_eager(x))
-        and x.device.type == "cpu"
+        ((is_compiled() and not is_exported()) or is_eager(x, weight, bias))
+        and x.device.type == weight.device.type == bias.device.type == "cpu"
         and x.dtype in native.DTYPES
         and x.ndim == 4
+        # Sizes that do not fit, as after pruning one layer alone, are left to GroupNorm's errors.
+        and weight.shape == bias.shape == x.shape[1:2]
+        and x.shape[1] % num_groups == 0
         and not is_recorded(x)
     )
 

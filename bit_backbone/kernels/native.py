@@ -80,7 +80,7 @@ def group_norm_act(
     threads = torch.get_num_threads()
     weight, bias = weight.float().contiguous(), bias.float().contiguous()
     # doubles, then floats: see native.cpp
-    work = torch.empty(threads * channels * 5, dtype=torch.float64) if channels_last else out
+    work = x.new_empty(threads * channels * 5, dtype=torch.float64) if channels_last else out
     kind = channels_last | _bit(x, 2) | _bit(out, 4) | (8 if act == "relu" else 0)
     sizes = images, height * width, channels, num_groups
     _loaded().bit_group_norm(
@@ -101,7 +101,8 @@ def standardize(weight: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
         The filters, and their means and 1 / standard deviations, [out], float32.
     """
     out, filters = torch.empty_like(weight), len(weight)
-    means, rstds = torch.empty(2, filters)
+    # Of the weight's device: programs set another default for new tensors, and another type of them, too.
+    means, rstds = weight.new_empty(2, filters, dtype=torch.float32)
     _loaded().bit_standardize(
         *(_bit(weight, 2), weight.data_ptr(), out.data_ptr(), filters, weight.numel() // filters),
         *(eps, torch.get_num_threads(), means.data_ptr(), rstds.data_ptr()),

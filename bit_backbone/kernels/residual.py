@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
+from bit_backbone.kernels.activations import activation_name
 from bit_backbone.kernels.gate import has_hooks, is_eager
 
 Layer = TypeVar("Layer", bound=type[nn.Module])
@@ -26,16 +27,17 @@ def returns_new_memory(layer: Layer) -> Layer:
 def in_place_where_unseen(add: Add) -> Add:
     """Decorates a residual unit's ``add(branch, shortcut)``.
 
-    The sum is written over the branch if ``conv3``, ``norm3`` and ``drop_path``, which made it,
-    are the package's own and no hook sees them. Elsewhere ``add`` itself runs: tracers and
-    compilers record it, and may return any operation's result.
+    The sum is written over the branch if ``conv3``, ``norm3`` with its activation and
+    ``drop_path``, which made it, are the package's own and no hook sees them. Elsewhere ``add``
+    itself runs: tracers and compilers record it, and may return any operation's result.
     """
 
     @wraps(add)  # TorchScript compiles what it wraps
     def run(unit: Any, branch: Tensor, shortcut: Tensor) -> Tensor:
         makers = (unit.conv3, unit.norm3, unit.drop_path)
-        if not is_eager(branch) or has_hooks(*makers) or not _OWNERS.issuperset(map(type, makers)):
-            return add(unit, branch, shortcut)
-        return branch.add_(shortcut)
+        owned = _OWNERS.issuperset(map(type, makers)) and not has_hooks(*makers)
+        if is_eager(branch) and owned and activation_name(unit.norm3.act) is not None:
+            return branch.add_(shortcut)
+        return add(unit, branch, shortcut)
 
     return run

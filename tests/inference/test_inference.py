@@ -122,6 +122,18 @@ def test_group_norm_for_inference(size, in_place, is_native, act, monkeypatch):
         assert (found.data_ptr() == x.data_ptr()) == overwrites
 
 
+@pytest.mark.parametrize("channels_last", [True, False])
+@pytest.mark.parametrize("channels", [16, 36, 64])
+def test_group_norm_of_other_channels_is_an_error(channels, channels_last):
+    """As after pruning a convolution alone: the native kernel would read beyond the weights."""
+    norm = GroupNormAct(8, 32).eval().requires_grad_(False)
+    InferenceGroupNormAct.adopt(norm)
+    x = torch.randn(1, channels, 13, 13)
+    x = x.contiguous(memory_format=torch.channels_last) if channels_last else x
+    with pytest.raises(RuntimeError, match="(?i)expected"), torch.no_grad():
+        norm(x)
+
+
 def test_the_original_stays_trainable_and_as_it_is():
     backbone = tiny(out_indices=(1, 4)).train()
     before = copy.deepcopy(backbone.state_dict())

@@ -107,6 +107,27 @@ def test_standardization_and_its_gradients(shape, layout):
     )
 
 
+DEFAULTS = """
+import torch
+from bit_backbone.network import StdConv2d
+conv, x = StdConv2d(8, 4096, 1), torch.randn(1, 8, 4, 4)
+def gradient():
+    return torch.autograd.grad(conv(x).square().sum(), conv.weight)[0]
+expected = gradient()
+torch.set_default_{}
+print(all(torch.equal(gradient(), expected) for _ in range(5)))
+"""
+
+
+@needs_native
+@pytest.mark.parametrize(
+    "default", ["dtype(torch.float64)", "dtype(torch.bfloat16)", "device('meta')"]
+)
+def test_defaults_for_new_tensors_change_nothing(default):
+    """In a process of its own: a buffer that is too small, or on no CPU, ends it."""
+    assert in_a_process(DEFAULTS.format(default)).strip() == "True"
+
+
 @needs_native
 def test_standardization_has_second_derivatives():
     weight = torch.randn(4, 3, 3, 3, requires_grad=True)

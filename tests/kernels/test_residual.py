@@ -32,6 +32,27 @@ def test_what_a_hook_holds_is_not_overwritten(layer_type, feature_norm, everywhe
     assert all(torch.equal(now, then) for now, then in held)
 
 
+class Kept(nn.Identity):
+    """A user's activation, which keeps what it returns."""
+
+    def forward(self, x):
+        self.held = x, x.clone()
+        return x
+
+
+@pytest.mark.parametrize("hooked", [True, False], ids=["a hook", "a module of the user's"])
+def test_what_the_last_activation_alone_lets_somebody_hold_is_not_overwritten(hooked):
+    backbone = tiny(layer_type="bottleneck", out_indices=(1,)).eval()
+    norm, held = backbone.stage1[-1].norm3, []
+    if hooked:
+        norm.act.register_forward_hook(lambda _, __, y: held.extend((y, y.clone())))
+    else:
+        norm.act = Kept()
+    with torch.no_grad():
+        backbone(torch.randn(1, 3, 33, 33))
+    assert torch.equal(*(held or norm.act.held))
+
+
 @pytest.mark.parametrize("layer_type", ["preactivation", "bottleneck"])
 def test_backward_hooks_of_what_makes_the_branch(layer_type):
     """Their outputs are views, into which autograd lets nobody write."""
