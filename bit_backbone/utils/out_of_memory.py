@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
 from bit_backbone.utils.ways_out import after, passing
@@ -66,6 +67,17 @@ def is_out_of_memory(error: BaseException) -> bool:
     said = str(error)
     is_marked = said in _ONEDNN or any(mark in said for mark in _MARKS)
     return isinstance(error, RuntimeError) and is_marked
+
+
+def available_bytes() -> int | None:
+    """Returns how much memory a process can still have, or None where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    fields = dict(line.split(":", 1) for line in lines if ":" in line)
+    found = fields.get("MemAvailable")
+    return None if found is None else int(found.split()[0]) * 1024
 
 
 def told(error: BaseException) -> str:

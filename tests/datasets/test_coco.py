@@ -16,6 +16,7 @@ from torchvision.transforms import v2
 
 from bit_backbone.datasets import AnnotationError, CocoFolder, DigitScenes, build_scenes
 from bit_backbone.utils.extras import MissingExtraError
+from bit_backbone.utils.unreadable import UnreadableImageError
 
 
 @pytest.fixture(scope="module")
@@ -264,3 +265,12 @@ def test_polygons_need_pycocotools_and_run_lengths_do_not(coco_files, digits, mo
     CocoFolder(coco_files.write())
     with pytest.raises(MissingExtraError, match=r'masks .* polygons needs pycocotools.*\[demo\]"'):
         CocoFolder(coco_files.write(), masks=True)
+
+
+def test_masks_that_the_memory_cannot_hold(coco_files, monkeypatch):
+    """A picture of 12 megapixels with 1000 polygons would take 12 GB."""
+    monkeypatch.setattr("bit_backbone.datasets.coco.folder.available_bytes", lambda: 1000)
+    folder = CocoFolder(coco_files.write(), masks=True)
+    with pytest.raises(UnreadableImageError, match=r"masks of \d objects on .* make it smaller"):
+        folder[0]
+    assert len(CocoFolder(coco_files.write())[0]) == 2

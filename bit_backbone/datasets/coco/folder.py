@@ -21,9 +21,11 @@ from bit_backbone.datasets.coco.document import Document
 from bit_backbone.datasets.coco.headers import wrong_size
 from bit_backbone.datasets.coco.masks import decode_mask, import_mask_api
 from bit_backbone.datasets.coco.problems import POLICIES, SHOWN, AnnotationError, Problem, describe
+from bit_backbone.datasets.packed import Packed
 from bit_backbone.preprocessing.deep import AUTO, BitDepth, check_depth
 from bit_backbone.preprocessing.images import read
-from bit_backbone.utils.unreadable import reading
+from bit_backbone.utils.out_of_memory import available_bytes
+from bit_backbone.utils.unreadable import UnreadableImageError, reading
 
 Target = dict[str, Any]
 Transforms = Callable[[Tensor, Target], tuple[Tensor, Target]]
@@ -93,7 +95,8 @@ class CocoFolder(torch.utils.data.Dataset[tuple[Tensor, Target]]):
         self.include_crowd = include_crowd
         self.masks = masks
         found = check_document(root, masks=masks, keypoints=keypoints, on_invalid=on_invalid)
-        self._images, self._by_image = found.images, found.by_image
+        self._images = Packed(found.images)
+        self._objects_of = Packed(found.by_image[image["id"]] for image in found.images)
         self._categories = found.categories
         self.categories = tuple(category["name"] for category in found.categories)
         self.category_ids = tuple(category["id"] for category in found.categories)
@@ -111,7 +114,7 @@ class CocoFolder(torch.utils.data.Dataset[tuple[Tensor, Target]]):
     def __getitem__(self, index: int) -> tuple[Tensor, Target]:
         record = self._images[index]
         image = self._open(record)
-        target = self._target(record)
+        target = self._target(record, self._objects_of[index])
         if self.transforms is not None:
             image, target = _transform(self.transforms, image, target)
         return F.to_dtype(image, torch.float32, scale=True), target
@@ -132,7 +135,8 @@ class CocoFolder(torch.utils.data.Dataset[tuple[Tensor, Target]]):
     def without(self, indices: Collection[int]) -> CocoFolder:
         """Returns the same data set without some of its images."""
         rest = copy.copy(self)
-        rest._images = [image for i, image in enumerate(self._images) if i not in indices]
+        rest._images = self._images.without(indices)
+        rest._objects_of = self._objects_of.without(indices)
         return rest
 
     def aspect_ratios(self) -> list[float]:
@@ -158,7 +162,7 @@ class CocoFolder(torch.utils.data.Dataset[tuple[Tensor, Target]]):
         return {name: [dict(record) for record in own] for name, own in records.items()}
 
     def _objects(self) -> Iterator[dict[str, Any]]:
-        return chain.from_iterable(self._by_image[record["id"]] for record in self._images)
+        return chain.from_iterable(self._objects_of)
 
     def _open(self, record: dict[str, Any]) -> Tensor:
         path = self.folder / record["file_name"]
@@ -172,12 +176,21 @@ class CocoFolder(torch.utils.data.Dataset[tuple[Tensor, Target]]):
             raise AnnotationError(self.file, [problem], "Correct the file or remove the record.")
         return pixels.as_subclass(Tensor)
 
-    def _target(self, record: dict[str, Any]) -> Target:
-        objects = [
-            object_
-            for object_ in self._by_image[record["id"]]
-            if self.include_crowd or not object_["iscrowd"]
-        ]
+    def _check_masks(self, record: dict[str, Any], count: int) -> None:
+        """Raises UnreadableImageError before masks are made that the memory cannot hold."""
+        height, width = record["height"], record["width"]
+        needed, available = count * height * width, available_bytes()
+        if available is not None and needed > available:
+            path = self.folder / record["file_name"]
+            raise UnreadableImageError(
+                f"image {record['id']}, {path}, does not fit into memory: masks of {count} objects "
+                f"on {height} x {width} pixels take {needed / 2**30:.1f} GiB, and "
+                f"{available / 2**30:.1f} GiB are free; make it smaller, or cut it into tiles",
+                path,
+            )
+
+    def _target(self, record: dict[str, Any], objects: list[dict[str, Any]]) -> Target:
+        objects = [o for o in objects if self.include_crowd or not o["iscrowd"]]
         target: Target = {
             "boxes": _boxes(objects, record["width"], record["height"]),
             "labels": torch.tensor([self._label_of[o["category_id"]] for o in objects]).long(),
@@ -186,6 +199,7 @@ class CocoFolder(torch.utils.data.Dataset[tuple[Tensor, Target]]):
             "iscrowd": torch.tensor([o["iscrowd"] for o in objects], dtype=torch.int64),
         }
         if self.masks:
+            self._check_masks(record, len(objects))
             target["masks"] = _masks(objects, record["height"], record["width"])
         if self.keypoint_names:
             target["keypoints"] = _keypoints(objects, len(self.keypoint_names))
