@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from bit_backbone.datasets.formats.building import FORMATS
 
 if TYPE_CHECKING:
     from bit_backbone.datasets import Document
+    from bit_backbone.detection.models import DetectorSpec
     from bit_backbone.detection.tasks import TrainingSet
 
 DATA = "data: COCO, Pascal VOC or YOLO, recognised by what lies there"
@@ -101,11 +103,12 @@ def open_sets(args: argparse.Namespace) -> tuple[TrainingSet, TrainingSet]:
     """
     names = augmentations(args)
     train, test = _documents(args)
-    return _open(args, "train", args.model, train, names), _open(args, "test", args.model, test, [])
+    train_set = _open(args, "train", args.model, train, names)
+    return train_set, _open(args, "test", args.model, test, [], train_set.categories)
 
 
-def open_test_set(args: argparse.Namespace, spec_name: str) -> TrainingSet:
-    """Opens the test set of ``bit-backbone evaluate``, for a model of this name.
+def open_test_set(args: argparse.Namespace, spec: DetectorSpec) -> TrainingSet:
+    """Opens the test set of ``bit-backbone evaluate``, with the classes of a model.
 
     Raises:
         AnnotationError: Annotations are wrong, by ``--on-invalid``.
@@ -117,7 +120,7 @@ def open_test_set(args: argparse.Namespace, spec_name: str) -> TrainingSet:
         document = _divided(args, args.test, "test")[1]
     else:
         document = _document(args, "test")
-    return _open(args, "test", spec_name, document, [])
+    return _open(args, "test", spec.name, document, [], spec.categories)
 
 
 def _documents(args: argparse.Namespace) -> tuple[Document, Document]:
@@ -174,11 +177,16 @@ def _digit_scenes(args: argparse.Namespace, split: str) -> Document:
 
 
 def _open(
-    args: argparse.Namespace, split: str, spec_name: str, document: Document, names: list[str]
+    args: argparse.Namespace,
+    split: str,
+    spec_name: str,
+    document: Document,
+    names: list[str],
+    categories: Sequence[str] | None = None,
 ) -> TrainingSet:
-    """Checks a set for a model, and gives it its augmentation."""
+    """Checks a set for a model, and gives it its augmentation and the labels of categories."""
     dataset: TrainingSet = _opener(args, split, spec_name, names)(
-        document, on_invalid=args.on_invalid, bit_depth=args.bit_depth
+        document, on_invalid=args.on_invalid, bit_depth=args.bit_depth, categories=categories
     )
     if not len(dataset):
         raise ValueError(

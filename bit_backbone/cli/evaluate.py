@@ -45,7 +45,7 @@ def evaluate_run(args: argparse.Namespace, run: Path) -> int:
     with process_group(args.device) as group:
         model, spec = load_detector(run, group.device)
         args.bit_depth = args.bit_depth or bit_depth_of(run)
-        test_set = open_test_set(args, spec.name)
+        test_set = open_test_set(args, spec)
         check_categories(spec, test_set)
         warn_of_no_objects(test_set)
         with Progress(group.is_first) as bars, autocast(group.device, args.precision):

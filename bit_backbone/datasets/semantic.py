@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ class SemanticFolder(torch.utils.data.Dataset[tuple[Tensor, dict[str, Any]]]):
             need pycocotools.
         on_invalid: As ``CocoFolder`` takes it.
         bit_depth: Likewise.
+        categories: Likewise; pixels of other categories are ignored.
         transforms: Called with a ``tv_tensors.Image`` in 0..1 and the target, its ``semantic``
             being a ``tv_tensors.Mask``.
 
@@ -72,6 +73,7 @@ class SemanticFolder(torch.utils.data.Dataset[tuple[Tensor, dict[str, Any]]]):
         maps: str | None = None,
         on_invalid: str = POLICIES[0],
         bit_depth: BitDepth = AUTO,
+        categories: Sequence[str] | None = None,
         transforms: Transforms | None = None,
     ) -> None:
         self.instances = CocoFolder(
@@ -82,6 +84,7 @@ class SemanticFolder(torch.utils.data.Dataset[tuple[Tensor, dict[str, Any]]]):
             include_crowd=True,
             on_invalid=on_invalid,
             bit_depth=bit_depth,
+            categories=categories,
         )
         self.file, self.transforms = self.instances.file, transforms
         self.categories = self.instances.categories
@@ -155,6 +158,7 @@ class SemanticFolder(torch.utils.data.Dataset[tuple[Tensor, dict[str, Any]]]):
 
     def _labels(self, ids: np.ndarray, path: Path) -> np.ndarray:
         known = {IGNORED: IGNORED, 0: 0}
+        known |= dict.fromkeys(self.instances.other_ids, IGNORED)
         known |= {id_: label for label, id_ in enumerate(self.category_ids, start=1)}
         present, where = np.unique(ids, return_inverse=True)
         strangers = sorted({int(id_) for id_ in present} - known.keys())

@@ -56,6 +56,30 @@ def test_perfect_detections_score_one(data: CocoFolder) -> None:
     assert metrics["box_AP_large"] == -1  # none is annotated
 
 
+@pytest.mark.parametrize("package", ["faster_coco_eval", "pycocotools"])
+def test_a_crowded_image_can_be_right(package: str, tmp_path: Path, monkeypatch) -> None:
+    """300 objects in an image: all of them count, and the truth is worth 1."""
+    if package == "pycocotools":
+        monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
+    boxes = [[20 * (i % 20), 20 * (i // 20), 15, 15] for i in range(300)]
+    objects = [
+        {"id": i, "image_id": 1 + (i % 30 == 0), "category_id": 1, "bbox": box}
+        for i, box in enumerate(boxes)
+    ]
+    images = [{"id": i, "file_name": f"{i}.png", "width": 400, "height": 300} for i in (1, 2)]
+    content = {"images": images, "annotations": objects, "categories": [{"id": 1, "name": "x"}]}
+    (tmp_path / "images").mkdir()
+    for image in images:
+        Image.new("RGB", (400, 300)).save(tmp_path / "images" / image["file_name"])
+    (tmp_path / "instances.json").write_text(json.dumps(content))
+    data = CocoFolder(tmp_path)
+    metrics = evaluate(Oracle(data), data)
+    for name in ("AP", "AP50", "AP75", "AP_small", "AR"):
+        assert metrics[f"box_{name}"] == pytest.approx(1.0), name
+    assert metrics["box_AR_10"] < 0.6
+    assert evaluate(Oracle(data, silent=True), data)["box_AP"] == 0
+
+
 def test_moved_boxes_score_by_their_overlap(data: CocoFolder) -> None:
     # 24x8 and 14x16 moved by one pixel both ways: IoU 0.72 and 0.77
     overlaps = [(w - 1) * (h - 1) / (2 * w * h - (w - 1) * (h - 1)) for w, h in ((24, 8), (14, 16))]

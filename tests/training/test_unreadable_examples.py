@@ -198,3 +198,17 @@ def test_other_troubles_are_no_images(error: Exception) -> None:
     with pytest.raises(type(error)) as caught, reading("p"):
         raise error
     assert not isinstance(caught.value, UnreadableImageError)
+
+
+@pytest.mark.parametrize(("count", "processes"), [(21, 2), (7, 4), (3, 4), (8, 2)])
+def test_no_example_is_counted_twice_on_several_processes(count: int, processes: int) -> None:
+    data = Noise()
+    data.__class__ = type("Many", (Noise,), {"__len__": lambda self: count})
+    counted, lengths = [], set()
+    for rank in range(processes):
+        group = ProcessGroup(rank, processes, torch.device("cpu"))
+        positions = [p for own, _ in batches_of_share(data, group, 2, 0) for p in own]
+        lengths.add(len(positions))
+        counted += [position for position in positions if position < count]
+    assert sorted(counted) == list(range(count))
+    assert len(lengths) == 1  # forward passes of sharded models have to be equally many

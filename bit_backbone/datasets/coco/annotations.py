@@ -33,12 +33,14 @@ class Annotations:
         by_image: The annotations of each image id, with "area" and "iscrowd" filled in, and where
             keypoints are asked for those of crowds (all 0) and "num_keypoints" (those labelled).
         categories: The categories, by ascending id.
-        problems: What was left out, and why.
+        others: Categories that were left out, where a data set is aligned to another.
+        problems: What was repaired or left out, and why.
     """
 
     images: list[dict[str, Any]] = field(default_factory=list)
     by_image: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
     categories: list[dict[str, Any]] = field(default_factory=list)
+    others: list[dict[str, Any]] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
 
     def objects(self) -> Iterator[dict[str, Any]]:

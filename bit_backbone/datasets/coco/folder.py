@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
+from bit_backbone.datasets.coco.aligning import align
 from bit_backbone.datasets.coco.annotations import check_document, load
 from bit_backbone.datasets.coco.document import Document
 from bit_backbone.datasets.coco.headers import wrong_size
@@ -59,6 +60,8 @@ class CocoFolder(torch.utils.data.Dataset[tuple[Tensor, Target]]):
             all; or "skip" them. What was repaired or skipped is logged and kept in ``problems``.
         bit_depth: How many bits of images of more than 8 per channel are used; "auto" for all that
             their type has. They are scaled to 8 bits.
+        categories: Names, label 1 first, such as those of a training set: the file's are ordered by
+            them, whatever its ids. Objects of others are left out. None takes the file's, by id.
         transforms: Called with the image as uint8 ``tv_tensors.Image`` and the target with its
             boxes, masks and keypoints' points as tv_tensors, as the transforms of
             ``torchvision.transforms.v2`` want it. Objects whose box it leaves empty are dropped.
@@ -67,6 +70,7 @@ class CocoFolder(torch.utils.data.Dataset[tuple[Tensor, Target]]):
         categories: Names, label 1 first.
         category_ids: Their ids in the file, label 1 first.
         keypoint_names: Names of the keypoints, empty where not asked for.
+        other_ids: Ids of the file's other categories, where ``categories`` were given.
         problems: What was repaired or left out.
 
     Raises:
@@ -85,6 +89,7 @@ class CocoFolder(torch.utils.data.Dataset[tuple[Tensor, Target]]):
         include_crowd: bool = False,
         on_invalid: str = POLICIES[0],
         bit_depth: BitDepth = AUTO,
+        categories: Sequence[str] | None = None,
         transforms: Transforms | None = None,
     ) -> None:
         if not isinstance(root, Document):
@@ -95,12 +100,15 @@ class CocoFolder(torch.utils.data.Dataset[tuple[Tensor, Target]]):
         self.include_crowd = include_crowd
         self.masks = masks
         found = check_document(root, masks=masks, keypoints=keypoints, on_invalid=on_invalid)
+        if categories is not None:
+            align(self.file, found, categories)
         self._images = Packed(found.images)
         self._objects_of = Packed(found.by_image[image["id"]] for image in found.images)
         self._categories = found.categories
         self.categories = tuple(category["name"] for category in found.categories)
         self.category_ids = tuple(category["id"] for category in found.categories)
         self.keypoint_names = _keypoint_names(found.categories) if keypoints else ()
+        self.other_ids = tuple(category["id"] for category in found.others)
         self.problems: tuple[Problem, ...] = tuple(found.problems)
         self._label_of = {id_: label for label, id_ in enumerate(self.category_ids, start=1)}
         if masks and any(isinstance(o["segmentation"], list) for o in found.objects()):
