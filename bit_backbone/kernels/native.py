@@ -101,7 +101,7 @@ def standardize(weight: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
         The filters, and their means and 1 / standard deviations, [out], float32.
     """
     out, filters = torch.empty_like(weight), len(weight)
-    # Not the default type and device, which programs change.
+    # Programs set another default for the type and the device of new tensors.
     means, rstds = weight.new_empty(2, filters, dtype=torch.float32)
     _loaded().bit_standardize(
         *(_bit(weight, 2), weight.data_ptr(), out.data_ptr(), filters, weight.numel() // filters),

@@ -11,6 +11,7 @@ import pickletools
 import resource
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -186,7 +187,40 @@ def deep(opening, closing, levels):
     return opening * levels + b"N" + closing * levels + b"."
 
 
+# A tuple of two to the 40th, of 120 bytes.
+NESTED = b")" + b"q\x05h\x05\x86" * 40
+ARRAY = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85C\x01b\x87R"
+
+
+def asked_for_again(first, second, count=100_000):
+    """A list of calls of one value with another."""
+    return first + b"q\x000" + second + b"\x85q\x010(" + b"h\x00h\x01R" * count + b"l."
+
+
+def module(parameters, modules):
+    parts = [(b"_parameters", parameters), (b"_buffers", b"}"), (b"_modules", modules)]
+    state = b"".join(text(name.decode()) + value for name, value in parts)
+    return b"cm\nM\n)\x81}(" + state + b"ub"
+
+
+def in_many_places(value, count=10_000):
+    """A dict that has the memo's value under many names."""
+    return b"}(" + b"".join(text(str(i)) + value for i in range(count)) + b"u"
+
+
 BOMBS = {
+    "shapes of a million": asked_for_again(b"ctorch\nSize\n", b"(" + b"K\x01" * 1_000_000 + b"t"),
+    "long names that are called": asked_for_again(b"cm\n" + b"n" * 1_000_000 + b"\n", b"N"),
+    "an array of a nested shape": ARRAY + b"(K\x01" + NESTED
+    + b"cnumpy\ndtype\n" + text("f4") + b"\x85R\x89C\x00tb.",
+    "a module in many places": ARRAY + b"(K\x01)cnumpy\ndtype\n" + text("f4")
+    + b"\x85R\x89C\x04\x00\x00\x00\x00tbq\x000" + module(in_many_places(b"h\x00"), b"}")
+    + b"q\x010" + module(b"}", in_many_places(b"h\x01")) + b".",
+    "a long number as a key": b"\x8b" + (4_000_000).to_bytes(4, "little") + b"\x7f" * 4_000_000
+    + b"q\x000}(" + b"h\x00N" * 100_000 + b"u.",
+    "a long tuple as a key": b"(" + b"K\x01" * 1_000_000 + b"tq\x000}("
+    + b"h\x00N" * 100_000 + b"u.",
+    "calls of calls": b"cm\nn\n" + b")R" * 300_000 + b".",
     "a memo of a billion places": b"Nr\xff\xff\xff\x7f.",
     "text that is longer than the file": b"\x8d" + (2**62).to_bytes(8, "little") + b"a.",
     "bytes that are longer than the file": b"\x8e" + (2**62).to_bytes(8, "little") + b"a.",
@@ -237,6 +271,25 @@ def test_bombs_end_soon_in_little_memory(name):
     )
     assert done.returncode == 0, done.stderr.decode()[-500:]
     assert int(done.stdout.split()[-1]) < 200, "MiB"
+
+
+NESTED_IN_TENSORS = {
+    "a shape": (b"ctorch\nFloatStorage\n", NESTED),
+    "a type": (NESTED, b"K\x01\x85"),
+}
+
+
+@pytest.mark.parametrize("name", NESTED_IN_TENSORS)
+def test_messages_do_not_unfold_what_is_nested(name, tmp_path):
+    kind, shape = NESTED_IN_TENSORS[name]
+    storage = b"(" + text("storage") + kind + text("0") + text("cpu") + b"K\x01tQ"
+    tensor = b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + b"K\x00" + shape
+    with zipfile.ZipFile(tmp_path / "a.pth", "w") as archive:
+        archive.writestr("a/data.pkl", b"\x80\x02}" + text("w") + tensor + b"K\x01\x85\x89)tRs.")
+        archive.writestr("a/data/0", bytes(4))
+    with pytest.raises(CheckpointError) as caught:
+        load(classifier(), tmp_path / "a.pth")
+    assert len(str(caught.value)) < 1000
 
 
 def test_copies_by_reference_take_no_memory():

@@ -130,7 +130,7 @@ def test_group_norm_of_other_channels_is_an_error(channels, channels_last):
     InferenceGroupNormAct.adopt(norm)
     x = torch.randn(1, channels, 13, 13)
     x = x.contiguous(memory_format=torch.channels_last) if channels_last else x
-    with pytest.raises(RuntimeError, match=r"(?i)expected"), torch.no_grad():
+    with pytest.raises(RuntimeError, match="xpected"), torch.no_grad():
         norm(x)
 
 

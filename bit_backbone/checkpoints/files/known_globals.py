@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from bit_backbone.checkpoints.files.values import (
+    MOST_AXES,
     NUMBERS,
     EncodedText,
     Name,
@@ -76,8 +77,8 @@ def _sequence(content: Any = ()) -> Any:
 
 
 def _size(content: Any = ()) -> torch.Size | None:
-    whole = isinstance(content, tuple) and all(map(is_count, content))
-    return torch.Size(content) if whole else None
+    short = isinstance(content, tuple) and len(content) <= MOST_AXES  # it is copied
+    return torch.Size(content) if short and all(map(is_count, content)) else None
 
 
 def _device(kind: Any = None, index: Any = None) -> torch.device | None:

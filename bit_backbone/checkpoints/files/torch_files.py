@@ -116,7 +116,9 @@ class _LegacyStorages(Storages):
         _, name, key, _, count, view = saved
         known, dtype = stored_type(name)
         if not known:
-            raise PickleError(f"its storage {key!r} is of the unknown type {name}")
+            raise PickleError(
+                f"its storage {key!r} is of the unknown type {Placeholder(name).name}"
+            )
         size = count, 1 if dtype is None else dtype.itemsize
         if self._sizes.setdefault(key, size) != size:
             raise PickleError(f"its storage {key!r} has two sizes")
@@ -202,7 +204,7 @@ def _read_zip(storages: _ZipStorages) -> Any:
             raise PickleError("a tensor names no storage")
         known, dtype = stored_type(saved[1])
         if not known:
-            return Placeholder(str(saved[1]))
+            return Placeholder(saved[1])
         return _checked(Storage(storages, saved[2], dtype, saved[4]))
 
     return unpickle(io.BytesIO(storages.pickle()), persistent_load)

@@ -10,6 +10,7 @@ import torch
 
 from bit_backbone.checkpoints.files.base import GroupPath, TensorFile, TensorSpec
 from bit_backbone.checkpoints.files.values import (
+    LONGEST_NAME,
     InMemory,
     Leaf,
     PickledArray,
@@ -20,7 +21,6 @@ from bit_backbone.checkpoints.files.values import (
 # No checkpoint of a network nests deeper, has longer names or more of them. Without these limits
 # a small file with many references to one dict unfolds into a tree that fills the memory.
 MOST_LEVELS = 12
-LONGEST_NAME = 300
 MOST_NAMES = 1_000_000
 _SHOWN = 4
 _MODULE_PARTS = ("_parameters", "_buffers", "_modules")
@@ -96,7 +96,7 @@ def find_groups(content: Any) -> tuple[Groups, list[str]]:
             groups.setdefault(path, tensors)
         names += 1 + len(tensors)
         if isinstance(node, Placeholder) and not tensors and len(strangers) < _SHOWN:
-            strangers[node.name[:LONGEST_NAME]] = None
+            strangers[node.name] = None
         if not is_new or len(path) >= MOST_LEVELS:
             continue
         inner = [((*path, key), value) for key, value in _children(node)]
@@ -172,8 +172,9 @@ def _module_tensors(module: Placeholder) -> Iterator[tuple[str, Leaf]]:
     seen = 0
     while left and seen < MOST_NAMES:
         prefix, node, level = left.pop()
-        seen += 1
         for part in _MODULE_PARTS:
+            # Counted before they are gone through: a module can stand in many places.
+            seen += 1 + len(node.state[part])
             for key, value in _entries(node.state[part]):
                 leaf, name = as_leaf(value), f"{prefix}{key}"
                 if leaf is not None:

@@ -15,6 +15,7 @@ from typing import IO, Any
 
 from bit_backbone.checkpoints.files.known_globals import MAKERS, VALUES
 from bit_backbone.checkpoints.files.values import (
+    MOST_AXES,
     Leaf,
     Name,
     PickledArray,
@@ -22,6 +23,7 @@ from bit_backbone.checkpoints.files.values import (
     PickleError,
     Placeholder,
     Storage,
+    is_short,
 )
 
 # An instruction of a byte can make an object of 200. A checkpoint of BiT with its optimizer, two
@@ -189,7 +191,7 @@ class _Machine:
 
     def call_with_keywords(self, _: Any) -> None:
         called, arguments, keywords = self.take(3)
-        self.stack.append(Placeholder(_told(called), (arguments, keywords)))
+        self.stack.append(Placeholder(called, (arguments, keywords)))
 
     def call_since_mark(self, _: Any) -> None:
         called, *arguments = self.since_mark()
@@ -207,7 +209,7 @@ class _Machine:
             made = None if maker is None else maker(*arguments)
         except (TypeError, ValueError, OverflowError, RuntimeError):  # arguments that make no sense
             made = None
-        self.stack.append(Placeholder(_told(called), arguments) if made is None else made)
+        self.stack.append(Placeholder(called, arguments) if made is None else made)
 
     def build(self, _: Any) -> None:
         """Keeps a state beside a placeholder; attributes of a dict or a tensor change nothing."""
@@ -244,11 +246,6 @@ def _named(module: str, name: str) -> Any:
     return Name(module, name) if known is None else known
 
 
-def _told(called: Any) -> str:
-    """What a placeholder is called after."""
-    return str(called) if isinstance(called, Name) else f"a {type(called).__name__}"
-
-
 def _is_attributes(state: Any) -> bool:
     """Whether a state is that of attributes, as subclasses of tensors have them."""
     parts = state if isinstance(state, tuple) and len(state) == 2 else (state,)
@@ -258,13 +255,18 @@ def _is_attributes(state: Any) -> bool:
 def _as_key(value: Any) -> Any:
     """Returns a value that is hashed by itself or by nothing but its identity.
 
-    The hash of a tuple is that of all its parts, however deep and however often they are nested.
+    The hash of a tuple is that of all its parts, however deep and however often they are nested,
+    and takes as long each time; that of a number takes as long as the number.
     """
-    if type(value) in _PLAIN_KEYS or isinstance(value, Name | Placeholder | Leaf):
+    if _is_plain(value) or isinstance(value, Name | Placeholder | Leaf):
         return value
-    if type(value) is tuple and all(type(part) in _PLAIN_KEYS for part in value):
+    if type(value) is tuple and len(value) <= MOST_AXES and all(map(_is_plain, value)):
         return value
     return Placeholder(f"a {type(value).__name__} as a key", (value,))
+
+
+def _is_plain(value: Any) -> bool:
+    return type(value) in _PLAIN_KEYS and (type(value) is not int or is_short(value))
 
 
 def _first_line(error: Exception) -> str:

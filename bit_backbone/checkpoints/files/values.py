@@ -23,6 +23,7 @@ NUMBERS = frozenset(["b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2",
 _ORDERS = "<>=|"
 MOST_VALUES = 2**40  # of one tensor, an axis of length 0 counted as 1: beyond all that is a weight
 MOST_AXES = 16
+LONGEST_NAME = 300  # characters
 
 
 class PickleError(Exception):
@@ -38,27 +39,33 @@ class Name:
         self.module, self.name = module, name
 
     def __str__(self) -> str:
-        return f"{self.module}.{self.name}"
+        return f"{self.module[:LONGEST_NAME]}.{self.name[:LONGEST_NAME]}"
 
 
 class Placeholder:
     """What stands for an object of a class that the reader does not know: inert, whatever it was.
 
     Attributes:
-        name: What the file would have called to make it.
+        called: What the file would have called to make it, or a word for that.
         arguments: With what.
         state: What it would have been given as its state.
         items: What it would have been given by key.
         elements: What it would have been given to append.
     """
 
-    __slots__ = ("arguments", "elements", "items", "name", "state")
+    __slots__ = ("arguments", "called", "elements", "items", "state")
 
-    def __init__(self, name: str, arguments: Any = ()) -> None:
-        self.name, self.arguments = name, arguments
+    def __init__(self, called: Any, arguments: Any = ()) -> None:
+        self.called, self.arguments = called, arguments
         self.state: Any = None
         self.items: dict[Any, Any] = {}
         self.elements: list[Any] = []
+
+    @property
+    def name(self) -> str:
+        """What it is called after: made when it is asked for, as a file can have long names."""
+        known = isinstance(self.called, Name | str)
+        return str(self.called)[:LONGEST_NAME] if known else f"a {type(self.called).__name__}"
 
 
 class Leaf(ABC):
@@ -161,7 +168,8 @@ class StoredTensor(Leaf):
         numbers = (self._offset, *self._size, *self._stride)
         sane = all(is_count(number) for number in numbers)
         if not sane or len(self._size) != len(self._stride) or len(self._size) > MOST_AXES:
-            raise PickleError(f"a tensor has the shape {self._size} and strides {self._stride}")
+            size, stride = shown(self._size), shown(self._stride)
+            raise PickleError(f"a tensor has the shape {size} and strides {stride}")
         steps = zip(self._size, self._stride, strict=True)
         last = sum((size - 1) * stride for size, stride in steps)
         end = (self._offset + last + 1) * self._dtype.itemsize if 0 not in self._size else 0
@@ -274,7 +282,9 @@ class PickledArray(Leaf):
         numbers = isinstance(shape, tuple) and len(shape) <= MOST_AXES and all(map(is_count, shape))
         if not sized or not numbers or math.prod(shape) * dtype.numpy.itemsize != len(data):
             held = f"{len(data)} bytes" if sized else f"a {type(data).__name__}"
-            raise PickleError(f"an array of shape {shape} and type {dtype.numpy} holds {held}")
+            raise PickleError(
+                f"an array of shape {shown(shape)} and type {dtype.numpy} holds {held}"
+            )
         self.shape, self.dtype, self.by_columns, self.data = shape, dtype, by_columns, data
 
     @property
@@ -297,6 +307,17 @@ class PickledArray(Leaf):
 def is_count(value: Any) -> bool:
     """Whether a value is a whole number of at least 0 that an address can have."""
     return type(value) is int and 0 <= value <= sys.maxsize
+
+
+def shown(shape: Any) -> str:
+    """Returns what a file gives as a shape, if that is short and not nested: text is as long."""
+    numbers = isinstance(shape, tuple) and len(shape) <= MOST_AXES and all(map(is_short, shape))
+    return str(shape) if numbers else f"of a {type(shape).__name__}"
+
+
+def is_short(number: Any) -> bool:
+    """Whether a value is a number of 64 bits at most."""
+    return type(number) is float or (type(number) is int and number.bit_length() <= 64)
 
 
 def _name_of(dtype: torch.dtype) -> str:
