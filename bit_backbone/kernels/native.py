@@ -12,6 +12,7 @@ import hashlib
 import logging
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -138,7 +139,8 @@ def _build() -> Path:
     """Returns the shared library for this source, compiler and processor."""
     if os.environ.get(DISABLE) == "0":
         raise _UnavailableError(f"{DISABLE} is 0")
-    compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
+    named = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or ""
+    compiler = shlex.split(named)  # as in CXX="ccache g++"
     if platform.system() != "Linux" or not compiler:
         raise _UnavailableError("there is no C++ compiler (c++, g++ or $CXX)")
     try:
@@ -162,27 +164,28 @@ def _cache() -> Path:
     return Path(root) / "bit_backbone"
 
 
-def _key(compiler: str) -> str:
+def _key(compiler: list[str]) -> str:
     """Returns a digest of all that the binary depends on."""
-    asked = [compiler, "--version"]
-    version = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
+    asked = [*compiler, "--version"]
+    run: dict[str, Any] = {"check": True, "capture_output": True, "text": True, "timeout": 60}
+    version = subprocess.run(asked, **run).stdout
     processor = platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []
     processor += "".join(line for line in lines if line.startswith(("flags", "Features")))
-    parts = (SOURCE.read_text(encoding="utf-8"), *FLAGS, compiler, version, processor)
+    parts = (SOURCE.read_text(encoding="utf-8"), *FLAGS, *compiler, version, processor)
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
-def _compile(compiler: str, target: Path) -> None:
+def _compile(compiler: list[str], target: Path) -> None:
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         compiled, linked = Path(folder, "kernels.o"), Path(folder, "kernels.so")
         run: dict[str, Any] = {"check": True, "capture_output": True, "text": True, "timeout": 300}
-        subprocess.run([compiler, *FLAGS, "-c", str(SOURCE), "-o", str(compiled)], **run)
+        subprocess.run([*compiler, *FLAGS, "-c", str(SOURCE), "-o", str(compiled)], **run)
         # Without -fopenmp: its symbols are those of the runtime that torch has loaded.
-        subprocess.run([compiler, "-shared", str(compiled), "-o", str(linked)], **run)
+        subprocess.run([*compiler, "-shared", str(compiled), "-o", str(linked)], **run)
         _load(linked)  # an error here leaves no broken file behind
         os.replace(linked, target)
 

@@ -181,6 +181,7 @@ print(native.status(), bool(y.isfinite().all()))
     ("environment", "told"),
     [
         ({"BIT_BACKBONE_NATIVE": "0"}, "PyTorch's, because BIT_BACKBONE_NATIVE is 0 True"),
+        ({"CXX": "env /bin/false"}, "PyTorch's, because they cannot be built"),
         ({"CXX": "/bin/false"}, "PyTorch's, because they cannot be built"),
         ({"CXX": "/no/such/compiler"}, "PyTorch's, because they cannot be built"),
     ],
@@ -196,6 +197,12 @@ def test_a_cache_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
     said = in_a_process(FEATURES, TORCH_EXTENSIONS_DIR=str(tmp_path / "file"))
     assert said.startswith("PyTorch's, because")
+
+
+@needs_native
+def test_a_compiler_with_a_launcher(tmp_path):
+    said = in_a_process(FEATURES, TORCH_EXTENSIONS_DIR=str(tmp_path), CXX="env c++")
+    assert said.startswith("native, ")
 
 
 @needs_native
