@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bit_backbone.cli.data_options import add_format_options, add_invalid_option
+from bit_backbone.cli.data_options import add_exif_option, add_format_options, add_invalid_option
 
 if TYPE_CHECKING:
     from bit_backbone.datasets import CocoFolder
@@ -30,6 +30,7 @@ def add_parser(subparsers: Any) -> None:
     add_format_options(parser)
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of --split, default 0")
     add_invalid_option(parser)
+    add_exif_option(parser)
     parser.set_defaults(func=run)
 
 
@@ -50,15 +51,15 @@ def _datasets(args: argparse.Namespace) -> dict[Path, CocoFolder]:
     from bit_backbone.datasets.formats.building import PARTS
     from bit_backbone.datasets.formats.opening import has_part
 
+    options: dict[str, Any] = {"format": args.format, "exif": args.exif}
     if args.split is not None:
-        divided = split_document(open_document(args.source, format=args.format), args.split,
-                                 args.seed)  # fmt: skip
+        divided = split_document(open_document(args.source, **options), args.split, args.seed)
         documents = dict(zip(PARTS, divided, strict=True))
     elif all(has_part(args.source, part, format=args.format) for part in PARTS):
-        documents = {p: open_document(args.source, p, format=args.format) for p in PARTS}
+        documents = {part: open_document(args.source, part, **options) for part in PARTS}
     else:
-        documents = {"": open_document(args.source, format=args.format)}
+        documents = {"": open_document(args.source, **options)}
     return {
-        args.target / part: CocoFolder(document, on_invalid=args.on_invalid)
+        args.target / part: CocoFolder(document, on_invalid=args.on_invalid, exif=args.exif)
         for part, document in documents.items()
     }

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bit_backbone.datasets.coco.problems import POLICIES
+from bit_backbone.datasets.coco.problems import ORIENTATIONS, POLICIES, UPRIGHT
 from bit_backbone.datasets.formats.building import FORMATS
 
 if TYPE_CHECKING:
@@ -51,6 +51,17 @@ def add_format_options(group: Any) -> None:
         type=_share,
         metavar="0..1",
         help="this share of the images, drawn by the seed, is the test set",
+    )
+
+
+def add_exif_option(group: Any) -> None:
+    """Adds ``--exif``."""
+    group.add_argument(
+        "--exif",
+        choices=ORIENTATIONS,
+        default=UPRIGHT,
+        help="whether images were annotated as people see them, turned by their EXIF orientation "
+        "(default), or as they are stored",
     )
 
 
@@ -152,7 +163,8 @@ def _document(args: argparse.Namespace, split: str) -> Document:
     from bit_backbone.datasets import open_document
 
     options = {name: getattr(args, f"{split}_{name}") for name in ("annotations", "images")}
-    return open_document(getattr(args, split), split, format=args.format, **options)
+    options |= {"format": args.format, "exif": args.exif}
+    return open_document(getattr(args, split), split, **options)
 
 
 def _divided(args: argparse.Namespace, path: Path, split: str) -> tuple[Document, Document]:
@@ -160,7 +172,7 @@ def _divided(args: argparse.Namespace, path: Path, split: str) -> tuple[Document
     from bit_backbone.datasets import open_document, split_document
 
     options = {name: getattr(args, f"{split}_{name}") for name in ("annotations", "images")}
-    document = open_document(path, format=args.format, **options)
+    document = open_document(path, format=args.format, exif=args.exif, **options)
     return split_document(document, args.split, args.seed)
 
 
@@ -185,9 +197,9 @@ def _open(
     categories: Sequence[str] | None = None,
 ) -> TrainingSet:
     """Checks a set for a model, and gives it its augmentation and the labels of categories."""
-    dataset: TrainingSet = _opener(args, split, spec_name, names)(
-        document, on_invalid=args.on_invalid, bit_depth=args.bit_depth, categories=categories
-    )
+    options = {name: getattr(args, name) for name in ("on_invalid", "bit_depth", "exif")}
+    make = _opener(args, split, spec_name, names)
+    dataset: TrainingSet = make(document, categories=categories, **options)
     if not len(dataset):
         raise ValueError(
             f"a {split} set has at least one image: {dataset.file} lists none that can be used; "

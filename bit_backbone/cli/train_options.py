@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from bit_backbone.cli.data_options import (
     DATA,
     add_digit_options,
+    add_exif_option,
     add_format_options,
     add_invalid_option,
     add_split_options,
@@ -57,6 +58,7 @@ def add_train_options(parser: Any) -> None:
     add_format_options(data)
     add_digit_options(data)
     add_invalid_option(data)
+    add_exif_option(data)
     add_unreadable_options(data)
     add_bit_depth_option(data)
     _add_recipe_options(parser.add_argument_group("settings"))
@@ -70,6 +72,7 @@ def add_evaluate_options(parser: Any) -> None:
     add_format_options(data)
     data.add_argument("--seed", type=int, default=0, metavar="N", help="of the run, for --split")
     add_invalid_option(data)
+    add_exif_option(data)
     add_unreadable_options(data, checks=False)
     add_bit_depth_option(data, default=None)
     add_picture_option(parser)

@@ -15,7 +15,7 @@ from torchvision import tv_tensors
 
 from bit_backbone.datasets.coco import CocoFolder
 from bit_backbone.datasets.coco.document import Document
-from bit_backbone.datasets.coco.problems import POLICIES
+from bit_backbone.datasets.coco.problems import POLICIES, UPRIGHT
 from bit_backbone.preprocessing.deep import AUTO, BitDepth
 from bit_backbone.preprocessing.images import decode
 from bit_backbone.utils.unreadable import reading
@@ -46,6 +46,7 @@ class SemanticFolder(torch.utils.data.Dataset[tuple[Tensor, dict[str, Any]]]):
             need pycocotools.
         on_invalid: As ``CocoFolder`` takes it.
         bit_depth: Likewise.
+        exif: Likewise; maps are of the images as they are taken.
         categories: Likewise; pixels of other categories are ignored.
         transforms: Called with a ``tv_tensors.Image`` in 0..1 and the target, its ``semantic``
             being a ``tv_tensors.Mask``.
@@ -74,6 +75,7 @@ class SemanticFolder(torch.utils.data.Dataset[tuple[Tensor, dict[str, Any]]]):
         on_invalid: str = POLICIES[0],
         bit_depth: BitDepth = AUTO,
         categories: Sequence[str] | None = None,
+        exif: str = UPRIGHT,
         transforms: Transforms | None = None,
     ) -> None:
         self.instances = CocoFolder(
@@ -85,12 +87,14 @@ class SemanticFolder(torch.utils.data.Dataset[tuple[Tensor, dict[str, Any]]]):
             on_invalid=on_invalid,
             bit_depth=bit_depth,
             categories=categories,
+            exif=exif,
         )
         self.file, self.transforms = self.instances.file, transforms
         self.categories = self.instances.categories
         self.category_ids = self.instances.category_ids
         self.aspect_ratios, self.path = self.instances.aspect_ratios, self.instances.path
-        self.problems, self.bit_depth = self.instances.problems, self.instances.bit_depth
+        self.problems, self.exif = self.instances.problems, exif
+        self.bit_depth = self.instances.bit_depth
         if len(self.categories) >= IGNORED:
             raise ValueError(
                 f"semantic labels are 1 to {IGNORED - 1}, and {IGNORED} is ignored: {self.file} "

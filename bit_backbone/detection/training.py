@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bit_backbone.datasets.coco.problems import UPRIGHT
 from bit_backbone.detection.batches import AspectRatioBatches, collate
 from bit_backbone.detection.models import DetectorSpec
 from bit_backbone.detection.runs import load_spec, save_results, save_spec
@@ -95,6 +96,8 @@ class DetectionTask(Task[DetectionSettings, dict[str, float]]):
         facts = {"detector": self.spec.to_dict(), "images": len(self.train_set)}
         if self.train_set.bit_depth != AUTO:  # which runs of earlier versions do not record
             facts["bit_depth"] = self.train_set.bit_depth
+        if self.train_set.exif != UPRIGHT:
+            facts["exif"] = self.train_set.exif
         return self.settings.recipe() | facts
 
     def build(self, saved: RunState | None, folder: Path) -> nn.Module:

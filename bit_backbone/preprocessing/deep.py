@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from bit_backbone.utils.processes import is_first_process
 from bit_backbone.utils.ways_out import after, passing
@@ -34,6 +34,7 @@ _LOGGER = logging.getLogger(__name__)
 _TOLD = mmap.mmap(-1, 1)
 
 Open: TypeAlias = Callable[[], Image.Image]
+Turn: TypeAlias = Callable[[Image.Image], Image.Image]
 
 
 def check_depth(value: BitDepth) -> BitDepth:
@@ -54,7 +55,7 @@ def is_deep(image: Image.Image) -> bool:
 
 
 def to_eight_bits(
-    image: Image.Image, upright: Open, opened: Open | None, name: str, bit_depth: BitDepth
+    image: Image.Image, turned: Turn, opened: Open | None, name: str, bit_depth: BitDepth
 ) -> Image.Image:
     """Returns a deep image with 8 bits per channel.
 
@@ -63,7 +64,7 @@ def to_eight_bits(
 
     Args:
         image: The image, not yet decoded.
-        upright: Decodes it.
+        turned: Decodes an image, in the orientation that is wanted.
         opened: Opens it once more, for the lower bytes of its colours; None where it is in memory.
         name: What messages call it.
         bit_depth: How many bits are used.
@@ -73,14 +74,14 @@ def to_eight_bits(
             many bits there are.
     """
     if image.mode in (*_GREY, _FLOAT, _INTEGER):
-        values = np.asarray(upright())
+        values = np.asarray(turned(image))
         fixed = 16 if image.mode == _INTEGER and image.format == "PPM" else None
         largest = _largest(image, bit_depth if fixed is None else fixed)
     elif opened is None or not _is_swappable(image):
-        return _by_upper_bytes(image, upright, name, bit_depth)
+        return _by_upper_bytes(image, turned, name, bit_depth)
     else:
-        upper = np.asarray(upright(), np.uint16)
-        values = upper << 8 | np.asarray(ImageOps.exif_transpose(_swapped(opened())))
+        upper = np.asarray(turned(image), np.uint16)
+        values = upper << 8 | np.asarray(turned(_swapped(opened())))
         largest = _largest(image, bit_depth)
     scaled = _scale(values, largest, name, bit_depth)
     _tell(name, values, largest)
@@ -126,7 +127,7 @@ def _with_mode(tile: Any, raw: str) -> Any:
 
 
 def _by_upper_bytes(
-    image: Image.Image, upright: Open, name: str, bit_depth: BitDepth
+    image: Image.Image, turned: Turn, name: str, bit_depth: BitDepth
 ) -> Image.Image:
     """Decodes what Pillow gives only the upper bytes of, such as grey with transparency."""
     if _has_lost_bits(image) or bit_depth not in (AUTO, 16):
@@ -134,7 +135,7 @@ def _by_upper_bytes(
             f"{name} has 16 bits in an order that cannot be read with all of them; save it as PNG "
             "or as TIFF with its channels beside each other, without transparency"
         )
-    return upright()
+    return turned(image)
 
 
 def _largest(image: Image.Image, bit_depth: BitDepth) -> float:

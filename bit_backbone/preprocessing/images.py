@@ -72,6 +72,7 @@ def read(
     input_data_format: str | None,
     white: float,
     bit_depth: BitDepth = AUTO,
+    upright: bool = True,
 ) -> WorkingImage:
     """Brings one image into its working form.
 
@@ -84,6 +85,7 @@ def read(
         white: The largest legal value of a floating-point image in memory, 1.0 or 255.0.
         bit_depth: How many bits of files and PIL images of more than 8 are used; "auto" for all
             that their type has. Floats in a file lie in [0, 1].
+        upright: Whether to turn a file by its EXIF orientation.
 
     Returns:
         A PIL image of 8 bits per channel, or a tensor [C, H, W].
@@ -95,11 +97,10 @@ def read(
         OSError: For a file that is missing, truncated or no image.
     """
     if isinstance(image, (str, os.PathLike)):
-        image = _open(image, bit_depth)
+        image = _open(image, bit_depth, upright)
     if isinstance(image, Image.Image) and image.mode != "F":
         if is_deep(image):
-            given = image
-            image = to_eight_bits(given, lambda: given, None, "the image", bit_depth)
+            image = to_eight_bits(image, Image.Image.copy, None, "the image", bit_depth)
         return _read_pil(image, convert_rgb)
     pixels = _channels_last(_to_numpy(image), input_data_format)
     if convert_rgb and pixels.shape[-1] not in _COLOUR_CHANNELS:
@@ -115,14 +116,17 @@ def read(
     return _channels_first_tensor(pixels)
 
 
-def _open(path: str | os.PathLike[str], bit_depth: BitDepth) -> Image.Image:
+def _open(path: str | os.PathLike[str], bit_depth: BitDepth, upright: bool) -> Image.Image:
     if str(path).startswith(("http://", "https://")):
         raise ValueError(f"images are read from local files: fetch {path} and pass its path")
-    return decode(path, str(path), bit_depth)
+    return decode(path, str(path), bit_depth, upright)
 
 
 def decode(
-    file: str | os.PathLike[str] | IO[bytes], name: str, bit_depth: BitDepth | None = AUTO
+    file: str | os.PathLike[str] | IO[bytes],
+    name: str,
+    bit_depth: BitDepth | None = AUTO,
+    upright: bool = True,
 ) -> Image.Image:
     """Decodes an image file and turns it upright by its EXIF orientation.
 
@@ -131,6 +135,7 @@ def decode(
         name: What messages call it.
         bit_depth: How many bits of more than 8 per channel are used; they become 8. None leaves
             them as Pillow reads them.
+        upright: Whether to turn it; False leaves it as it is stored.
 
     Raises:
         ValueError: It is damaged, or has more pixels than Pillow's limit.
@@ -138,7 +143,7 @@ def decode(
     """
     try:
         with _opened(file) as opened, Image.open(opened) as image:
-            return _decoded(opened, image, name, bit_depth)
+            return _decoded(opened, image, name, bit_depth, upright)
     except UnidentifiedImageError as error:
         raise UnidentifiedImageError(f"cannot identify image file {name!r}") from error
     except (OSError, ValueError):
@@ -151,17 +156,18 @@ def decode(
 
 
 def _decoded(
-    file: IO[bytes], image: Image.Image, name: str, bit_depth: BitDepth | None
+    file: IO[bytes], image: Image.Image, name: str, bit_depth: BitDepth | None, upright: bool
 ) -> Image.Image:
-    """Decodes an opened image, upright and with 8 bits per channel."""
+    """Decodes an opened image, upright if asked for and with 8 bits per channel."""
+    turn = ImageOps.exif_transpose if upright else Image.Image.copy
     if bit_depth is None or not is_deep(image):
-        return ImageOps.exif_transpose(image)
+        return turn(image)
 
     def opened() -> Image.Image:
         file.seek(0)
         return Image.open(file)
 
-    return to_eight_bits(image, lambda: ImageOps.exif_transpose(image), opened, name, bit_depth)
+    return to_eight_bits(image, turn, opened, name, bit_depth)
 
 
 def header_size(file: str | os.PathLike[str] | IO[bytes]) -> tuple[int, int] | None:

@@ -274,3 +274,38 @@ def test_masks_that_the_memory_cannot_hold(coco_files, monkeypatch):
     with pytest.raises(UnreadableImageError, match=r"masks of \d objects on .* make it smaller"):
         folder[0]
     assert len(CocoFolder(coco_files.write())[0]) == 2
+
+
+@pytest.fixture
+def turned(coco_files):
+    """A photograph of a phone: stored as 40x30, to be seen as 30x40, and annotated as stored."""
+    pixels = np.zeros((30, 40, 3), np.uint8)
+    pixels[6:18, 5:15] = 255
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.fromarray(pixels).save(coco_files.images / "a.png", exif=exif)
+    return coco_files
+
+
+def test_annotations_of_stored_pixels_are_taken_as_they_are(turned) -> None:
+    with pytest.raises(AnnotationError, match=r'EXIF orientation.*pass exif="stored" if it was'):
+        CocoFolder(turned.write())
+    folder = CocoFolder(turned.root, exif="stored", masks=True)
+    image, target = folder[0]
+    left, top, right, bottom = target["boxes"][0].int().tolist()
+    assert image.shape == (3, 30, 40)
+    assert image[:, top:bottom, left:right].eq(1).all()
+    assert image.mean() == pytest.approx(120 / 1200)
+
+
+def test_missing_sizes_are_those_of_the_images_as_they_are_taken(turned) -> None:
+    record = turned.content["images"][0]
+    del record["width"], record["height"]
+    turned.content["annotations"] = []
+    for exif, ratio in (("stored", 40 / 30), ("upright", 30 / 40)):
+        assert CocoFolder(turned.write(), exif=exif).aspect_ratios()[0] == ratio
+
+
+def test_an_orientation_that_is_none(coco_files) -> None:
+    with pytest.raises(ValueError, match='exif should be one of "upright", "stored"; got \'left\''):
+        CocoFolder(coco_files.write(), exif="left")

@@ -175,6 +175,19 @@ def test_lines_of_yolo(text, expected, names: str, tmp_path: Path) -> None:
     assert not document.problems
 
 
+@pytest.mark.parametrize(
+    ("exif", "box"), [("upright", [0, 20, 30, 20]), ("stored", [0, 15, 40, 15])]
+)
+def test_fractions_of_yolo_are_of_the_image_as_it_is_taken(exif, box, tmp_path: Path) -> None:
+    root = yolo(tmp_path, "0 0.5 0.75 1 0.5")
+    orientation = Image.Exif()
+    orientation[274] = 6
+    Image.new("RGB", SIZE).save(root / "images" / "a.jpg", exif=orientation)
+    document = open_document(root, exif=exif)
+    assert boxes(document) == [box]
+    assert len(CocoFolder(document, exif=exif)) == 1
+
+
 def test_polygons_of_yolo_are_masks(tmp_path: Path) -> None:
     folder = CocoFolder(open_document(yolo(tmp_path, "1 0 0 0.5 0 0.5 1 0 1\n")), masks=True)
     assert folder[0][1]["masks"].sum() == 20 * 30

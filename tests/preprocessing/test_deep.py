@@ -1,5 +1,6 @@
 """Images of 16 bits and of floating point, in every kind of file that has them."""
 
+import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -138,8 +139,15 @@ def test_it_is_said_once(tmp_path: Path, caplog, monkeypatch) -> None:
 
 def test_maps_of_ids_are_not_scaled(tmp_path: Path) -> None:
     ids = np.zeros((20, 30), np.uint16)
-    ids[5:] = 7
-    folder = object.__new__(SemanticFolder)
-    folder.category_ids = (3, 7)
-    labels = folder._read(write_png(tmp_path / "a.png", ids), (20, 30))
+    ids[5:] = 700
+    for name in ("images", "maps"):
+        (tmp_path / name).mkdir()
+        write_png(tmp_path / name / "a.png", ids)
+    content = {
+        "images": [{"id": 1, "file_name": "a.png", "width": 30, "height": 20}],
+        "annotations": [],
+        "categories": [{"id": 3, "name": "cat"}, {"id": 700, "name": "dog"}],
+    }
+    (tmp_path / "instances.json").write_text(json.dumps(content))
+    labels = SemanticFolder(tmp_path, maps="maps")[0][1]["semantic"]
     assert labels.unique().tolist() == [0, 2]

@@ -9,7 +9,13 @@ from typing import Any
 
 from bit_backbone.datasets.coco.document import Document
 from bit_backbone.datasets.coco.headers import size_problems
-from bit_backbone.datasets.coco.problems import POLICIES, AnnotationError, Problem
+from bit_backbone.datasets.coco.problems import (
+    ORIENTATIONS,
+    POLICIES,
+    UPRIGHT,
+    AnnotationError,
+    Problem,
+)
 from bit_backbone.datasets.coco.repair import repair
 from bit_backbone.datasets.coco.rules import (
     attribute_problems,
@@ -59,6 +65,7 @@ def check_document(
     masks: bool = False,
     keypoints: bool = False,
     on_invalid: str = POLICIES[0],
+    exif: str = UPRIGHT,
 ) -> Annotations:
     """Checks annotations, and the sizes of their images by the headers.
 
@@ -70,17 +77,18 @@ def check_document(
             what cannot; "raise" an error that lists every problem; or "skip" the records that have
             one (with an image go its annotations). What was repaired or skipped is in the result's
             ``problems``.
+        exif: "upright" where images were annotated as people see them, turned by their EXIF
+            orientation; "stored" where they were annotated as they are stored.
 
     Raises:
         AnnotationError: There are problems that ``on_invalid`` does not deal with, or a category
             is wrong.
-        ValueError: ``on_invalid`` is something else.
+        ValueError: ``on_invalid`` or ``exif`` is something else.
     """
-    if on_invalid not in POLICIES:
-        listed = ", ".join(f'"{policy}"' for policy in POLICIES)
-        raise ValueError(f"on_invalid should be one of {listed}; got {on_invalid!r}")
+    _check_choice("on_invalid", on_invalid, POLICIES)
+    _check_choice("exif", exif, ORIENTATIONS)
     if on_invalid == "repair":
-        document = repair(document, masks)
+        document = repair(document, masks, exif == UPRIGHT)
     file, content = document.file, document.content
     reader = _Reader(file, document.folder, masks, keypoints)
     reader.found.problems += document.problems
@@ -89,7 +97,7 @@ def check_document(
     if wrong:
         raise AnnotationError(file, wrong, "No policy can skip a category.")
     reader.read_images(content["images"])
-    reader.check_sizes()
+    reader.check_sizes(exif == UPRIGHT)
     reader.read_annotations(content["annotations"])
     left = [problem for problem in reader.found.problems if not problem.action]
     if on_invalid == "raise":
@@ -100,6 +108,12 @@ def check_document(
             ways.append(passing("on_invalid", "repair", "to correct those that can be"))
         raise AnnotationError(file, left, either("Correct the file", *ways) + ".")
     return reader.found
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        listed = ", ".join(f'"{choice}"' for choice in choices)
+        raise ValueError(f"{name} should be one of {listed}; got {value!r}")
 
 
 def load(file: Path) -> dict[str, Any]:
@@ -165,10 +179,10 @@ class _Reader:
             if is_id(image_id):
                 self.names.setdefault(image_id, str(name))
 
-    def check_sizes(self) -> None:
+    def check_sizes(self, upright: bool) -> None:
         """Sorts out the images whose file has another size; goes before their annotations."""
         images, self.found.images = self.found.images, []
-        for record, problems in size_problems(images, self.folder):
+        for record, problems in size_problems(images, self.folder, upright):
             image_id = record["id"]
             self._report(problems, record["file_name"], image_id)
             if problems:

@@ -21,7 +21,14 @@ from bit_backbone.datasets.coco.annotations import check_document, load
 from bit_backbone.datasets.coco.document import Document
 from bit_backbone.datasets.coco.headers import wrong_size
 from bit_backbone.datasets.coco.masks import decode_mask, import_mask_api
-from bit_backbone.datasets.coco.problems import POLICIES, SHOWN, AnnotationError, Problem, describe
+from bit_backbone.datasets.coco.problems import (
+    POLICIES,
+    SHOWN,
+    UPRIGHT,
+    AnnotationError,
+    Problem,
+    describe,
+)
 from bit_backbone.datasets.packed import Packed
 from bit_backbone.preprocessing.deep import AUTO, BitDepth, check_depth
 from bit_backbone.preprocessing.images import read
@@ -62,6 +69,8 @@ class CocoFolder(torch.utils.data.Dataset[tuple[Tensor, Target]]):
             their type has. They are scaled to 8 bits.
         categories: Names, label 1 first, such as those of a training set: the file's are ordered by
             them, whatever its ids. Objects of others are left out. None takes the file's, by id.
+        exif: "upright" turns images by their EXIF orientation, as people see them; "stored" leaves
+            them as they are stored, for annotations that were made so.
         transforms: Called with the image as uint8 ``tv_tensors.Image`` and the target with its
             boxes, masks and keypoints' points as tv_tensors, as the transforms of
             ``torchvision.transforms.v2`` want it. Objects whose box it leaves empty are dropped.
@@ -90,6 +99,7 @@ class CocoFolder(torch.utils.data.Dataset[tuple[Tensor, Target]]):
         on_invalid: str = POLICIES[0],
         bit_depth: BitDepth = AUTO,
         categories: Sequence[str] | None = None,
+        exif: str = UPRIGHT,
         transforms: Transforms | None = None,
     ) -> None:
         if not isinstance(root, Document):
@@ -99,7 +109,9 @@ class CocoFolder(torch.utils.data.Dataset[tuple[Tensor, Target]]):
         self.transforms, self.bit_depth = transforms, check_depth(bit_depth)
         self.include_crowd = include_crowd
         self.masks = masks
-        found = check_document(root, masks=masks, keypoints=keypoints, on_invalid=on_invalid)
+        self.exif = exif
+        options: dict[str, Any] = {"on_invalid": on_invalid, "exif": exif}
+        found = check_document(root, masks=masks, keypoints=keypoints, **options)
         if categories is not None:
             align(self.file, found, categories)
         self._images = Packed(found.images)
@@ -175,7 +187,7 @@ class CocoFolder(torch.utils.data.Dataset[tuple[Tensor, Target]]):
     def _open(self, record: dict[str, Any]) -> Tensor:
         path = self.folder / record["file_name"]
         with reading(path, f"image {record['id']}, {path}, cannot be read: "):
-            image = read(path, True, None, 1.0, self.bit_depth)
+            image = read(path, True, None, 1.0, self.bit_depth, self.exif == UPRIGHT)
             pixels = F.to_dtype(F.to_image(image), torch.uint8, scale=True)
         height, width = pixels.shape[-2:]
         if (height, width) != (record["height"], record["width"]):

@@ -14,6 +14,7 @@ from PIL.ExifTags import Base
 from bit_backbone.preprocessing.images import decode
 from bit_backbone.utils.processes import is_first_process
 from bit_backbone.utils.progress import track
+from bit_backbone.utils.ways_out import after, passing
 
 THREADS = 8  # that wait for a disk; a header costs some 0.2 ms of computing
 SHOWN = 5000  # images from which on the progress is shown
@@ -21,16 +22,16 @@ ON_ITS_SIDE = 5  # the EXIF orientations from this on exchange width and height
 
 
 def size_problems(
-    records: list[dict[str, Any]], folder: Path
+    records: list[dict[str, Any]], folder: Path, upright: bool = True
 ) -> Iterator[tuple[dict[str, Any], list[tuple[str, str]]]]:
     """Yields each entry of ``images``, and (kind, detail) where its file has another size.
 
-    Files are taken upright, by their EXIF orientation. Those that cannot be read have no problem
-    here: reading them says what is wrong.
+    Files are taken upright, by their EXIF orientation, or as they are stored. Those that cannot be
+    read have no problem here: reading them says what is wrong.
     """
     is_shown = len(records) >= SHOWN and is_first_process()
     with ThreadPoolExecutor(THREADS) as pool:
-        sizes = pool.map(partial(_other_size, folder), records)
+        sizes = pool.map(partial(_other_size, folder, upright), records)
         shown = track(sizes, "checking sizes", len(records), enabled=is_shown, transient=True)
         for record, size in zip(records, shown, strict=True):
             yield record, [] if size is None else [wrong_size(record, *size)]
@@ -41,41 +42,46 @@ def wrong_size(record: dict[str, Any], width: int, height: int) -> tuple[str, st
     detail = f"annotated as {record['width']}x{record['height']}, the file is {width}x{height}"
     if (width, height) == (record["height"], record["width"]):
         detail += " when turned upright by its EXIF orientation, if it has one"
+        detail += after("; ", passing("exif", "stored", "if it was annotated as it is stored"))
     return "wrong size", detail
 
 
-def sizes(records: list[dict[str, Any]], folder: Path) -> Iterator[tuple[int, int] | None]:
+def sizes(
+    records: list[dict[str, Any]], folder: Path, upright: bool = True
+) -> Iterator[tuple[int, int] | None]:
     """Yields width and height of each entry's file, None where it cannot be read."""
     with ThreadPoolExecutor(THREADS) as pool:
         paths = [folder / str(record.get("file_name")) for record in records]
-        yield from pool.map(upright_size, paths)
+        yield from pool.map(partial(size_of, upright=upright), paths)
 
 
-def upright_size(path: Path) -> tuple[int, int] | None:
-    """Returns width and height of an upright image, None where it cannot be read."""
+def size_of(path: Path, upright: bool = True) -> tuple[int, int] | None:
+    """Returns width and height of an image, upright or as stored, None where it is unreadable."""
     try:
-        return _size_in_header(path) or decode(path, str(path), None).size
+        return _size_in_header(path, upright) or decode(path, str(path), None, upright).size
     except Exception:  # of any kind: Pillow's plugins raise many on damaged files
         return None
 
 
-def _other_size(folder: Path, record: dict[str, Any]) -> tuple[int, int] | None:
-    """Returns width and height of an upright file, None where they are those annotated."""
+def _other_size(folder: Path, upright: bool, record: dict[str, Any]) -> tuple[int, int] | None:
+    """Returns width and height of a file, None where they are those annotated."""
     path, annotated = folder / record["file_name"], (record["width"], record["height"])
     try:
-        if _size_in_header(path) == annotated:
+        if _size_in_header(path, upright) == annotated:
             return None
         # A header does not always tell: a PNG may have its orientation behind the pixels.
-        size = decode(path, str(path), None).size
+        size = decode(path, str(path), None, upright).size
     except Exception:  # of any kind: Pillow's plugins raise many on damaged files
         return None
     return None if size == annotated else size
 
 
-def _size_in_header(path: Path) -> tuple[int, int] | None:
+def _size_in_header(path: Path, upright: bool) -> tuple[int, int] | None:
     with Image.open(path) as image:
         if image.format == "TIFF":
             return None  # whether Pillow has turned the size already depends on its version
+        if not upright:
+            return image.size
         # Not the method of a PNG, which decodes all of it in search of a late orientation.
         orientation = Image.Image.getexif(image).get(Base.Orientation, 1)
         width, height = image.size

@@ -20,7 +20,7 @@ Record = dict[str, Any]
 SMALLEST_POLYGON = 6  # numbers: three points
 
 
-def repair(document: Document, masks: bool = False) -> Document:
+def repair(document: Document, masks: bool = False, upright: bool = True) -> Document:
     """Returns a document whose records are repaired as far as can be done without guessing.
 
     What was done stands in its ``problems``, with the action.
@@ -28,8 +28,9 @@ def repair(document: Document, masks: bool = False) -> Document:
     Args:
         document: As its file has it.
         masks: Whether every object needs a mask, so that one without a polygon is left out.
+        upright: Whether missing sizes are those of images turned by their EXIF orientation.
     """
-    repairer = _Repairer(document, masks)
+    repairer = _Repairer(document, masks, upright)
     content = document.content
     categories = [record | {"id": _whole(record.get("id"))} for record in content["categories"]]
     images = repairer.images([dict(record) for record in content["images"]])
@@ -41,8 +42,8 @@ def repair(document: Document, masks: bool = False) -> Document:
 class _Repairer:
     """Repairs the records of one document."""
 
-    def __init__(self, document: Document, masks: bool) -> None:
-        self.document, self.masks = document, masks
+    def __init__(self, document: Document, masks: bool, upright: bool) -> None:
+        self.document, self.masks, self.upright = document, masks, upright
         self.problems: list[Problem] = []
         self.ids: dict[Any, int] = {}  # of images: as written, and as they are now
         self.names: dict[Any, str] = {}
@@ -100,7 +101,8 @@ class _Repairer:
         for record in records:
             self._read_numbers(record, ("width", "height"), self._where(record))
         wanting = [r for r in records if r.get("width") is None or r.get("height") is None]
-        for record, size in zip(wanting, sizes(wanting, self.document.folder), strict=True):
+        found = sizes(wanting, self.document.folder, self.upright)
+        for record, size in zip(wanting, found, strict=True):
             if size is not None:
                 record["width"], record["height"] = size
                 action = f"taken from the file: {size[0]}x{size[1]}"

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 from bit_backbone.datasets.coco.document import Document
+from bit_backbone.datasets.coco.problems import UPRIGHT
 from bit_backbone.datasets.formats import coco, voc, yolo
 from bit_backbone.datasets.formats.building import FORMATS, TEST, TRAIN
 from bit_backbone.utils.ways_out import after, passing
@@ -27,6 +28,7 @@ def open_document(
     format: str | None = None,
     annotations: str | None = None,
     images: str | None = None,
+    exif: str = UPRIGHT,
 ) -> Document:
     """Reads a data set, or a part of it.
 
@@ -37,6 +39,7 @@ def open_document(
         format: One of ``FORMATS``; None recognises it by what lies there.
         annotations: COCO's file, below ``path``; None looks for it.
         images: The folder of COCO's images, below ``path``; None looks for it.
+        exif: How images are annotated, as ``CocoFolder`` takes it; YOLO's sizes depend on it.
 
     Raises:
         AnnotationError: A COCO file is none.
@@ -47,8 +50,10 @@ def open_document(
     name, root = _recognise(path, part, format)
     if name == "coco":
         return coco.read(root, part, annotations, images)
-    document: Document = _READERS[name].read(root, part if _has(name, root) else None)
-    return document
+    part = part if _has(name, root) else None
+    if name == "yolo":
+        return yolo.read(root, part, exif == UPRIGHT)
+    return voc.read(root, part)
 
 
 def has_part(path: Path, part: str, *, format: str | None = None) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bit_backbone.datasets.coco.document import Document
-from bit_backbone.datasets.coco.headers import upright_size
+from bit_backbone.datasets.coco.headers import size_of
 from bit_backbone.datasets.formats.building import TEST, Builder, first_of, named
 from bit_backbone.utils.image_files import has_clutter, is_image
 
@@ -31,7 +31,7 @@ def has_part(root: Path, part: str) -> bool:
     return layout is not None and bool(layout.sources(part))
 
 
-def read(root: Path, part: str | None) -> Document:
+def read(root: Path, part: str | None, upright: bool = True) -> Document:
     """Reads a data set, or a part of it.
 
     A line is a class and a box (centre, width, height) or a polygon, in fractions of the upright
@@ -41,6 +41,7 @@ def read(root: Path, part: str | None) -> Document:
         root: A data.yaml, a folder that holds one, or a folder with images and labels and a file of
             class names (classes.txt).
         part: "train" or "test" (test, or else val); None for all there is.
+        upright: Whether the fractions are of the image turned by its EXIF orientation.
 
     Raises:
         ValueError: The file is no data.yaml, or names a folder that is not there.
@@ -54,7 +55,7 @@ def read(root: Path, part: str | None) -> Document:
     folder = Path(os.path.commonpath(parents)) if parents else layout.base
     builder = Builder(layout.file, folder, layout.names)
     for image in images:
-        _add(builder, image, layout.keypoints)
+        _add(builder, image, layout.keypoints, upright)
     return builder.document()
 
 
@@ -170,8 +171,8 @@ def _existing(layout: _Layout, source: str) -> Path:
     )
 
 
-def _add(builder: Builder, image: Path, keypoints: int) -> None:
-    size = upright_size(image)  # None of an unreadable image, which checks and repair speak of
+def _add(builder: Builder, image: Path, keypoints: int, upright: bool) -> None:
+    size = size_of(image, upright)  # None of an unreadable image, which checks and repair speak of
     name = image.relative_to(builder.folder).as_posix()
     image_id = builder.add_image(name, size)
     labels = _labels_of(image)
