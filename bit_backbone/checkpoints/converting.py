@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,18 +110,15 @@ def convert(
             or the target exists or cannot be written; then nothing has changed.
         ValueError: ``format``, ``head`` or the target's suffix is none of the above.
     """
-    if format not in FORMATS:
-        raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
-    theirs, target = FORMATS[format], Path(target)
+    theirs, target = _format_of(format), Path(target)
     writer = _writer(theirs, target)
     with open_checkpoint(source, part=part) as checkpoint:
         check_whole(checkpoint)
         names = _renamed(checkpoint, theirs, head, prefix)
         tensors = _converted(checkpoint, theirs, names, progress)
         if writer is None:
-            kind = "BitForImageClassification" if HEAD_WEIGHT in names else "BitBackbone"
-            text = (config or config_for(source, checkpoint)).to_text(kind)
-            _write_folder(target, text, tensors, overwrite)
+            config = config or config_for(source, checkpoint)
+            _write_folder(target, config.to_text(_class_of(names)), tensors, overwrite)
         else:
             with writing(target, overwrite=overwrite) as (path,):
                 writer(path, tensors)
@@ -136,6 +133,17 @@ def convert(
         part=checkpoint.part,
         other_parts=checkpoint.other_parts,
     )
+
+
+def _format_of(name: str) -> Format:
+    if name not in FORMATS:
+        raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {name!r}")
+    return FORMATS[name]
+
+
+def _class_of(names: Collection[str]) -> str:
+    """Returns the class of the model that has tensors of these names."""
+    return "BitForImageClassification" if HEAD_WEIGHT in names else "BitBackbone"
 
 
 def check_whole(checkpoint: Checkpoint) -> None:
