@@ -30,6 +30,7 @@ body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem
 table { border-collapse: collapse; margin: 1rem 0 }
 td, th { border-bottom: 1px solid #ddd; padding: .2rem .8rem; text-align: left }
 td.number { font-variant-numeric: tabular-nums; text-align: right }
+.facts td, .facts td.number { text-align: left }
 img { max-width: 100% }
 figure { display: inline-block; margin: .5rem; max-width: 34rem; vertical-align: top }
 """
@@ -71,7 +72,7 @@ def write_report(
 
 def _table(rows: Mapping[str, Any]) -> str:
     cells = (f"<tr><th>{escape(name)}</th>{_cell(value)}</tr>" for name, value in rows.items())
-    return f"<table>{''.join(cells)}</table>"
+    return f'<table class="facts">{"".join(cells)}</table>'
 
 
 def _cell(value: Any) -> str:
@@ -95,9 +96,17 @@ def _problems(run: Path) -> str:
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     if not lines:
         return "<p>None are recorded.</p>"
-    items = "".join(f"<li><code>{escape(line)}</code></li>" for line in lines[:MOST_PROBLEMS])
+    items = "".join(f"<li>{_problem(json.loads(line))}</li>" for line in lines[:MOST_PROBLEMS])
     counted = f"{len(lines)}, of which the first {MOST_PROBLEMS} are:"
     return f"<p>{counted if len(lines) > MOST_PROBLEMS else len(lines)}</p><ul>{items}</ul>"
+
+
+def _problem(record: Mapping[str, Any]) -> str:
+    """Returns a line about a record of problems.jsonl: where, what, and what was done."""
+    where = " ".join(str(record[name]) for name in ("set", "file") if record.get(name))
+    what = ": ".join(str(record[name]) for name in ("kind", "detail") if record.get(name))
+    done = f" ({record['action']})" if record.get("action") else ""
+    return f"<code>{escape(where)}</code> {escape(what + done)}"
 
 
 def _training(run: Path) -> Iterator[str]:
