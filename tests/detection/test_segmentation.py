@@ -328,8 +328,8 @@ def test_digit_scenes_teach_by_their_own_maps(tmp_path: Path, capsys) -> None:
     gone = tmp_path / "scenes" / "test2" / "semantic" / "000000.png"
     gone.unlink()
     assert main([*scenes, "--test", str(gone.parents[1]), "--test-maps", "semantic", "--test-only",
-                 "--output", str(tmp_path / "run")]) == 2  # fmt: skip
-    assert "the semantic map" in capsys.readouterr().err
+                 "--output", str(tmp_path / "run")]) == 3  # fmt: skip
+    assert "skipped: the semantic map" in capsys.readouterr().err
 
 
 def test_a_classifier_is_sent_to_finetune(tmp_path: Path, capsys) -> None:

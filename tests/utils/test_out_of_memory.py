@@ -194,7 +194,9 @@ def test_detection_skips_what_does_not_fit(photos, tmp_path, monkeypatch, capsys
             return [nothing | {"scores": torch.zeros(0)}]
 
     spec = DetectorSpec("fasterrcnn_bit_fpn", ("cat",))
-    monkeypatch.setattr("bit_backbone.detection.runs.load_detector", lambda *_: (Detector(), spec))
+    runs = "bit_backbone.detection.runs"
+    monkeypatch.setattr(f"{runs}.load_detector", lambda *_: (Detector(), spec))
+    monkeypatch.setattr(f"{runs}.bit_depth_of", lambda *_: "auto")
     names = map(str, sorted(photos.iterdir()))
     assert main(["detect", *names, "--weights", "run", "--output", str(tmp_path)]) == 3
     told = capsys.readouterr()
