@@ -91,17 +91,20 @@ def group_norm_act(
     return out
 
 
-def standardize(weight: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+def standardize(
+    weight: Tensor, eps: float, out: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Gives each filter of a dense weight that ``can_run`` mean 0 and variance 1.
 
     Args:
         weight: [out, ...], any dense layout that keeps filters together.
         eps: Added to the variance.
+        out: What to write into, in the layout of ``weight``; None for new memory.
 
     Returns:
         The filters, and their means and 1 / standard deviations, [out], float32.
     """
-    out, filters = torch.empty_like(weight), len(weight)
+    out, filters = torch.empty_like(weight) if out is None else out, len(weight)
     # Programs set another default for the type and the device of new tensors.
     means, rstds = weight.new_empty(2, filters, dtype=torch.float32)
     _loaded().bit_standardize(

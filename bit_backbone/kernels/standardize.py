@@ -11,6 +11,7 @@ from torch import Tensor
 
 from bit_backbone.kernels import native
 from bit_backbone.kernels.gate import is_recorded
+from bit_backbone.kernels.reused_memory import empty_like
 
 Standardize = Callable[[Tensor, float], Tensor]
 
@@ -26,7 +27,7 @@ def native_where_possible(standardize: Standardize) -> Standardize:
         if not native.can_run(weight) or not _keeps_filters_together(weight):
             return standardize(weight, eps)
         if not is_recorded(weight):
-            return native.standardize(weight, eps)[0]
+            return native.standardize(weight, eps, empty_like(weight))[0]
         if weight.dtype != torch.float32:
             return standardize(weight, eps)
         return _Standardize.apply(weight, eps, standardize)
