@@ -205,6 +205,21 @@ def through_a_file(backbone):
     return twin.train(backbone.training)
 
 
+@pytest.mark.parametrize("layer_type", ["preactivation", "bottleneck"])
+def test_units_that_were_pickled_before_they_had_switches_train(layer_type):
+    backbone = tiny(layer_type=layer_type, out_indices=(1,))
+    for unit in backbone.stage1:
+        for name in ("grad_checkpointing", "activation_recompute", "saved_convolutions"):
+            vars(unit).pop(name, None)
+    backbone = through_pickle(backbone)
+    images = torch.randn(1, 3, 33, 33)
+    expected = backbone(images)["stage1"]
+    backbone.set_activation_recompute()
+    found = backbone(images)["stage1"]
+    found.sum().backward()
+    assert torch.equal(found, expected)
+
+
 @pytest.mark.parametrize("copied", [copy.deepcopy, through_pickle, through_a_file])
 @pytest.mark.parametrize("padding", [None, "same", "valid"])
 @pytest.mark.parametrize(("layer_type", "feature_norm"), KINDS)

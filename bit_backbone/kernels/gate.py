@@ -31,6 +31,16 @@ def is_exported() -> bool:
     return torch.compiler.is_exporting()
 
 
+def is_traced() -> bool:
+    """Whether torch.jit.trace or make_fx notes down the operators that run."""
+    return torch.jit.is_tracing() or _is_mode_on(_Mode.PROXY)
+
+
+def is_transformed() -> bool:
+    """Whether one of torch.func's transforms (grad, vmap, ..) runs the operators."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
 def is_eager(*tensors: Tensor) -> bool:
     """Whether eager PyTorch runs, with autograd as the only other reader of these tensors.
 
@@ -38,9 +48,7 @@ def is_eager(*tensors: Tensor) -> bool:
     passes proxies), not inside torch.func's transforms, not for tensors of forward-mode
     differentiation, or of a subclass (DTensor, quantized weights).
     """
-    if is_compiled() or torch.jit.is_tracing() or _is_mode_on(_Mode.PROXY):
-        return False
-    if torch._C._functorch.peek_interpreter_stack() is not None:
+    if is_compiled() or is_traced() or is_transformed():
         return False
     return all(
         type(tensor) in _PLAIN and forward_ad.unpack_dual(tensor).tangent is None

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import (
     create_selective_checkpoint_contexts,
 )
 
-from bit_backbone.kernels.gate import is_compiled
+from bit_backbone.kernels.gate import is_compiled, is_traced, is_transformed
 
 Forward = Callable[..., Tensor]
 
@@ -49,12 +49,15 @@ def recomputable(forward: Forward) -> Forward:
 
     The unit's ``grad_checkpointing`` says whether all of it is computed again in backward, its
     ``activation_recompute`` whether all but the first ``saved_convolutions``. Inside torch.compile
-    the second does nothing: the partitioner decides itself what to compute again.
+    the second does nothing: the partitioner decides itself what to compute again. Neither does
+    anything under torch.func, which knows no checkpoints, and under tracers.
     """
 
     @wraps(forward)  # TorchScript compiles what it wraps
     def run(unit: Any, x: Tensor, activated: Tensor | None = None) -> Tensor:
         if not torch.is_grad_enabled() or not isinstance(x, Tensor):  # torch.fx passes proxies
+            return forward(unit, x, activated)
+        if is_transformed() or is_traced():
             return forward(unit, x, activated)
         if unit.grad_checkpointing:
             return checkpoint(forward, unit, x, activated, use_reentrant=False)

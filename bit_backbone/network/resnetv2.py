@@ -61,6 +61,10 @@ class Unit(nn.Module):
         saved_convolutions: How many of the first convolutions are then saved.
     """
 
+    # Of the class, for units that were pickled before there were such switches.
+    grad_checkpointing = activation_recompute = False
+    saved_convolutions: int
+
     def __init__(self, config: BitConfig, stage: StageSpec, index: int) -> None:
         super().__init__()
         first, cmid = index == 0, stage.bottleneck_channels
@@ -72,7 +76,6 @@ class Unit(nn.Module):
         self.conv2 = std_conv(config, cmid, cmid, 3, stride=stride, dilation=dilation)
         self.conv3 = std_conv(config, cmid, stage.channels, 1)
         self.drop_path = drop_path(stage.drop_path_rates[index])
-        self.grad_checkpointing = self.activation_recompute = False
 
     def cropped(self, shortcut: Tensor, branch: Tensor) -> Tensor:
         """Returns the shortcut in the size of the branch, which is smaller without padding."""
@@ -92,7 +95,11 @@ class PreActUnit(Unit):
         self.norm1 = group_norm(config, stage.channels if index else stage.in_channels)
         self.norm2 = group_norm(config, stage.bottleneck_channels)
         self.norm3 = group_norm(config, stage.bottleneck_channels)
-        self.saved_convolutions = 2 + (index == 0)  # the last one's result goes into the sum alone
+
+    @property
+    def saved_convolutions(self) -> int:  # type: ignore[override]
+        """All but the last one, whose result goes into the sum alone."""
+        return 2 if self.downsample is None else 3
 
     @kernels.recomputable
     def forward(self, x: Tensor, activated: Tensor | None = None) -> Tensor:
@@ -108,13 +115,14 @@ class PreActUnit(Unit):
 class BottleneckUnit(Unit):
     """Post-activation bottleneck (ResNet v1.5), as in the ResNets of ViT hybrids."""
 
+    saved_convolutions = 4  # all: a norm follows each
+
     def __init__(self, config: BitConfig, stage: StageSpec, index: int) -> None:
         super().__init__(config, stage, index)
         self.norm1 = group_norm(config, stage.bottleneck_channels)
         self.norm2 = group_norm(config, stage.bottleneck_channels)
         self.norm3 = group_norm(config, stage.channels, act=False)
         self.act = activation(config.hidden_act)
-        self.saved_convolutions = 4  # all: a norm follows each
 
     @kernels.recomputable
     def forward(self, x: Tensor, activated: Tensor | None = None) -> Tensor:
@@ -210,7 +218,7 @@ class BitNetwork(nn.Module):
         About half the memory of activations for some 10 % more time, and the same gradients, to
         the last bit. ``set_grad_checkpointing`` saves more, takes more time, and has precedence.
         A graph allows one backward pass. Nothing changes inside torch.compile, whose partitioner
-        decides for itself what to compute again.
+        decides for itself what to compute again, under torch.func and under tracers.
 
         Args:
             enable: Whether to, from now on.

@@ -229,3 +229,16 @@ def test_classifiers_have_it_too():
         model(X, labels=torch.tensor([0, 2])).loss.backward()
         gradients.append([p.grad.clone() for p in model.parameters()])
     assert all(map(torch.equal, *gradients))
+
+
+@pytest.mark.parametrize("switch", ["set_activation_recompute", "set_grad_checkpointing"])
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace:FutureWarning")
+def test_transforms_and_tracers_see_the_plain_network(switch):
+    backbone = tiny().eval()
+    expected = torch.func.grad(lambda x: backbone(x)["stage4"].square().mean())(X)
+    features = backbone(X)["stage4"]
+    getattr(backbone, switch)()
+    found = torch.func.grad(lambda x: backbone(x)["stage4"].square().mean())(X)
+    assert torch.equal(found, expected)
+    traced = torch.jit.trace(backbone, X, strict=False)
+    torch.testing.assert_close(traced(X)["stage4"], features, rtol=1e-4, atol=1e-4)
