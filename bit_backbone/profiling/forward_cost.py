@@ -34,8 +34,8 @@ class Profile:
         macs: Multiply-accumulate operations of the convolutions, by fvcore's rule.
         shapes: Shape of each output.
         inference_bytes: Most bytes of activations alive at once without gradients. The input, the
-            parameters and workspaces (the libraries' own, and up to 64 MB that native kernels keep for
-            the next filters) are not counted.
+            parameters and workspaces (the libraries' own, and up to 64 MB that native kernels keep
+            for the next filters) are not counted.
         training_bytes: Bytes kept for backward, with what standardization keeps; the input, the
             parameters and workspaces are not counted, nor a percent or two that contiguous maps
             on a CPU need on top.
