@@ -97,8 +97,7 @@ def convert(
         overwrite: Whether an existing target may be replaced.
         prefix: What to put before every name, instead of the format's own: detectron2's
             "backbone.bottom_up." fits an FPN, "backbone." a bare backbone.
-        config: The network, for a folder's config.json, where neither the source's own nor its
-            shapes tell.
+        config: The network, for a folder's config.json; None for the source's own.
         progress: Whether to show a progress bar.
         part: Which network of a source that holds several, as in ``load``.
 
