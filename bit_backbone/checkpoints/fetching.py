@@ -13,13 +13,7 @@ from contextvars import ContextVar
 from pathlib import Path
 
 import torch.hub
-from huggingface_hub import constants, hf_hub_download
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-)
+from huggingface_hub import constants
 from huggingface_hub.utils import (
     are_progress_bars_disabled,
     disable_progress_bars,
@@ -31,6 +25,7 @@ from bit_backbone.checkpoints.files import WEIGHT_FILES, open_file
 from bit_backbone.checkpoints.files.sharded import read_weight_map
 from bit_backbone.checkpoints.published import BUCKET, PublishedCheckpoint
 from bit_backbone.utils.files import atomic_path
+from bit_backbone.utils.hub import HubError, NotCachedError, hub_file
 
 _BARS: ContextVar[bool] = ContextVar("progress bars", default=True)
 
@@ -117,18 +112,10 @@ def fetch_from_hub(repo: str, name: str, revision: str | None = None) -> Path | 
         CheckpointError: No such repository or revision, or no way to reach it.
     """
     try:
-        return Path(hf_hub_download(repo, name, revision=revision))
-    except LocalEntryNotFoundError as error:
-        offline = constants.HF_HUB_OFFLINE
-        reason = "HF_HUB_OFFLINE is set" if offline else "the Hub is out of reach"
-        message = f"{name} of {repo} is not on this machine and {reason}{_or_by_hand(repo)}"
-        raise (NotDownloadedError if offline else CheckpointError)(message) from error
-    except EntryNotFoundError:
-        return None
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        raise CheckpointError(
-            f"{name} of {repo} could not be fetched ({_first_line(error)}){_or_by_hand(repo)}"
-        ) from error
+        return hub_file(repo, name, revision=revision)
+    except HubError as error:
+        kind = NotDownloadedError if isinstance(error, NotCachedError) else CheckpointError
+        raise kind(f"{error}{_or_by_hand(repo)}") from error
 
 
 def _or_by_hand(repo: str) -> str:
@@ -137,7 +124,3 @@ def _or_by_hand(repo: str) -> str:
         f"{constants.ENDPOINT}/{repo} by hand into a folder and pass that folder (the official "
         f"files lie under {BUCKET})"
     )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

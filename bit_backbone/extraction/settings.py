@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-
-from torch import nn
 
 from bit_backbone.backbone import BitBackbone
 from bit_backbone.extraction.features import DTYPES, PRECISIONS
@@ -16,6 +13,7 @@ from bit_backbone.extraction.listing import Listing
 from bit_backbone.extraction.pooling import POOLINGS
 from bit_backbone.preprocessing import BitImageProcessor
 from bit_backbone.preprocessing.settings import PLAIN
+from bit_backbone.utils.weights_hash import weights_hash
 
 FORMATS = ("npy", "safetensors")
 MAPS_PER_SHARD = 256
@@ -78,7 +76,7 @@ def describe(
         "images": len(listing),
         _NAMES: listing.fingerprint(),
         **{f"{_NETWORK}{name}": value for name, value in network.items()},
-        _WEIGHTS: _weights_hash(backbone),
+        _WEIGHTS: weights_hash(backbone),
         **{f"processor.{name}": value for name, value in steps.items()},
         **dataclasses.asdict(output),
     }
@@ -97,14 +95,6 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         else f"{name} was {before.get(name)!r} and is {now.get(name)!r}"
         for name in changed
     ]  # fmt: skip
-
-
-def _weights_hash(network: nn.Module) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in network.state_dict().items():
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _check(name: str, value: Any, choices: tuple[Any, ...]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import logging
 import os
@@ -18,9 +17,11 @@ from torch import Tensor, nn
 from bit_backbone.heads import BitForImageClassification
 from bit_backbone.training.state import RunState
 from bit_backbone.utils.processes import ProcessGroup
+from bit_backbone.utils.weights_hash import weights_hash
 
 # What training does not depend on: names, and what a forward pass returns beside the logits.
 _NAMES = ("num_labels", "id2label", "label2id", "problem_type")
+_START = ("network", "zero_head", "initial_weights")
 _OUTPUTS = ("output_hidden_states", "return_dict", "out_features", "out_indices")
 
 _LOGGER = logging.getLogger(__name__)
@@ -33,17 +34,8 @@ def start_of_run(model: BitForImageClassification, group: ProcessGroup) -> dict[
     network = {name: v for name, v in config.items() if name not in (*_NAMES, *_OUTPUTS)}
     weights = None
     if group.is_first:
-        weights = {"zero_head": _is_zero(model.classifier), "initial_weights": digest(model)}
+        weights = {"zero_head": _is_zero(model.classifier), "initial_weights": weights_hash(model)}
     return {"network": json.loads(json.dumps(network)), **group.gather(weights)[0]}
-
-
-def digest(model: nn.Module) -> str:
-    """Returns the beginning of a SHA-256 over the names, kinds and values of all weights."""
-    sha = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        sha.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return sha.hexdigest()[:16]
 
 
 def _is_zero(head: nn.Module) -> bool:
@@ -68,14 +60,15 @@ def as_resumed(
         model: As it was given.
         folder: Of the run.
     """
-    if "initial_weights" not in saved.recipe:
+    recorded = saved.recipe.get("initial_weights", "")
+    if len(recorded) != len(recipe["initial_weights"]):
         _LOGGER.warning(
-            "the run in %s is of an earlier version, which did not record the weights and the "
-            "network that it started from: they are not compared with those given now",
+            "the run in %s is of an earlier version, which did not record the weights that it "
+            "started from in the same way: they are not compared with those given now",
             folder,
         )
-        start = ("network", "zero_head", "initial_weights")
-        return {name: value for name, value in recipe.items() if name not in start}
+        known = {n: v for n, v in recipe.items() if n in saved.recipe or n not in _START}
+        return {**known, "initial_weights": recorded} if recorded else known
     is_of_run = _trained_in.get(model) == Path(os.path.realpath(folder))
     if saved.recipe["initial_weights"] != recipe["initial_weights"]:
         is_of_run |= saved.model is not None and _same_weights(model, saved.model)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bit_backbone.utils.files import read_json
+from bit_backbone.utils.hub import HubError, hub_file
 
 
 def read(
@@ -51,14 +52,15 @@ def _find(
     return _download(str(name_or_path), file_name, instead, **hub_options)
 
 
-def _download(repository: str, file_name: str, instead: str, **options: Any) -> Path:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
+def _download(repo: str, file_name: str, instead: str, **options: Any) -> Path:
     try:
-        return Path(hf_hub_download(repository, file_name, **options))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
+        found = hub_file(repo, file_name, **options)
+        reason = f"the repository has no {file_name}"
+    except HubError as error:
+        found, reason = None, str(error)
+    if found is None:
         raise ValueError(
-            f"{repository!r} is neither a folder nor a repository of the Hub that has "
-            f"{file_name} ({type(error).__name__}); {instead} has the published ones"
-        ) from error
+            f"{repo!r} is neither a folder nor a repository of the Hub that has {file_name}: "
+            f"{reason}; {instead} has the published ones"
+        )
+    return found

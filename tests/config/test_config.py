@@ -258,7 +258,7 @@ def test_folders_that_are_refused(content, message, tmp_path):
         (tmp_path / "config.json").write_text(content)
     with pytest.raises(ValueError, match=message):
         BitConfig.from_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"that has config\.json .*; from_variant has the publish"):
+    with pytest.raises(ValueError, match=r"that has config\.json: .*; from_variant has the publ"):
         BitConfig.from_pretrained("no/thing", cache_dir=tmp_path, local_files_only=True)
 
 

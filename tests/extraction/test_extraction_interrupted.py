@@ -13,6 +13,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from extraction_outputs import (
     PROCESSOR,
     failures_in,
@@ -46,6 +47,15 @@ def source(tmp_path):
     for name in ("00003x.png", "00009x.png"):
         (source / name).touch()
     return source
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """OpenMP's threads do not survive a fork: an operator that uses several waits for ever."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def in_child(function):

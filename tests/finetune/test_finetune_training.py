@@ -296,7 +296,7 @@ def test_the_rules_defaults(tmp_path):
             {"model": make_model(global_padding="same")},
             r"\(network.global_padding None -> 'same'\)",
         ),
-        ({"model": make_model(seed=6)}, r"\(initial_weights '\w{16}' -> '\w{16}'\)"),
+        ({"model": make_model(seed=6)}, r"\(initial_weights '\w{64}' -> '\w{64}'\)"),
         ({"model": make_model(zero=True)}, r"\(initial_weights .*, zero_head False -> True\)"),
     ],
 )
@@ -323,14 +323,22 @@ def test_a_model_that_a_run_has_trained_goes_on_with_it(tmp_path):
         run(tmp_path / "next")  # which began with trained weights
 
 
-def test_a_run_of_a_version_that_recorded_no_start_goes_on_with_a_warning(tmp_path, caplog):
+NO_START = {"network": None, "zero_head": None, "initial_weights": None}
+
+
+@pytest.mark.parametrize("start", [NO_START, {"initial_weights": "0" * 16}])
+def test_a_run_of_a_version_that_recorded_its_start_otherwise_resumes_with_a_warning(
+    start, tmp_path, caplog
+):
     run(tmp_path, steps=1)
     state = final(tmp_path)
-    unknown = ("network", "zero_head", "initial_weights")
-    recipe = {name: value for name, value in state.recipe.items() if name not in unknown}
+    recipe = {**state.recipe, **start}
+    recipe = {name: value for name, value in recipe.items() if value is not None}
     dataclasses.replace(state, recipe=recipe).save(tmp_path)
     assert run(tmp_path, steps=1).step == 1
-    assert "did not record the weights and the network that it started from" in caplog.text
+    assert "weights that it started from in the same way: they are not compared" in caplog.text
+    with pytest.raises(ValueError, match="seed 0 -> 1"):
+        run(tmp_path, steps=1, seed=1)
 
 
 @pytest.mark.parametrize(

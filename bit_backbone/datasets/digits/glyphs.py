@@ -73,7 +73,7 @@ def _resample(ink: np.ndarray, to_pixels: np.ndarray, side: int, sharpness: floa
 
 def _grow(coverage: np.ndarray, width: float) -> np.ndarray:
     """Widens a shape by ``width`` pixels, keeping its edge about one pixel wide."""
-    blurred = Image.fromarray(np.uint8(np.rint(coverage * 255))).filter(
+    blurred = Image.fromarray(np.rint(coverage * 255).astype(np.uint8)).filter(
         ImageFilter.GaussianBlur(width)
     )
     # One width away from a straight edge the blurred coverage is 0.16, the normal tail at 1 sigma.
