@@ -1,4 +1,4 @@
-"""GroupNorm + activation as one operator: Triton where it is faster, PyTorch's own elsewhere.
+"""GroupNorm + activation as one operator: Triton or C++ where faster, PyTorch's own elsewhere.
 
 ``torch.ops.bit_backbone.group_norm_act`` and its ``_backward`` are custom operators with fake
 kernels and derivatives, so that torch.compile, torch.export and fake tensors see through. They
@@ -17,9 +17,9 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from bit_backbone.kernels import torch_group_norm
+from bit_backbone.kernels import native, torch_group_norm
 from bit_backbone.kernels.activations import activate, activation_name, check_activation
-from bit_backbone.kernels.gate import has_values, is_compiled, is_eager
+from bit_backbone.kernels.gate import has_values, is_compiled, is_eager, is_recorded
 
 Policy = Literal["auto", "triton", "torch"]
 
@@ -39,8 +39,9 @@ def kernel_policy(policy: Policy) -> Iterator[None]:
     """Sets which GroupNorm + activation runs inside a ``with`` block, in every thread.
 
     Args:
-        policy: "auto": Triton where ``is_faster_in_triton`` says so. "triton": wherever the
-            kernels can run, and inside torch.compile as an opaque operator. "torch": nowhere.
+        policy: "auto": Triton where ``is_faster_in_triton`` says so, C++ where ``runs_natively``
+            does. "triton": wherever Triton's kernels can run, and inside torch.compile as an opaque
+            operator. "torch": PyTorch's operators.
 
     Raises:
         ValueError: The policy is unknown, or "triton" and Triton is not installed.
@@ -107,8 +108,8 @@ def group_norm_act_twin(
 def fused_where_faster(forward: Callable[[Any, Tensor], Tensor]) -> Callable[[Any, Tensor], Tensor]:
     """Decorates the forward of a GroupNorm that ends in a module ``act``.
 
-    Where ``group_norm_act`` is faster it runs instead, unless only ``act`` itself can do what it
-    does: a module of an unknown kind, or one that hooks want to see called.
+    Where ``group_norm_act`` or the C++ kernel is faster it runs instead, unless only ``act`` itself
+    can do what it does: a module of an unknown kind, or one that hooks want to see called.
     """
 
     @wraps(forward)  # TorchScript compiles what it wraps
@@ -117,6 +118,12 @@ def fused_where_faster(forward: Callable[[Any, Tensor], Tensor]) -> Callable[[An
             act = activation_name(norm.act)
             if act is not None:
                 return group_norm_act(x, norm.num_groups, norm.weight, norm.bias, norm.eps, act)
+        elif runs_natively(x, norm.num_groups, norm.weight, norm.bias):
+            act = activation_name(norm.act)
+            if act in native.ACTIVATIONS:
+                return native.group_norm_act(
+                    x, norm.num_groups, norm.weight, norm.bias, norm.eps, act
+                )
         return forward(norm, x)
 
     return run
@@ -143,6 +150,27 @@ def is_faster_in_triton(x: Tensor, weight: Tensor) -> bool:
         return False
     captured = torch.cuda.is_current_stream_capturing()
     return x.numel() >= (SMALLEST_CAPTURED if captured else SMALLEST_EAGER)
+
+
+def runs_natively(x: Tensor, num_groups: int, weight: Tensor, bias: Tensor) -> bool:
+    """Whether GroupNorm + activation of ``x`` takes the C++ kernel, on a CPU without autograd.
+
+    Not under autocast, which makes another type of it, and not what PyTorch raises an error for.
+    """
+    return (
+        _policy == "auto"
+        and isinstance(x, Tensor)  # torch.fx passes proxies
+        and not is_recorded(x, weight, bias)
+        and not torch.is_autocast_enabled("cpu")
+        and native.can_run(x, weight, bias)
+        and x.dim() == 4
+        and (x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last))
+        and weight.shape == bias.shape == x.shape[1:2]
+        and x.shape[1] % num_groups == 0
+        and all(
+            t.device == x.device and t.dtype in (x.dtype, torch.float32) for t in (weight, bias)
+        )
+    )
 
 
 def can_run_in_triton(x: Tensor, weight: Tensor) -> bool:

@@ -1,6 +1,7 @@
 """The C++ kernels: values against float64, and what happens where they cannot be built."""
 
 import concurrent.futures
+import contextlib
 import os
 import subprocess
 import sys
@@ -8,9 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from bit_backbone.kernels import native
+from bit_backbone.network.layers import GroupNormAct
 from bit_backbone.network.std_conv import StdConv2d, standardize
 
 ROOT = Path(__file__).parents[2]
@@ -214,3 +217,63 @@ def test_many_processes_build_at_once(tmp_path):
     assert all(line.startswith("native, ") for line in said)
     files = list((tmp_path / "bit_backbone").iterdir())
     assert [file.suffix for file in files] == [".so"]
+
+
+class NoKernelError(Exception):
+    """Raised in the place of the kernel."""
+
+
+def norm_of(channels=64, act="relu"):
+    norm = GroupNormAct(32, channels, act).requires_grad_(False)
+    nn.init.uniform_(norm.weight)
+    nn.init.normal_(norm.bias)
+    return norm
+
+
+def hooked(norm):
+    norm.act.register_forward_hook(lambda *_: None)
+    return norm
+
+
+MAP = torch.randn(2, 64, 5, 6)
+NATIVE_CASES = {
+    "contiguous": (True, MAP, norm_of()),
+    "channels-last": (True, MAP.contiguous(memory_format=torch.channels_last), norm_of()),
+    "bfloat16": (True, MAP.bfloat16(), norm_of().bfloat16()),
+    "float32 weights for bfloat16": (True, MAP.bfloat16(), norm_of()),
+    "trained": (False, MAP, norm_of().requires_grad_(True)),
+    "input of autograd": (False, MAP.clone().requires_grad_(), norm_of()),
+    "float64": (False, MAP.double(), norm_of().double()),
+    "other activation": (False, MAP, norm_of(act="gelu")),
+    "hook on the activation": (False, MAP, hooked(norm_of())),
+    "strided": (False, MAP[:, :, ::2], norm_of()),
+}
+
+
+@needs_native
+@pytest.mark.parametrize("name", NATIVE_CASES)
+def test_which_norms_of_an_eager_network_are_native(name, monkeypatch):
+    is_native, x, norm = NATIVE_CASES[name]
+    expected = norm.act(torch.group_norm(x, 32, norm.weight, norm.bias, norm.eps))
+    found = norm(x)
+    tolerance = 1e-5 if x.dtype != torch.bfloat16 else 2e-2
+    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+
+    def fail(*_):
+        raise NoKernelError
+
+    monkeypatch.setattr(native, "group_norm_act", fail)
+    with pytest.raises(NoKernelError) if is_native else contextlib.nullcontext():
+        norm(x)
+
+
+@needs_native
+def test_autocast_and_errors_are_pytorchs(monkeypatch):
+    norm = norm_of()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert norm(MAP.bfloat16()).dtype == F.group_norm(MAP.bfloat16(), 32).dtype
+    for x in (torch.randn(2, 96, 5, 6), torch.randn(2, 33, 5, 6)):
+        with pytest.raises(RuntimeError):
+            norm(x)
+    with pytest.raises(RuntimeError, match="type"):
+        norm_of().bfloat16()(MAP)
