@@ -23,6 +23,7 @@ TEST = [
     "onnx>=1.17",
     "onnxruntime>=1.20",
     "onnxscript>=0.3",
+    "playwright>=1.50",
     "pytest>=8.2",
     "pytest-xdist>=3.6",
     "setuptools>=77",
