@@ -54,14 +54,14 @@ def add_format_options(group: Any) -> None:
     )
 
 
-def add_exif_option(group: Any) -> None:
-    """Adds ``--exif``."""
+def add_exif_option(group: Any, default: str | None = UPRIGHT) -> None:
+    """Adds ``--exif``; no default leaves it to the run."""
     group.add_argument(
         "--exif",
         choices=ORIENTATIONS,
-        default=UPRIGHT,
-        help="whether images were annotated as people see them, turned by their EXIF orientation "
-        "(default), or as they are stored",
+        default=default,
+        help="whether images were annotated as people see them, turned by their EXIF orientation, "
+        f"or as they are stored; default: {default or 'what the run was trained with'}",
     )
 
 

@@ -72,7 +72,7 @@ def add_evaluate_options(parser: Any) -> None:
     add_format_options(data)
     data.add_argument("--seed", type=int, default=0, metavar="N", help="of the run, for --split")
     add_invalid_option(data)
-    add_exif_option(data)
+    add_exif_option(data, default=None)
     add_unreadable_options(data, checks=False)
     add_bit_depth_option(data, default=None)
     add_picture_option(parser)
