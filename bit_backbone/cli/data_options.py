@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bit_backbone.cli.model_choice import model_of
 from bit_backbone.datasets.coco.problems import ORIENTATIONS, POLICIES, UPRIGHT
 from bit_backbone.datasets.formats.building import FORMATS
 
@@ -102,7 +103,7 @@ def augmentations(args: argparse.Namespace) -> list[str]:
     from bit_backbone.datasets.digits.build import holds_scenes
 
     digits = args.train is None or holds_scenes(args.train)  # mirrored, they are others or none
-    return [] if digits or args.model.startswith("keypoint") else ["hflip"]
+    return [] if digits or model_of(args).startswith("keypoint") else ["hflip"]
 
 
 def open_sets(args: argparse.Namespace) -> tuple[TrainingSet, TrainingSet]:
@@ -114,8 +115,8 @@ def open_sets(args: argparse.Namespace) -> tuple[TrainingSet, TrainingSet]:
     """
     names = augmentations(args)
     train, test = _documents(args)
-    train_set = _open(args, "train", args.model, train, names)
-    return train_set, _open(args, "test", args.model, test, [], train_set.categories)
+    train_set = _open(args, "train", model_of(args), train, names)
+    return train_set, _open(args, "test", model_of(args), test, [], train_set.categories)
 
 
 def open_test_set(args: argparse.Namespace, spec: DetectorSpec) -> TrainingSet:

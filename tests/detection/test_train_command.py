@@ -11,6 +11,7 @@ from rectangles import SMALL, write_coco
 
 from bit_backbone import BitBackbone, BitConfig, BitModel, cli
 from bit_backbone.cli.data_options import augmentations
+from bit_backbone.cli.model_choice import model_of
 from bit_backbone.cli.train_options import detector_arguments, settings_of
 from bit_backbone.config import DENSE_FEATURE_NORM
 from bit_backbone.datasets import DigitScenes, build_scenes
@@ -295,6 +296,42 @@ def test_digits_are_not_mirrored_wherever_they_lie(tmp_path: Path) -> None:
 def test_the_length_is_told_in_epochs_or_steps(given: list[str], steps: int) -> None:
     args = parse(["--output", "run", *given])
     assert settings_of(args, 1000).steps == steps
+
+
+@pytest.mark.parametrize(
+    ("given", "gpu", "model"),
+    [
+        ([], False, "fasterrcnn_bit_tiny_fpn"),
+        ([], True, "fasterrcnn_bit_fpn"),
+        (["--device", "cpu"], True, "fasterrcnn_bit_tiny_fpn"),
+        (["--variant", "R50x1"], False, "fasterrcnn_bit_fpn"),
+        (["--weights", "BiT-M-R50x1"], False, "fasterrcnn_bit_fpn"),
+        (["--model", "fcn_bit"], False, "fcn_bit"),
+    ],
+)
+def test_the_model_fits_the_machine(given, gpu: bool, model: str, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    args = parse(["--output", str(tmp_path), *given])
+    assert model_of(args) == model
+    settings = settings_of(args, 1000)
+    tiny = model == "fasterrcnn_bit_tiny_fpn"
+    assert (settings.optimizer, settings.base_lr, settings.clip_norm) == (
+        ("adamw", 1e-3, 1.0) if tiny else ("sgd", 0.005, 10.0)
+    )
+    args = parse(["--output", str(tmp_path), *given, "--base-lr", "0.5", "--optimizer", "sgd"])
+    assert (settings_of(args, 1000).optimizer, settings_of(args, 1000).base_lr) == ("sgd", 0.5)
+
+
+def test_a_run_is_resumed_with_its_model_where_a_gpu_came_or_went(
+    options: list[str], tmp_path: Path, capsys, monkeypatch
+) -> None:
+    given = [*options[2:], str(tmp_path / "run"), *RECIPE]  # without --model
+    assert main([*given, "--device", "cpu"]) == 0
+    assert "a tiny model, as there is no GPU" in capsys.readouterr().out
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    args = parse(given)
+    assert model_of(args) == "fasterrcnn_bit_tiny_fpn"
+    assert settings_of(args, 6).optimizer == "adamw"
 
 
 def test_a_variant_may_be_a_file(options: list[str], tmp_path: Path) -> None:
