@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from bit_backbone.detection.models import DetectorSpec
     from bit_backbone.detection.tasks import TrainingSet
 
-DEFAULT_EPOCHS = 12  # the field's "1x" schedule on COCO
-
 
 def add_train_options(parser: Any) -> None:
     """Adds the options of ``bit-backbone train``."""
@@ -117,7 +115,7 @@ def _add_model_options(group: Any) -> None:
 def _add_recipe_options(group: Any) -> None:
     defaults = {field.name: field.default for field in dataclasses.fields(DetectionSettings)}
     length = group.add_mutually_exclusive_group()
-    length.add_argument("--epochs", type=_epochs, help=f"default {DEFAULT_EPOCHS}")
+    length.add_argument("--epochs", type=_epochs, help=model_choice.LENGTH)
     length.add_argument("--steps", type=int, metavar="N")
     option = group.add_argument
     optimizer = {"choices": OPTIMIZERS, "help": _default("optimizer", defaults)}
@@ -145,8 +143,7 @@ def _add_recipe_options(group: Any) -> None:
         metavar="N",
         help="default: a tenth of the steps, at most 100",
     )
-    images = defaults["batch_size"]
-    option("--batch-size", type=positive, default=images, metavar="N", help=f"default {images}")
+    option("--batch-size", type=positive, metavar="N", help=_default("batch_size", defaults))
     numbers = ("base_lr", "momentum", "weight_decay", "clip_norm")
     for name in (*numbers, "seed", "workers", "save_every"):
         flag, value = f"--{name.replace('_', '-')}", defaults[name]
@@ -245,9 +242,7 @@ def settings_of(args: argparse.Namespace, num_images: int) -> DetectionSettings:
     for field in dataclasses.fields(DetectionSettings):
         value = getattr(args, field.name, None)
         given[field.name] = usual.get(field.name, field.default) if value is None else value
-    if args.steps is None:
-        epochs = DEFAULT_EPOCHS if args.epochs is None else args.epochs
-        given["steps"] = round(epochs * num_images / args.batch_size)
+    given["steps"] = model_choice.steps_of(args, num_images, given["batch_size"])
     given["augment"] = tuple(augmentations(args))
     return DetectionSettings(**given)
 
@@ -256,5 +251,5 @@ def spec_of(args: argparse.Namespace, dataset: TrainingSet) -> DetectorSpec:
     """Returns the model asked for, with the classes of a data set."""
     from bit_backbone.detection.models import DetectorSpec
 
-    arguments = detector_arguments(args)
+    arguments = model_choice.size_arguments(args, dataset) | detector_arguments(args)
     return DetectorSpec(model_of(args), dataset.categories, arguments, dataset.keypoint_names)

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from unittest.mock import Mock
+from unittest.mock import MagicMock, Mock
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from rectangles import SMALL, write_coco
 from bit_backbone import BitBackbone, BitConfig, BitModel, cli
 from bit_backbone.cli.data_options import augmentations
 from bit_backbone.cli.model_choice import model_of
-from bit_backbone.cli.train_options import detector_arguments, settings_of
+from bit_backbone.cli.train_options import detector_arguments, settings_of, spec_of
 from bit_backbone.config import DENSE_FEATURE_NORM
 from bit_backbone.datasets import DigitScenes, build_scenes
 from bit_backbone.detection import runs, tasks, training
@@ -291,11 +291,45 @@ def test_digits_are_not_mirrored_wherever_they_lie(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "steps"), [([], 12 * 250), (["--epochs", "0.5"], 125), (["--steps", "1000"], 1000)]
+    ("given", "images", "steps"),
+    [
+        (["--model", "fasterrcnn_bit_fpn"], 1000, 12 * 250),
+        (["--epochs", "0.5"], 1000, 250),
+        (["--epochs", "0.5", "--batch-size", "4"], 1000, 125),
+        (["--steps", "700"], 1000, 700),
+        ([], 1000, 6 * 500),
+        ([], 100, 1000),  # too few images for 6 epochs to be enough
+    ],
 )
-def test_the_length_is_told_in_epochs_or_steps(given: list[str], steps: int) -> None:
-    args = parse(["--output", "run", *given])
-    assert settings_of(args, 1000).steps == steps
+def test_the_length_is_told_in_epochs_or_steps(given, images: int, steps: int) -> None:
+    args = parse(["--output", "run", "--device", "cpu", *given])
+    assert settings_of(args, images).steps == steps
+
+
+@pytest.mark.parametrize(
+    ("given", "size", "arguments"),
+    [
+        ([], (480, 640), {"min_size": 240}),
+        ([], (320, 200), {"min_size": 200}),
+        ([], (160, 192), {}),
+        ([], (64, 48), {}),
+        (["--argument", "min_size=100"], (480, 640), {"min_size": 100}),
+        (["--model", "fasterrcnn_bit_fpn"], (480, 640), {}),
+    ],
+)
+def test_the_tiny_model_takes_images_as_large_as_they_are(given, size, arguments, tmp_path) -> None:
+    sizes = [(10, 10), size, size, (2000, 3000)]
+    dataset = MagicMock(
+        categories=("cat",), keypoint_names=(), get_height_and_width=sizes.__getitem__
+    )
+    dataset.__len__ = lambda self: len(sizes)
+    args = parse(["--output", str(tmp_path), "--device", "cpu", *given])
+    spec = spec_of(args, dataset)
+    assert spec.arguments == arguments
+    args = parse(["--output", str(tmp_path), "--device", "cpu"])  # resumed, with other images
+    runs.save_spec(tmp_path, spec)
+    sizes[:] = [(800, 800)] * 4
+    assert spec_of(args, dataset).arguments == arguments
 
 
 @pytest.mark.parametrize(
