@@ -33,6 +33,7 @@ from bit_backbone.cli.options import (
     add_device_option,
     add_precision_option,
     add_renamed,
+    add_training_options,
     positive,
 )
 from bit_backbone.detection.settings import OPTIMIZERS, TINY_TRAINING, DetectionSettings
@@ -120,16 +121,8 @@ def _add_recipe_options(group: Any) -> None:
     option = group.add_argument
     optimizer = {"choices": OPTIMIZERS, "help": _default("optimizer", defaults)}
     option("--optimizer", **optimizer)
-    add_precision_option(group)
+    add_training_options(group)
     option("--channels-last", action="store_true", help="that memory format")
-    option("--grad-checkpointing", action="store_true", help="trade time for memory")
-    option("--activation-recompute", action="store_true", help="recompute norms only")
-    option("--fsdp", action="store_true", help="shard weights and optimizer over the processes")
-    option(
-        "--extend",
-        action="store_true",
-        help="train the run in --output further, by a new number of steps or learning rate",
-    )
     option(
         "--augment",
         nargs="*",
