@@ -9,7 +9,13 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 
-DEMO = ["matplotlib>=3.9", "pycocotools>=2.0.8", "scikit-image>=0.24", "scikit-learn>=1.5"]
+DEMO = [
+    "matplotlib>=3.9",
+    "pycocotools>=2.0.8",
+    "scikit-image>=0.24",
+    "scikit-learn>=1.5",
+    "tifffile>=2024.8.10",
+]
 FINETUNE = ["tensorboard>=2.17"]
 EXTRACT = ["pyarrow>=17", "webdataset>=0.2.100"]
 DOCS = ["mkdocs-material>=9.6", "mkdocstrings-python>=2.0"]
@@ -23,6 +29,7 @@ TEST = [
     "onnx>=1.17",
     "onnxruntime>=1.20",
     "onnxscript>=0.3",
+    "playwright>=1.50",
     "pytest>=8.2",
     "pytest-xdist>=3.6",
     "setuptools>=77",

@@ -28,6 +28,7 @@ from bit_backbone.cli.options import SIGNALLED
 from bit_backbone.datasets import CocoFolder, DigitScenes, build_scenes
 from bit_backbone.detection import DetectionSettings, DetectorSpec, TrainingResult, train
 from bit_backbone.detection.reports import metrics_table, save_comparison
+from bit_backbone.detection.settings import TINY_TRAINING
 from bit_backbone.detection.transforms import train_transforms
 from bit_backbone.torchvision.tiny import TINY
 from bit_backbone.training.progress import Progress
@@ -37,13 +38,7 @@ PHOTOGRAPHS = ("china.jpg", "flower.jpg")
 SCENES = {"train": 1000, "test": 200}
 DIGITS = 6000  # single ones, in images of 64x64
 PRETRAINING = {"steps": 500, "batch_size": 64, "rate": 3e-3}
-TRAINING = {
-    "steps": 500,
-    "batch_size": 4,
-    "optimizer": "adamw",
-    "base_lr": 1e-3,
-    "clip_norm": 1.0,
-}
+TRAINING = {**TINY_TRAINING, "steps": 500, "batch_size": 4}
 GOAL = 0.5
 PICTURED = 6
 REPORTED = 50  # batches of pre-training, over which what was right is averaged

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bit_backbone.cli.model_choice import model_of
 from bit_backbone.datasets.coco.problems import ORIENTATIONS, POLICIES, UPRIGHT
 from bit_backbone.datasets.formats.building import FORMATS
 
@@ -54,14 +55,14 @@ def add_format_options(group: Any) -> None:
     )
 
 
-def add_exif_option(group: Any) -> None:
-    """Adds ``--exif``."""
+def add_exif_option(group: Any, default: str | None = UPRIGHT) -> None:
+    """Adds ``--exif``; no default leaves it to the run."""
     group.add_argument(
         "--exif",
         choices=ORIENTATIONS,
-        default=UPRIGHT,
-        help="whether images were annotated as people see them, turned by their EXIF orientation "
-        "(default), or as they are stored",
+        default=default,
+        help="whether images were annotated as people see them, turned by their EXIF orientation, "
+        f"or as they are stored; default: {default or 'what the run was trained with'}",
     )
 
 
@@ -102,7 +103,7 @@ def augmentations(args: argparse.Namespace) -> list[str]:
     from bit_backbone.datasets.digits.build import holds_scenes
 
     digits = args.train is None or holds_scenes(args.train)  # mirrored, they are others or none
-    return [] if digits or args.model.startswith("keypoint") else ["hflip"]
+    return [] if digits or model_of(args).startswith("keypoint") else ["hflip"]
 
 
 def open_sets(args: argparse.Namespace) -> tuple[TrainingSet, TrainingSet]:
@@ -114,8 +115,8 @@ def open_sets(args: argparse.Namespace) -> tuple[TrainingSet, TrainingSet]:
     """
     names = augmentations(args)
     train, test = _documents(args)
-    train_set = _open(args, "train", args.model, train, names)
-    return train_set, _open(args, "test", args.model, test, [], train_set.categories)
+    train_set = _open(args, "train", model_of(args), train, names)
+    return train_set, _open(args, "test", model_of(args), test, [], train_set.categories)
 
 
 def open_test_set(args: argparse.Namespace, spec: DetectorSpec) -> TrainingSet:

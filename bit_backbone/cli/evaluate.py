@@ -35,7 +35,7 @@ def add_parser(subparsers: Any) -> None:
 
 def evaluate_run(args: argparse.Namespace, run: Path) -> int:
     """Evaluates a run; returns the exit status."""
-    from bit_backbone.detection.runs import bit_depth_of, load_detector
+    from bit_backbone.detection.runs import bit_depth_of, exif_of, load_detector
     from bit_backbone.detection.tasks import evaluate_on, warn_of_no_objects
     from bit_backbone.detection.training import check_categories
     from bit_backbone.training.precision import autocast
@@ -45,6 +45,7 @@ def evaluate_run(args: argparse.Namespace, run: Path) -> int:
     with process_group(args.device) as group:
         model, spec = load_detector(run, group.device)
         args.bit_depth = args.bit_depth or bit_depth_of(run)
+        args.exif = args.exif or exif_of(run)
         test_set = open_test_set(args, spec)
         check_categories(spec, test_set)
         warn_of_no_objects(test_set)

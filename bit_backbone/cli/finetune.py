@@ -16,7 +16,7 @@ from bit_backbone.cli.image_options import (
 from bit_backbone.cli.networks import MODEL_FOLDER, add_part_option, weights_of
 from bit_backbone.cli.options import (
     add_device_option,
-    add_precision_option,
+    add_training_options,
     add_weights_option,
     exit_status,
     image_size,
@@ -50,7 +50,7 @@ def add_parser(subparsers: Any) -> None:
     add_part_option(parser)
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="of the run")
     _add_data_options(parser)
-    _add_recipe_options(parser)
+    _add_settings_options(parser)
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="loaders, default 0")
     add_device_option(parser)
     parser.set_defaults(func=run)
@@ -78,9 +78,9 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--no-flip", action="store_true", help="where left and right mean something")
 
 
-def _add_recipe_options(parser: argparse.ArgumentParser) -> None:
-    recipe = parser.add_argument_group("recipe")
-    option = recipe.add_argument
+def _add_settings_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("settings")
+    option = group.add_argument
     default = "default %(default)s"
     option("--head", choices=("zero", "random"), default="zero", help=default)
     option("--batch-size", type=positive, default=BATCH_SIZE, metavar="N", help=default)
@@ -89,16 +89,8 @@ def _add_recipe_options(parser: argparse.ArgumentParser) -> None:
     option("--steps", type=positive, metavar="N", help="default: the rule's")
     option("--mixup-alpha", type=float, metavar="A", help="default: the rule's")
     option("--seed", type=int, default=0, metavar="N", help=default)
-    add_precision_option(recipe)
-    option("--grad-checkpointing", action="store_true", help="trade time for memory")
-    option("--activation-recompute", action="store_true", help="recompute norms alone")
-    option("--fsdp", action="store_true", help="shard over the processes")
-    option(
-        "--extend",
-        action="store_true",
-        help="train the run in --output further, by a new number of steps or learning rate",
-    )
-    option("--eval-every", type=positive, metavar="STEPS", help="default: at the end alone")
+    add_training_options(group)
+    option("--eval-every", type=positive, metavar="STEPS", help="default: at the end only")
     option("--save-every", type=positive, default=100, metavar="STEPS", help=default)
 
 

@@ -80,6 +80,20 @@ def add_precision_option(group: Any, text: str = "of forward passes") -> None:
     add_renamed(group, "--amp", "--precision bfloat16", "precision", value="bfloat16")
 
 
+def add_training_options(group: Any) -> None:
+    """Adds what every kind of training can do: ``--precision``, less memory, a longer run."""
+    add_precision_option(group)
+    option = group.add_argument
+    option("--grad-checkpointing", action="store_true", help="trade time for memory")
+    option("--activation-recompute", action="store_true", help="recompute norms only")
+    option("--fsdp", action="store_true", help="shard weights and optimizer over the processes")
+    option(
+        "--extend",
+        action="store_true",
+        help="train the run in --output further, by a new number of steps or learning rate",
+    )
+
+
 def _precision(text: str) -> str:
     if text in _SHORT:
         warn_of_old(f"--precision {text}", _SHORT[text])

@@ -7,6 +7,7 @@ from typing import Any
 
 from bit_backbone.cli.data_options import open_sets
 from bit_backbone.cli.image_options import check_images
+from bit_backbone.cli.model_choice import LARGE, TINY, model_of
 from bit_backbone.cli.options import device_of, exit_status, warn_of_old
 from bit_backbone.cli.train_options import add_train_options, settings_of, spec_of
 
@@ -50,7 +51,7 @@ def _train(args: argparse.Namespace) -> int:
     from bit_backbone.inference.allocator import keep_pages
     from bit_backbone.utils.processes import is_first_process
 
-    check_name(args.model)
+    check_name(model_of(args))
     train_set, test_set = open_sets(args)
     check_tools(test_set)  # before hours of training, not after them
     spec, settings = spec_of(args, train_set), settings_of(args, len(train_set))
@@ -75,7 +76,12 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _announce(args: argparse.Namespace, train: int, test: int, settings: Any) -> None:
+    model = model_of(args)
+    if args.model is None and model == TINY:
+        print(f"a tiny model, as there is no GPU; --model {LARGE} makes one on R50x1")
+    elif args.weights_backbone is None and args.variant is None and model != TINY:
+        print("random weights, which take long to train; --weights BiT-M-R50x1 has published ones")
     print(
-        f"{args.model}: {settings.steps} steps of {settings.batch_size} out of {train} images, "
+        f"{model}: {settings.steps} steps of {settings.batch_size} out of {train} images, "
         f"{test} for the test; run and log.jsonl in {args.output}"
     )

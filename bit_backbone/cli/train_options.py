@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bit_backbone.cli import model_choice
 from bit_backbone.cli.data_options import (
     DATA,
     add_digit_options,
@@ -21,6 +22,7 @@ from bit_backbone.cli.data_options import (
     augmentations,
 )
 from bit_backbone.cli.image_options import add_bit_depth_option, add_unreadable_options
+from bit_backbone.cli.model_choice import model_of
 from bit_backbone.cli.networks import (
     add_part_option,
     check_part,
@@ -31,16 +33,14 @@ from bit_backbone.cli.options import (
     add_device_option,
     add_precision_option,
     add_renamed,
+    add_training_options,
     positive,
 )
-from bit_backbone.detection.settings import OPTIMIZERS, DetectionSettings
+from bit_backbone.detection.settings import OPTIMIZERS, TINY_TRAINING, DetectionSettings
 
 if TYPE_CHECKING:
     from bit_backbone.detection.models import DetectorSpec
     from bit_backbone.detection.tasks import TrainingSet
-
-DEFAULT_MODEL = "fasterrcnn_bit_fpn"
-DEFAULT_EPOCHS = 12  # the field's "1x" schedule on COCO
 
 
 def add_train_options(parser: Any) -> None:
@@ -72,7 +72,7 @@ def add_evaluate_options(parser: Any) -> None:
     add_format_options(data)
     data.add_argument("--seed", type=int, default=0, metavar="N", help="of the run, for --split")
     add_invalid_option(data)
-    add_exif_option(data)
+    add_exif_option(data, default=None)
     add_unreadable_options(data, checks=False)
     add_bit_depth_option(data, default=None)
     add_picture_option(parser)
@@ -91,7 +91,7 @@ def add_picture_option(parser: Any) -> None:
 
 def _add_model_options(group: Any) -> None:
     option = group.add_argument
-    option("--model", default=DEFAULT_MODEL, metavar="NAME", help="default %(default)s")
+    option("--model", metavar="NAME", help=f"default: {model_choice.DEFAULT}")
     option("--variant", metavar="NAME", help="of BiT, or a BitConfig's JSON file; default R50x1")
     option(
         "--weights",
@@ -116,20 +116,13 @@ def _add_model_options(group: Any) -> None:
 def _add_recipe_options(group: Any) -> None:
     defaults = {field.name: field.default for field in dataclasses.fields(DetectionSettings)}
     length = group.add_mutually_exclusive_group()
-    length.add_argument("--epochs", type=_epochs, help=f"default {DEFAULT_EPOCHS}")
+    length.add_argument("--epochs", type=_epochs, help=model_choice.LENGTH)
     length.add_argument("--steps", type=int, metavar="N")
     option = group.add_argument
-    option("--optimizer", choices=OPTIMIZERS, default=defaults["optimizer"])
-    add_precision_option(group)
+    optimizer = {"choices": OPTIMIZERS, "help": _default("optimizer", defaults)}
+    option("--optimizer", **optimizer)
+    add_training_options(group)
     option("--channels-last", action="store_true", help="that memory format")
-    option("--grad-checkpointing", action="store_true", help="trade time for memory")
-    option("--activation-recompute", action="store_true", help="recompute norms only")
-    option("--fsdp", action="store_true", help="shard weights and optimizer over the processes")
-    option(
-        "--extend",
-        action="store_true",
-        help="train the run in --output further, by a new number of steps or learning rate",
-    )
     option(
         "--augment",
         nargs="*",
@@ -143,13 +136,20 @@ def _add_recipe_options(group: Any) -> None:
         metavar="N",
         help="default: a tenth of the steps, at most 100",
     )
-    images = defaults["batch_size"]
-    option("--batch-size", type=positive, default=images, metavar="N", help=f"default {images}")
+    option("--batch-size", type=positive, metavar="N", help=_default("batch_size", defaults))
     numbers = ("base_lr", "momentum", "weight_decay", "clip_norm")
     for name in (*numbers, "seed", "workers", "save_every"):
         flag, value = f"--{name.replace('_', '-')}", defaults[name]
-        option(flag, type=type(value), default=value, metavar="N", help=f"default {value}")
+        shown = None if name in TINY_TRAINING else value
+        text = _default(name, defaults)
+        option(flag, type=type(value), default=shown, metavar="N", help=text)
     option("--eval-every", type=int, metavar="STEPS", help="default: at the end only")
+
+
+def _default(name: str, defaults: dict[str, Any]) -> str:
+    """Returns what the help says of an option's default."""
+    text = f"default {defaults[name]}"
+    return f"{text}, of the tiny model {TINY_TRAINING[name]}" if name in TINY_TRAINING else text
 
 
 def _epochs(text: str) -> float:
@@ -190,7 +190,7 @@ def detector_arguments(args: argparse.Namespace) -> dict[str, Any]:
         arguments["weights_backbone"] = (
             path if args.part is None else {"path": path, "part": args.part}
         )
-        if "variant" not in arguments and _takes_variant(args.model):
+        if "variant" not in arguments and _takes_variant(model_of(args)):
             arguments |= _variant_of(Path(weights), args.output, args.part)
     check_part(args.part, args.weights_backbone, "--weights")
     return arguments
@@ -225,17 +225,17 @@ def _variant_of(weights: Path, run: Path, part: str | None) -> dict[str, Any]:
 
 
 def settings_of(args: argparse.Namespace, num_images: int) -> DetectionSettings:
-    """Returns the recipe for a training set of this size.
+    """Returns the settings for a training set of this size.
 
     Raises:
         ValueError: A value is out of its range.
     """
-    given: dict[str, Any] = {
-        f.name: getattr(args, f.name, None) for f in dataclasses.fields(DetectionSettings)
-    }
-    if args.steps is None:
-        epochs = DEFAULT_EPOCHS if args.epochs is None else args.epochs
-        given["steps"] = round(epochs * num_images / args.batch_size)
+    usual = TINY_TRAINING if model_of(args) == model_choice.TINY else {}
+    given: dict[str, Any] = {}
+    for field in dataclasses.fields(DetectionSettings):
+        value = getattr(args, field.name, None)
+        given[field.name] = usual.get(field.name, field.default) if value is None else value
+    given["steps"] = model_choice.steps_of(args, num_images, given["batch_size"])
     given["augment"] = tuple(augmentations(args))
     return DetectionSettings(**given)
 
@@ -244,5 +244,5 @@ def spec_of(args: argparse.Namespace, dataset: TrainingSet) -> DetectorSpec:
     """Returns the model asked for, with the classes of a data set."""
     from bit_backbone.detection.models import DetectorSpec
 
-    arguments = detector_arguments(args)
-    return DetectorSpec(args.model, dataset.categories, arguments, dataset.keypoint_names)
+    arguments = model_choice.size_arguments(args, dataset) | detector_arguments(args)
+    return DetectorSpec(model_of(args), dataset.categories, arguments, dataset.keypoint_names)

@@ -15,7 +15,7 @@ from torch import nn
 from bit_backbone.datasets.coco import CocoFolder
 from bit_backbone.detection.batches import collate
 from bit_backbone.detection.results import coco_records
-from bit_backbone.training.evaluation import batches_of_share, evaluating, everyones, ignore
+from bit_backbone.training.evaluation import evaluated, ignore
 from bit_backbone.utils.extras import require
 from bit_backbone.utils.processes import ONE_PROCESS, ProcessGroup
 from bit_backbone.utils.unreadable import Unreadable
@@ -72,21 +72,17 @@ def evaluate(
     """
     coco_api = import_coco_api()
     records: list[dict[str, Any]] = []
-    own: list[Unreadable] | None = None if failed is None else []
-    share = batches_of_share(dataset, group, batch_size, workers, collate, own)
-    with evaluating(model):
-        for positions, (images, targets) in share:
-            detections = model([image.to(group.device) for image in images])
-            for position, target, detection in zip(positions, targets, detections, strict=True):
-                if position < len(dataset):
-                    ids = target["image_id"], dataset.category_ids
-                    records += coco_records(detection, *ids)
-            advance(len(images))
+    options: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "advance": advance}
+    share = evaluated(model, dataset, group, collate=collate, failed=failed, **options)
+    for counts, images, targets in share:
+        detections = model([image.to(group.device) for image in images])
+        for is_counted, target, detection in zip(counts, targets, detections, strict=True):
+            if is_counted:
+                records += coco_records(detection, target["image_id"], dataset.category_ids)
     everything = [record for own in group.gather(records) for record in own]
     if results is not None:
         results[:] = everything
     if failed is not None:
-        failed[:] = everyones(own or [], group)
         dataset = dataset.without({failure.index for failure in failed})
     return summarize(coco_api, dataset, everything)
 

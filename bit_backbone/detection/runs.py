@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from bit_backbone.backbone import BitBackbone
+from bit_backbone.datasets.coco.problems import UPRIGHT
 from bit_backbone.detection.models import DetectorSpec
 from bit_backbone.training.saving import load_weights
 from bit_backbone.training.state import STATE_NAME, RunState
@@ -81,6 +82,11 @@ def bit_depth_of(run: str | os.PathLike[str]) -> int | str:
     """Returns how many bits of deep images a run's data uses, "auto" where that was not said."""
     bit_depth: int | str = load_state(run_folder(Path(run))).recipe.get("bit_depth", "auto")
     return bit_depth
+
+
+def exif_of(run: str | os.PathLike[str]) -> str:
+    """Returns how a run takes images: "upright" or "stored", as ``CocoFolder`` does."""
+    return str(load_state(run_folder(Path(run))).recipe.get("exif", UPRIGHT))
 
 
 def save_backbone(run: Path, model: nn.Module | None = None) -> Path:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from bit_backbone.datasets.semantic import IGNORED, SemanticFolder
 from bit_backbone.detection.batches import collate
-from bit_backbone.training.evaluation import batches_of_share, evaluating, everyones, ignore
+from bit_backbone.training.evaluation import evaluated, ignore
 from bit_backbone.utils.processes import ONE_PROCESS, ProcessGroup
 from bit_backbone.utils.unreadable import Unreadable
 
@@ -49,17 +50,13 @@ def evaluate(
     """
     count = len(dataset.categories) + 1
     confusion = torch.zeros(count, count, dtype=torch.int64, device=group.device)
-    own: list[Unreadable] | None = None if failed is None else []
-    share = batches_of_share(dataset, group, batch_size, workers, collate, own)
-    with evaluating(model):
-        for positions, (images, targets) in share:
-            found = model([image.to(group.device) for image in images])
-            for position, result, target in zip(positions, found, targets, strict=True):
-                if position < len(dataset):
-                    confusion += confusion_of(result["semantic"], target["semantic"], count)
-            advance(len(images))
-    if failed is not None:
-        failed[:] = everyones(own or [], group)
+    options: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "advance": advance}
+    share = evaluated(model, dataset, group, collate=collate, failed=failed, **options)
+    for counts, images, targets in share:
+        found = model([image.to(group.device) for image in images])
+        for is_counted, result, target in zip(counts, found, targets, strict=True):
+            if is_counted:
+                confusion += confusion_of(result["semantic"], target["semantic"], count)
     return summarize(group.sum(confusion), dataset.categories)
 
 

@@ -9,6 +9,8 @@ from typing import Any, ClassVar
 from bit_backbone.training.settings import RunSettings
 
 OPTIMIZERS = ("sgd", "adamw")
+TINY_TRAINING = {"batch_size": 2, "optimizer": "adamw", "base_lr": 1e-3, "clip_norm": 1.0}
+"""What of ``DetectionSettings`` suits ``fasterrcnn_bit_tiny_fpn``, which learns from scratch."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bit_backbone.training.evaluation import batches_of_share, evaluating, everyones, ignore
+from bit_backbone.training.evaluation import evaluated, ignore
 from bit_backbone.utils.processes import ProcessGroup
 from bit_backbone.utils.unreadable import Unreadable
 
@@ -64,20 +64,14 @@ def evaluate(
     """
     if not len(dataset):
         raise ValueError("an evaluation set has at least one example, got none")
-    count = len(dataset)
     sums = torch.zeros(3, dtype=torch.float64, device=group.device)
-    own: list[Unreadable] | None = None if failed is None else []
-    share = batches_of_share(dataset, group, batch_size, workers, failed=own)
-    with evaluating(model):
-        for positions, (images, labels) in share:
-            output = model(images.to(group.device))
-            logits = output[0] if isinstance(output, tuple) else output.logits
-            kept = torch.tensor([position < count for position in positions])
-            sums += _sums(logits[kept.to(logits.device)], labels[kept].to(group.device))
-            advance(len(labels))
-    if failed is not None:
-        failed[:] = everyones(own or [], group)
-        count -= len(failed)
+    options: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "advance": advance}
+    for counts, images, labels in evaluated(model, dataset, group, failed=failed, **options):
+        output = model(images.to(group.device))
+        logits = output[0] if isinstance(output, tuple) else output.logits
+        kept = torch.tensor(counts)
+        sums += _sums(logits[kept.to(logits.device)], labels[kept].to(group.device))
+    count = len(dataset) - len(failed or ())
     loss, top1, top5 = (group.sum(sums) / count).tolist()
     return Metrics(loss, top1, top5, count)
 

@@ -50,8 +50,15 @@ def is_deep(image: Image.Image) -> bool:
     return (
         image.mode in (*_GREY, _FLOAT, _INTEGER)
         or _SIXTEEN in _raw_mode(image)
-        or _has_lost_bits(image)
+        or has_lost_bits(image)
     )
+
+
+def has_lost_bits(image: Image.Image) -> bool:
+    """Whether a TIFF has 16 bits in planes, one after the other, which Pillow reads as 8."""
+    bits: Any = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, ())
+    is_eight = image.mode in ("RGB", "RGBA", "L", "LA") and _SIXTEEN not in _raw_mode(image)
+    return is_eight and isinstance(bits, tuple) and any(count > 8 for count in bits)
 
 
 def to_eight_bits(
@@ -83,9 +90,23 @@ def to_eight_bits(
         upper = np.asarray(turned(image), np.uint16)
         values = upper << 8 | np.asarray(turned(_swapped(opened())))
         largest = _largest(image, bit_depth)
-    scaled = _scale(values, largest, name, bit_depth)
-    _tell(name, values, largest)
-    return scaled
+    return Image.fromarray(_scale(values, largest, name, bit_depth))
+
+
+def numbers_to_eight_bits(values: np.ndarray, name: str, bit_depth: BitDepth) -> np.ndarray:
+    """Returns numbers of another type than uint8 scaled to it, as ``to_eight_bits`` does.
+
+    Raises:
+        ValueError: They are larger than the bits allow or not finite, or it cannot be known how
+            many bits there are, as there are more than 16.
+    """
+    if values.dtype.kind not in "uif":
+        raise ValueError(f"pixels are integers or floating point, got {values.dtype} in {name}")
+    if bit_depth == AUTO and values.dtype.kind != "f" and values.dtype != np.uint16:
+        raise _unknown_depth(str(values.dtype))
+    is_float = bit_depth == AUTO and values.dtype.kind == "f"
+    largest = 1.0 if is_float else _white(bit_depth)
+    return _scale(values, largest, name, bit_depth)
 
 
 def _raw_mode(image: Image.Image) -> str:
@@ -95,13 +116,6 @@ def _raw_mode(image: Image.Image) -> str:
     if isinstance(arguments, tuple):
         arguments = arguments[0] if arguments else ""
     return arguments if isinstance(arguments, str) else ""
-
-
-def _has_lost_bits(image: Image.Image) -> bool:
-    """Whether a TIFF has 16 bits in planes, one after the other, which Pillow reads as 8."""
-    bits: Any = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, ())
-    is_eight = image.mode in ("RGB", "RGBA", "L", "LA") and _SIXTEEN not in _raw_mode(image)
-    return is_eight and isinstance(bits, tuple) and any(count > 8 for count in bits)
 
 
 def _is_swappable(image: Image.Image) -> bool:
@@ -130,29 +144,37 @@ def _by_upper_bytes(
     image: Image.Image, turned: Turn, name: str, bit_depth: BitDepth
 ) -> Image.Image:
     """Decodes what Pillow gives only the upper bytes of, such as grey with transparency."""
-    if _has_lost_bits(image) or bit_depth not in (AUTO, 16):
+    if bit_depth not in (AUTO, 16):
         raise ValueError(
-            f"{name} has 16 bits in an order that cannot be read with all of them; save it as PNG "
-            "or as TIFF with its channels beside each other, without transparency"
+            f"{name} has 16 bits in an order that cannot be read with all of them; save it without "
+            "transparency"
         )
     return turned(image)
 
 
 def _largest(image: Image.Image, bit_depth: BitDepth) -> float:
     """Returns the value that white has."""
-    if bit_depth != AUTO:
-        return float(2 ** int(bit_depth) - 1)
-    if image.mode == _FLOAT:
+    if bit_depth == AUTO and image.mode == _FLOAT:
         return 1.0
-    if image.mode == _INTEGER and image.format not in _OF_SIXTEEN:
-        raise ValueError(
-            "images have 8 or 16 bits per channel or are floats in [0, 1], got 32 bits, of which "
-            "some will not be used" + after(": ", passing("bit_depth", 16, "if 16 are"))
-        )
-    return float(2**16 - 1)
+    if bit_depth == AUTO and image.mode == _INTEGER and image.format not in _OF_SIXTEEN:
+        raise _unknown_depth("32 bits")
+    return _white(bit_depth)
 
 
-def _scale(values: np.ndarray, largest: float, name: str, bit_depth: BitDepth) -> Image.Image:
+def _white(bit_depth: BitDepth) -> float:
+    """Returns the largest number of so many bits; "auto" is 16."""
+    return float(2 ** (16 if bit_depth == AUTO else int(bit_depth)) - 1)
+
+
+def _unknown_depth(got: str) -> ValueError:
+    return ValueError(
+        "images have 8 or 16 bits per channel or are floats in [0, 1], "
+        f"got {got}, of which some will not be used"
+        + after(": ", passing("bit_depth", 16, "if 16 are"))
+    )
+
+
+def _scale(values: np.ndarray, largest: float, name: str, bit_depth: BitDepth) -> np.ndarray:
     low, high = float(values.min(initial=0)), float(values.max(initial=0))
     if not (low >= 0 and high <= largest):  # written so that NaN fails
         what = "floats lie in [0, 1]" if bit_depth == AUTO else f"{bit_depth} bits are at most"
@@ -160,8 +182,8 @@ def _scale(values: np.ndarray, largest: float, name: str, bit_depth: BitDepth) -
         bits = int(high).bit_length() if 1 < high < 2**MOST_BITS else 0
         way_out = after("; ", passing("bit_depth", bits)) if bits else ""
         raise ValueError(f"{what}{limit}, got [{low:g}, {high:g}] in {name}{way_out}")
-    eight = np.rint(values.astype(np.float64) * (255 / largest)).astype(np.uint8)
-    return Image.fromarray(eight)
+    _tell(name, values, largest)
+    return np.rint(values.astype(np.float64) * (255 / largest)).astype(np.uint8)
 
 
 def _tell(name: str, values: np.ndarray, largest: float) -> None:

@@ -6,14 +6,22 @@ Pillow's to the bit. Every other image becomes a tensor [C, H, W], uint8 or floa
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import IO, TypeAlias
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.ExifTags import Base
 
-from bit_backbone.preprocessing.deep import AUTO, BitDepth, is_deep, to_eight_bits
+from bit_backbone.preprocessing.deep import (
+    AUTO,
+    BitDepth,
+    is_deep,
+    numbers_to_eight_bits,
+    to_eight_bits,
+)
+from bit_backbone.preprocessing.tiffs import is_for_tifffile, read_tiff
 from bit_backbone.utils.files import BoundedReader
 from bit_backbone.utils.out_of_memory import is_out_of_memory
 from bit_backbone.utils.ways_out import after, either, in_python, passing
@@ -83,17 +91,17 @@ def read(
             composited on white. Arrays of one channel are grey, of four RGBA.
         input_data_format: Where an array has its channels; None finds out.
         white: The largest legal value of a floating-point image in memory, 1.0 or 255.0.
-        bit_depth: How many bits of files and PIL images of more than 8 are used; "auto" for all
-            that their type has. Floats in a file lie in [0, 1].
+        bit_depth: How many bits of files, PIL images and arrays of more than 8 are used; "auto"
+            for all that their type has. Floats in a file lie in [0, 1].
         upright: Whether to turn a file by its EXIF orientation.
 
     Returns:
         A PIL image of 8 bits per channel, or a tensor [C, H, W].
 
     Raises:
-        ValueError: For arrays of 16 bits, for pixels of an ambiguous range, for an unclear channel
-            axis, for a number of channels that cannot be made RGB, and for a file that is damaged
-            or has more pixels than Pillow's limit against decompression bombs.
+        ValueError: For integers of an unknown number of bits, for pixels of an ambiguous range,
+            for an unclear channel axis, for a number of channels that cannot be made RGB, and for a
+            file that is damaged or has more pixels than Pillow's limit against decompression bombs.
         OSError: For a file that is missing, truncated or no image.
     """
     if isinstance(image, (str, os.PathLike)):
@@ -103,6 +111,8 @@ def read(
             image = to_eight_bits(image, Image.Image.copy, None, "the image", bit_depth)
         return _read_pil(image, convert_rgb)
     pixels = _channels_last(_to_numpy(image), input_data_format)
+    if pixels.dtype.kind in "ui" and pixels.dtype != np.uint8:
+        pixels = numbers_to_eight_bits(pixels, "the image", bit_depth)
     if convert_rgb and pixels.shape[-1] not in _COLOUR_CHANNELS:
         raise ValueError(
             "do_convert_rgb=True takes images of 1 (grey), 3 (RGB) or 4 (RGBA) channels, "
@@ -142,10 +152,8 @@ def decode(
         OSError: It is missing, truncated or no image.
     """
     try:
-        with _opened(file) as opened, Image.open(opened) as image:
+        with _opened(file) as opened, _identified(opened, name) as image:
             return _decoded(opened, image, name, bit_depth, upright)
-    except UnidentifiedImageError as error:
-        raise UnidentifiedImageError(f"cannot identify image file {name!r}") from error
     except (OSError, ValueError):
         raise
     except Exception as error:  # of any kind: Pillow's plugins raise many on damaged files
@@ -155,11 +163,27 @@ def decode(
         raise ValueError(f"{name} is damaged or too large: {said}") from error
 
 
+@contextmanager
+def _identified(file: IO[bytes], name: str) -> Iterator[Image.Image | None]:
+    """Opens an image with Pillow; None for a TIFF that Pillow does not know."""
+    try:
+        image = Image.open(file)
+    except UnidentifiedImageError as error:
+        if not is_for_tifffile(file, None):
+            raise UnidentifiedImageError(f"cannot identify image file {name!r}") from error
+        yield None
+        return
+    with image:
+        yield image
+
+
 def _decoded(
-    file: IO[bytes], image: Image.Image, name: str, bit_depth: BitDepth | None, upright: bool
+    file: IO[bytes], image: Image.Image | None, name: str, bit_depth: BitDepth | None, upright: bool
 ) -> Image.Image:
     """Decodes an opened image, upright if asked for and with 8 bits per channel."""
-    turn = ImageOps.exif_transpose if upright else Image.Image.copy
+    turn = ImageOps.exif_transpose if upright else _as_stored
+    if image is None or (bit_depth is not None and is_for_tifffile(file, image)):
+        return turn(read_tiff(file, name, bit_depth))
     if bit_depth is None or not is_deep(image):
         return turn(image)
 
@@ -168,6 +192,12 @@ def _decoded(
         return Image.open(file)
 
     return to_eight_bits(image, turn, opened, name, bit_depth)
+
+
+def _as_stored(image: Image.Image) -> Image.Image:
+    """Decodes an image as its pixels are stored; Pillow turns a TIFF upright unless it is told."""
+    image.getexif().pop(Base.Orientation, None)
+    return image.copy()
 
 
 def header_size(file: str | os.PathLike[str] | IO[bytes]) -> tuple[int, int] | None:
@@ -209,9 +239,9 @@ def _to_numpy(image: Image.Image | np.ndarray | torch.Tensor) -> np.ndarray:
             image = image.float()
         image = image.detach().cpu().numpy()
     pixels = np.asarray(image)
-    if pixels.dtype != np.uint8 and not np.issubdtype(pixels.dtype, np.floating):
+    if pixels.dtype.kind not in "uif":
         raise ValueError(
-            f"pixels are uint8 or floating point, got {pixels.dtype}; scale them to uint8, or "
+            f"pixels are integers or floating point, got {pixels.dtype}; scale them to uint8, or "
             f"{_AS_FLOATS}"
         )
     return pixels

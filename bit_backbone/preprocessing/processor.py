@@ -151,8 +151,8 @@ class BitImageProcessor:
 
         Args:
             images: PIL images, numpy arrays or torch tensors, or paths of image files; one, a
-                (nested) sequence, or a 4-D array. Arrays are uint8 or floating point, [H, W],
-                [H, W, C] or [C, H, W].
+                (nested) sequence, or a 4-D array. Arrays are uint8, uint16 or floating point,
+                [H, W], [H, W, C] or [C, H, W]; other integers, with a ``bit_depth``.
             **overrides: Settings for this call, such as ``return_tensors``; None for the
                 processor's own.
 
@@ -161,7 +161,7 @@ class BitImageProcessor:
             are neither rescaled nor normalised.
 
         Raises:
-            ValueError: For an image that cannot be read without guessing (16 bits, floats whose
+            ValueError: For an image that cannot be read without guessing (32 bits, floats whose
                 range does not fit ``do_rescale``, an unclear channel axis) or is larger than
                 ``pad_size``, for images of several sizes with ``return_tensors``, and for settings
                 out of their range.

@@ -30,6 +30,7 @@ TINY = BitConfig(
 )
 """R50x1's blocks, at a quarter of its width and 6 of its 16 units: 0.6 million parameters."""
 
+MIN_SIZE, MAX_SIZE = 160, 320
 CHANNELS = 64
 HEAD_WIDTH = 256
 POOLED = 7
@@ -95,8 +96,8 @@ def _settings(num_classes: int) -> dict[str, Any]:
     return {
         "image_mean": pixels,
         "image_std": pixels,
-        "min_size": 160,
-        "max_size": 320,
+        "min_size": MIN_SIZE,
+        "max_size": MAX_SIZE,
         "rpn_anchor_generator": AnchorGenerator(ANCHOR_SIZES, (ASPECT_RATIOS,) * len(ANCHOR_SIZES)),
         "rpn_pre_nms_top_n_train": 400,
         "rpn_post_nms_top_n_train": 200,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
@@ -40,27 +39,61 @@ class _Share(Dataset[Drawn]):
         return draw(self.dataset, ((first + i) % count for i in range(self.attempts)))
 
 
-def batches_of_share(
+def ignore(count: int) -> None:
+    """Shows no progress."""
+
+
+def evaluated(
+    model: nn.Module,
     dataset: Any,
     group: ProcessGroup,
+    *,
     batch_size: int,
-    workers: int,
+    workers: int = 0,
     collate: Callable[[list[Any]], Any] | None = None,
+    advance: Callable[[int], None] = ignore,
     failed: list[Unreadable] | None = None,
-) -> Iterator[tuple[list[int], Any]]:
-    """Yields positions and batch of this process's share of a data set.
+) -> Iterator[tuple[list[bool], Any, Any]]:
+    """Yields the batches of this process's share of a data set, a model being in eval mode.
 
-    Positions from the size of the data set on are not to be counted: they fill up the last batch,
-    or stand for an image that cannot be read.
+    It is in its old mode afterwards.
 
     Args:
-        dataset: A map-style data set.
+        model: What is evaluated.
+        dataset: A map-style data set of images and targets.
         group: The processes.
         batch_size: Examples of a batch.
         workers: Loader processes.
         collate: Makes a batch; None for torch's own way.
-        failed: Receives the images of this process that cannot be read; None raises for one.
+        advance: Called with the length of each batch, to show progress.
+        failed: Receives, at the end, the images that any process cannot read, by their place in the
+            data set; None raises for one.
+
+    Yields:
+        Which examples of a batch count (others fill it up, or stand for an image that cannot be
+        read), its images, and its targets.
     """
+    own: list[Unreadable] | None = None if failed is None else []
+    was_training = model.training
+    model.eval()
+    for counts, (images, targets) in _batches(dataset, group, batch_size, workers, collate, own):
+        yield counts, images, targets
+        advance(len(images))
+    model.train(was_training)
+    if failed is not None:
+        found = {failure.index: failure for part in group.gather(own or []) for failure in part}
+        failed[:] = [found[index] for index in sorted(found)]
+
+
+def _batches(
+    dataset: Any,
+    group: ProcessGroup,
+    batch_size: int,
+    workers: int,
+    collate: Callable[[list[Any]], Any] | None,
+    failed: list[Unreadable] | None,
+) -> Iterator[tuple[list[bool], Any]]:
+    """Yields which examples of a batch count, and the batch; adds to ``failed``."""
     count = len(dataset)
     positions = equal_share(count, group.rank, group.world_size)
     loader: Any = DataLoader(
@@ -74,23 +107,5 @@ def batches_of_share(
         own = positions[number * batch_size : (number + 1) * batch_size]
         if failed is not None:
             failed += failures
-        yield [p if p % count == i else count for p, i in zip(own, indices, strict=True)], batch
-
-
-def everyones(failed: list[Unreadable], group: ProcessGroup) -> list[Unreadable]:
-    """Returns what all processes could not read, by its place in the data set, each once."""
-    found = {failure.index: failure for own in group.gather(failed) for failure in own}
-    return [found[index] for index in sorted(found)]
-
-
-def ignore(count: int) -> None:
-    """Shows no progress."""
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Puts a model into eval mode, and back into its old mode afterwards."""
-    was_training = model.training
-    model.eval()
-    yield
-    model.train(was_training)
+        # Another index was drawn in the place of what cannot be read.
+        yield [p == i for p, i in zip(own, indices, strict=True)], batch

@@ -40,7 +40,7 @@ class RunLog:
 
             self._board = SummaryWriter(str(folder), purge_step=step)
         else:
-            _LOGGER.warning(
+            _LOGGER.info(  # the report shows the same curves
                 "no TensorBoard log: tensorboard is not installed "
                 '(pip install "bit-backbone[finetune]"); %s holds every value',
                 path,

@@ -146,6 +146,9 @@ def test_problems_of_voc(tmp_path: Path) -> None:
     assert told == [("no XML", "a.xml"), ("corners", "b.jpg"), ("missing annotations", "lost")]
 
 
+NUMBERED = ("point 1", "point 2")
+
+
 def yolo(root: Path, text: str | None, names="[cat, dog]", parts="train: images") -> Path:
     picture(root / "images" / "a.jpg")
     (root / "labels").mkdir(exist_ok=True)
@@ -192,6 +195,55 @@ def test_polygons_of_yolo_are_masks(tmp_path: Path) -> None:
     folder = CocoFolder(open_document(yolo(tmp_path, "1 0 0 0.5 0 0.5 1 0 1\n")), masks=True)
     assert folder[0][1]["masks"].sum() == 20 * 30
     assert folder[0][1]["labels"].tolist() == [2]
+
+
+@pytest.mark.parametrize(
+    ("settings", "numbers", "names", "expected"),
+    [
+        ("kpt_shape: [2, 3]", "0.5 0.5 2 0.25 1 1", NUMBERED, [20, 15, 2, 10, 30, 1]),
+        ("kpt_shape: [2, 3]", "0.5 0.5 2.0 0.3 0.3 0", NUMBERED, [20, 15, 2, 0, 0, 0]),
+        ("kpt_shape: [2, 2]", "0.5 0.5 0 0", NUMBERED, [20, 15, 2, 0, 0, 2]),
+        ("kpt_shape: [2, 2]", "0.5 0.5 -1 -1", NUMBERED, [20, 15, 2, 0, 0, 0]),
+        (
+            "kpt_shape: [2, 2]\nkpt_names: {0: [ear, tail]}",
+            "0.5 0.5 1 1",
+            ("ear", "tail"),
+            [20, 15, 2, 40, 30, 2],
+        ),
+        ("kpt_shape: [2, 2]\nkpt_names: [ear]", "0 0 1 1", NUMBERED, [0, 0, 2, 40, 30, 2]),
+    ],
+)
+def test_keypoints_of_yolo(settings, numbers, names, expected, tmp_path: Path) -> None:
+    root = yolo(tmp_path, f"1 0.5 0.5 1 1 {numbers}", parts=f"{settings}\ntrain: images")
+    document = open_document(root)
+    assert not document.problems
+    folder = CocoFolder(document, keypoints=True)
+    assert folder.keypoint_names == names
+    assert folder[0][1]["keypoints"].flatten().tolist() == expected
+    (record,) = document.content["annotations"]
+    assert record["num_keypoints"] == sum(v > 0 for v in expected[2::3])
+    target = tmp_path / "converted"
+    assert cli.main(["convert-dataset", str(root), str(target)]) == 0
+    again = CocoFolder(target, keypoints=True)
+    assert again.keypoint_names == names
+    assert again[0][1]["keypoints"].flatten().tolist() == expected
+
+
+def test_bad_keypoints_of_yolo(tmp_path: Path) -> None:
+    text = "0 .5 .5 1 1 0 0 2\n0 .5 .5 1 1\n0 .5 .5 1 1 .1 .1\n0 .5 .5 1 1 .1 .1 1.5\n"
+    document = open_document(yolo(tmp_path, text, parts="kpt_shape: [1, 3]\ntrain: images"))
+    assert [p.detail.partition(":")[0] for p in document.problems] == [
+        "a.txt, line 2", "a.txt, line 3"]  # fmt: skip
+    assert "a class, 4 numbers and 3 of the keypoints" in document.problems[0].detail
+    with pytest.raises(ValueError, match=r"visibilities should be 0, 1 or 2; got \[1.5\]"):
+        CocoFolder(document, keypoints=True)
+
+
+@pytest.mark.parametrize("shape", ["[17]", "[0, 3]", "[17, 4]", "17", "[a, 3]", "{a: 1}"])
+def test_a_kpt_shape_that_is_none(shape: str, tmp_path: Path) -> None:
+    root = yolo(tmp_path, "", parts=f"kpt_shape: {shape}\ntrain: images")
+    with pytest.raises(ValueError, match=r"data.yaml: kpt_shape should be .* such as \[17, 3\]"):
+        open_document(root)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Pictures of a camera of 12 bits: the run knows, and so do the commands that use it."""
+"""How images are to be read, in bits and orientation: the run knows, and so do the commands."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from PIL import Image
 
 from bit_backbone import BitConfig, BitForImageClassification, BitImageProcessor, cli
 from bit_backbone.datasets import CocoFolder, SemanticFolder
-from bit_backbone.detection.runs import bit_depth_of
+from bit_backbone.detection.runs import bit_depth_of, exif_of
 
 MODEL = ("--model", "fasterrcnn_bit_tiny_fpn", "--argument", "min_size=64", "--base-lr", "0.001")
 SHORT = ("--steps", "2", "--batch-size", "2", "--warmup-steps", "1", "--pictures", "0")
@@ -51,6 +51,22 @@ def test_a_run_keeps_its_bits(coco_folder: Path, tmp_path: Path, capsys) -> None
     assert cli.main([*detect, str(image), "--bit-depth", "9"]) == 3
     assert "9 bits are at most 511" in capsys.readouterr().err
     assert cli.main(["evaluate", target, "--test", data, "--pictures", "0"]) == 0
+
+
+def test_a_run_keeps_how_its_images_are_turned(coco_folder: Path, tmp_path: Path, capsys) -> None:
+    orientation = Image.Exif()
+    orientation[274] = 6
+    for path in (coco_folder / "images").iterdir():
+        Image.open(path).save(path, exif=orientation)  # annotated as they are stored
+    target, data = str(tmp_path / "run"), str(coco_folder)
+    request = ["train", *MODEL, *SHORT, "--train", data, "--test", data, "--output", target]
+    assert cli.main([*request, "--exif", "stored"]) == 0
+    assert exif_of(target) == "stored"
+    evaluate = ["evaluate", target, "--test", data, "--pictures", "0"]
+    assert cli.main(evaluate) == 0
+    capsys.readouterr()
+    assert cli.main([*evaluate, "--exif", "upright"]) == 2
+    assert "pass --exif stored if it was annotated as it is stored" in capsys.readouterr().err
 
 
 def test_a_classifier_keeps_its_bits(tmp_path: Path, capsys) -> None:

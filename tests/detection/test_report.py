@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from browser import opened
 from rectangles import SMALL, write_coco
 
 from bit_backbone import cli
@@ -161,6 +162,36 @@ def test_a_run_ends_with_a_page_that_needs_nothing_else(tmp_path: Path, capsys) 
     assert sum(source.startswith("data:image/jpeg") for source in page.sources) == 12
     assert "None are recorded." in page.text
     assert {"block", "bar", "base_lr", "box_AP50"} <= set(page.text.splitlines())
+
+
+def test_a_browser_shows_the_page_without_a_network(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    run = train(tmp_path)
+    with opened(run / "report.html") as visit:
+        assert visit.page.title() == "run"
+        assert {"Training", "Precision and recall", "Confusion"} <= set(visit.texts("h2"))
+        assert visit.texts("table:not(.facts) tr th:first-child") == ["", "block", "bar"]
+        charts, pictures = visit.sizes("img[src*=svg]"), visit.sizes("img[src*=jpeg]")
+        assert len(charts) == 4
+        assert min(min(size) for size in charts) > 100
+        assert len(pictures) == 12
+        assert min(min(size) for size in pictures) >= 48  # as large as the images
+        shown = visit.page.locator("img").evaluate_all("x => x.map(i => i.clientWidth)")
+        assert min(shown) > 0
+        width = visit.page.evaluate("[document.body.scrollWidth, window.innerWidth]")
+        assert width[0] <= width[1], "the page does not scroll sideways"
+    assert not visit.errors
+    assert not visit.requests
+
+
+def test_the_browser_sees_what_a_page_lacks(tmp_path: Path) -> None:
+    file = tmp_path / "page.html"
+    image = '<img src="data:image/png;base64,AAAA"><img src="https://example.org/a.png">'
+    file.write_text(f"<!doctype html><meta charset=utf-8>{image}<script>missing()</script>")
+    with opened(file) as visit:
+        assert visit.sizes("img") == [(0, 0), (0, 0)]
+    assert visit.requests == ["https://example.org/a.png"]
+    assert any("missing is not defined" in error for error in visit.errors)
 
 
 def test_problems_are_escaped_and_counted(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from unittest.mock import Mock
+from unittest.mock import MagicMock, Mock
 
 import pytest
 import torch
@@ -11,7 +11,8 @@ from rectangles import SMALL, write_coco
 
 from bit_backbone import BitBackbone, BitConfig, BitModel, cli
 from bit_backbone.cli.data_options import augmentations
-from bit_backbone.cli.train_options import detector_arguments, settings_of
+from bit_backbone.cli.model_choice import model_of
+from bit_backbone.cli.train_options import detector_arguments, settings_of, spec_of
 from bit_backbone.config import DENSE_FEATURE_NORM
 from bit_backbone.datasets import DigitScenes, build_scenes
 from bit_backbone.detection import runs, tasks, training
@@ -290,11 +291,81 @@ def test_digits_are_not_mirrored_wherever_they_lie(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "steps"), [([], 12 * 250), (["--epochs", "0.5"], 125), (["--steps", "1000"], 1000)]
+    ("given", "images", "steps"),
+    [
+        (["--model", "fasterrcnn_bit_fpn"], 1000, 12 * 250),
+        (["--epochs", "0.5"], 1000, 250),
+        (["--epochs", "0.5", "--batch-size", "4"], 1000, 125),
+        (["--steps", "700"], 1000, 700),
+        ([], 1000, 6 * 500),
+        ([], 100, 1000),  # too few images for 6 epochs to be enough
+    ],
 )
-def test_the_length_is_told_in_epochs_or_steps(given: list[str], steps: int) -> None:
-    args = parse(["--output", "run", *given])
-    assert settings_of(args, 1000).steps == steps
+def test_the_length_is_told_in_epochs_or_steps(given, images: int, steps: int) -> None:
+    args = parse(["--output", "run", "--device", "cpu", *given])
+    assert settings_of(args, images).steps == steps
+
+
+@pytest.mark.parametrize(
+    ("given", "size", "arguments"),
+    [
+        ([], (480, 640), {"min_size": 240}),
+        ([], (320, 200), {"min_size": 200}),
+        ([], (160, 192), {}),
+        ([], (64, 48), {}),
+        (["--argument", "min_size=100"], (480, 640), {"min_size": 100}),
+        (["--model", "fasterrcnn_bit_fpn"], (480, 640), {}),
+    ],
+)
+def test_the_tiny_model_takes_images_as_large_as_they_are(given, size, arguments, tmp_path) -> None:
+    sizes = [(10, 10), size, size, (2000, 3000)]
+    dataset = MagicMock(
+        categories=("cat",), keypoint_names=(), get_height_and_width=sizes.__getitem__
+    )
+    dataset.__len__ = lambda self: len(sizes)
+    args = parse(["--output", str(tmp_path), "--device", "cpu", *given])
+    spec = spec_of(args, dataset)
+    assert spec.arguments == arguments
+    args = parse(["--output", str(tmp_path), "--device", "cpu"])  # resumed, with other images
+    runs.save_spec(tmp_path, spec)
+    sizes[:] = [(800, 800)] * 4
+    assert spec_of(args, dataset).arguments == arguments
+
+
+@pytest.mark.parametrize(
+    ("given", "gpu", "model"),
+    [
+        ([], False, "fasterrcnn_bit_tiny_fpn"),
+        ([], True, "fasterrcnn_bit_fpn"),
+        (["--device", "cpu"], True, "fasterrcnn_bit_tiny_fpn"),
+        (["--variant", "R50x1"], False, "fasterrcnn_bit_fpn"),
+        (["--weights", "BiT-M-R50x1"], False, "fasterrcnn_bit_fpn"),
+        (["--model", "fcn_bit"], False, "fcn_bit"),
+    ],
+)
+def test_the_model_fits_the_machine(given, gpu: bool, model: str, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    args = parse(["--output", str(tmp_path), *given])
+    assert model_of(args) == model
+    settings = settings_of(args, 1000)
+    tiny = model == "fasterrcnn_bit_tiny_fpn"
+    assert (settings.optimizer, settings.base_lr, settings.clip_norm) == (
+        ("adamw", 1e-3, 1.0) if tiny else ("sgd", 0.005, 10.0)
+    )
+    args = parse(["--output", str(tmp_path), *given, "--base-lr", "0.5", "--optimizer", "sgd"])
+    assert (settings_of(args, 1000).optimizer, settings_of(args, 1000).base_lr) == ("sgd", 0.5)
+
+
+def test_a_run_is_resumed_with_its_model_where_a_gpu_came_or_went(
+    options: list[str], tmp_path: Path, capsys, monkeypatch
+) -> None:
+    given = [*options[2:], str(tmp_path / "run"), *RECIPE]  # without --model
+    assert main([*given, "--device", "cpu"]) == 0
+    assert "a tiny model, as there is no GPU" in capsys.readouterr().out
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    args = parse(given)
+    assert model_of(args) == "fasterrcnn_bit_tiny_fpn"
+    assert settings_of(args, 6).optimizer == "adamw"
 
 
 def test_a_variant_may_be_a_file(options: list[str], tmp_path: Path) -> None:

@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+import torch
 from deep_images import write_pgm, write_png
 from PIL import Image
 
 from bit_backbone import BitImageProcessor
+from bit_backbone.datasets.coco.headers import size_of
 from bit_backbone.datasets.semantic import SemanticFolder
 from bit_backbone.preprocessing import deep
 from bit_backbone.preprocessing.deep import check_depth
@@ -41,6 +43,8 @@ def scaled(pixels: np.ndarray, largest: float) -> np.ndarray:
 
 
 RGB = {"photometric": "rgb"}
+SEPARATE = {"photometric": "rgb", "planarconfig": "separate"}
+PLANES = np.moveaxis(FULL, -1, 0)
 
 
 @pytest.mark.parametrize(
@@ -61,6 +65,15 @@ RGB = {"photometric": "rgb"}
         (tiff(GREY.astype(np.int32)), 12, scaled(GREY, 4095)),
         (tiff((GREY / 4095).astype(np.float32)), "auto", scaled(GREY, 4095)),
         (tiff(GREY.astype(np.float32)), 12, scaled(GREY, 4095)),
+        (tiff(PLANES, **SEPARATE), "auto", scaled(FULL, 65535)),
+        (tiff(np.moveaxis(COLOUR, -1, 0), **SEPARATE), 12, scaled(COLOUR, 4095)),
+        (tiff((COLOUR / 4095).astype(np.float32), **RGB), "auto", scaled(COLOUR, 4095)),
+        (tiff((PLANES / 65535).astype(np.float32), **SEPARATE), "auto", scaled(FULL, 65535)),
+        (tiff((COLOUR / 4095).astype(np.float64), **RGB), "auto", scaled(COLOUR, 4095)),
+        (tiff((COLOUR / 4095).astype(">f4"), byteorder=">", **RGB), "auto", scaled(COLOUR, 4095)),
+        (tiff((COLOUR / 4095).astype("f4"), bigtiff=True, **RGB), "auto", scaled(COLOUR, 4095)),
+        (tiff(COLOUR.astype(np.float32), compression="zlib", **RGB), 12, scaled(COLOUR, 4095)),
+        (tiff(COLOUR.astype(np.uint32), **RGB), 12, scaled(COLOUR, 4095)),
         (lambda f: write_pgm(f / "a.pgm", GREY, 4095), "auto", scaled(GREY, 4095)),
         (lambda f: write_pgm(f / "a.pgm", GREY, 4095), 12, scaled(GREY, 4095)),
     ],
@@ -82,7 +95,11 @@ def test_a_deep_file(write, bit_depth, expected: np.ndarray, tmp_path: Path) -> 
         (tiff(GREY.astype(np.float32)), "auto", r"floats lie in \[0, 1\], got \[0, 40"),
         (tiff(np.full((4, 4), np.nan, np.float32)), "auto", r"floats lie in \[0, 1\], got \[nan"),
         (tiff(np.full((4, 4), -0.5, np.float32)), "auto", r"got \[-0.5, 0\]"),
-        (tiff(np.moveaxis(FULL, -1, 0), planarconfig="separate", **RGB), "auto", "in an order"),
+        (tiff(PLANES, **SEPARATE), 12, r"12 bits are at most 4095, got \[.*\] in .*a.tif; pass"),
+        (tiff(COLOUR.astype(np.float32), **RGB), "auto", r"floats lie in \[0, 1\], got"),
+        (tiff(np.full((4, 4, 3), np.nan, np.float32), **RGB), "auto", r"got \[nan, nan\]"),
+        (tiff(COLOUR.astype(np.uint32), **RGB), "auto", "got uint32, of which some will not"),
+        (tiff(np.zeros((4, 4, 6), np.float32), planarconfig="contig"), "auto", "1 to 4 channels"),
         (png(ALPHA[..., 2:]), 12, "16 bits in an order that cannot be read"),
     ],
 )
@@ -106,11 +123,70 @@ def test_images_in_memory(mode: str) -> None:
         assert np.asarray(read(image, True, None, 255.0)).max() == round(3000 * 255 / 65535)
 
 
-def test_an_orientation_is_followed(tmp_path: Path) -> None:
-    tifffile.imwrite(tmp_path / "a.tif", COLOUR, photometric="rgb", extratags=[
-        (274, 3, 1, 6, True)])  # fmt: skip
-    image = decode(tmp_path / "a.tif", "a.tif", 12)
-    assert np.array_equal(np.asarray(image), np.rot90(scaled(COLOUR, 4095), -1))
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("upright", [True, False])
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_an_orientation_is_followed(kind, upright: bool, orientation: int, tmp_path: Path) -> None:
+    pixels = (COLOUR >> 4 if kind == np.uint8 else COLOUR).astype(kind)
+    tag = (274, 3, 1, orientation, True)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", extratags=[tag])
+    image = decode(tmp_path / "a.tif", "a.tif", 12, upright)
+    expected = pixels if kind == np.uint8 else scaled(COLOUR, 4095)
+    turns = {1: 0, 3: 2, 6: -1}[orientation] if upright else 0
+    assert np.array_equal(np.asarray(image), np.rot90(expected, turns))
+    width, height = size_of(tmp_path / "a.tif", upright)
+    assert (height, width) == image.size[::-1]
+
+
+def test_without_tifffile_a_message_says_how_to_get_it(tmp_path: Path, monkeypatch) -> None:
+    path = tiff((COLOUR / 4095).astype(np.float32), **RGB)(tmp_path)
+    monkeypatch.setitem(__import__("sys").modules, "tifffile", None)
+    with pytest.raises(ValueError, match=r"a.tif, a TIFF that Pillow cannot read, needs tifffile"):
+        read(path, True, None, 255.0)
+
+
+def test_a_tiff_that_is_cut_off_or_huge_is_no_image(tmp_path: Path, monkeypatch) -> None:
+    path = tiff((COLOUR / 4095).astype(np.float32), **RGB)(tmp_path)
+    whole = path.read_bytes()
+    for length in (4, 8, len(whole) // 2):
+        path.write_bytes(whole[:length])
+        with pytest.raises((ValueError, OSError), match=r"a\.tif|failed to read"):
+            decode(path, str(path))
+    path.write_bytes(whole)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 299)
+    with pytest.raises(ValueError, match="600 pixels, more than the limit of 598"):
+        decode(path, str(path))
+
+
+@pytest.mark.parametrize(
+    ("pixels", "bit_depth", "expected"),
+    [
+        (FULL, "auto", scaled(FULL, 65535)),
+        (COLOUR, 12, scaled(COLOUR, 4095)),
+        (np.moveaxis(COLOUR, -1, 0), 12, scaled(COLOUR, 4095)),
+        (torch.from_numpy(COLOUR), 12, scaled(COLOUR, 4095)),
+        (COLOUR.astype(np.int64), 12, scaled(COLOUR, 4095)),
+        ((COLOUR // 16).astype(np.int32), 8, COLOUR // 16),
+        (np.repeat(GREY[..., None], 3, axis=-1), 14, scaled(GREY, 16383)[..., None]),
+        (GREY, 14, scaled(GREY, 16383)[..., None]),
+    ],
+)
+def test_arrays_of_16_bits_are_read_as_files_are(pixels, bit_depth, expected) -> None:
+    processor = BitImageProcessor(do_resize=False, do_center_crop=False, do_normalize=False)
+    values = processor(pixels, bit_depth=bit_depth, return_tensors="np")["pixel_values"][0]
+    assert np.allclose(np.moveaxis(values, 0, -1) * 255, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "message"),
+    [
+        (FULL, r"12 bits are at most 4095, got \[.*\] in the image; pass bit_depth=16"),
+        (COLOUR.astype(np.int16) - 5000, r"12 bits are at most 4095, got \[-"),
+    ],
+)
+def test_arrays_beyond_their_depth(pixels: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        BitImageProcessor(bit_depth=12)(pixels)
 
 
 def test_the_processor_keeps_its_bit_depth(tmp_path: Path) -> None:

@@ -7,9 +7,11 @@ from xml.etree import ElementTree
 
 import pytest
 import torch
+from rectangles import write_coco
 from torch import nn
+from torchvision.ops import FrozenBatchNorm2d
 
-from bit_backbone import BitBackbone
+from bit_backbone import BitBackbone, BitForImageClassification
 from bit_backbone.network.layers import GroupNormAct
 from bit_backbone.network.std_conv import StdConv2d
 from bit_backbone.torchvision.tiny import TINY
@@ -38,7 +40,7 @@ def tool(monkeypatch):
         return module
 
     yield run
-    for name in ("compare_norms", "transfer_digits", "experiments", "demo"):
+    for name in ("compare_norms", "norm_arms", "transfer_digits", "experiments", "demo"):
         sys.modules.pop(name, None)
 
 
@@ -64,7 +66,7 @@ def test_compare_norms_runs_each_arm_once(tool, tmp_path, capsys):
 
 @pytest.mark.parametrize("standardize", [True, False])
 def test_the_batch_norm_twin_is_the_same_net_but_for_the_norms(standardize, tool):
-    twin = tool("compare_norms").use_batch_norm
+    twin = tool("norm_arms").use_batch_norm
     backbone = BitBackbone(TINY, feature_norm="none", out_indices=(1, 2, 3, 4))
     names = [name for name, _ in backbone.named_parameters()]
     images = torch.randn(2, 3, 64, 96)
@@ -77,6 +79,43 @@ def test_the_batch_norm_twin_is_the_same_net_but_for_the_norms(standardize, tool
     assert [name for name, _ in backbone.named_parameters()] == names
     assert [(m.kernel_size, m.stride) for m in backbone.modules() if is_conv(m)] == convolutions
     assert [f.shape for f in backbone(images).values()] == shapes
+
+
+def test_compare_norms_on_a_data_set_with_its_own_parts(tool, tmp_path, capsys):
+    for part in ("train", "test"):
+        write_coco(tmp_path / "blocks" / part, 3)
+    command = ["compare_norms", "--output", tmp_path / "out", "--data", tmp_path / "blocks"]
+    tool(*command, *TINIEST_NORMS, "--arms", "preact", "frozen-bn")
+    printed = capsys.readouterr().out
+    assert "592,656 weights in the backbone, 592,656 of them train" in printed
+    assert "594,576 weights in the backbone, 588,592 of them train" in printed  # frozen
+    assert "594,576 weights in the backbone, 594,576 of them train" in printed
+    runs = [json.loads(x) for x in (tmp_path / "out" / "results.jsonl").read_text().split("\n\n")]
+    assert {run["recipe"]["data"] for run in runs} == {"blocks"}
+    assert [(run["arm"], run["pretrained"]) for run in runs] == [
+        (arm, pretrained) for pretrained in (True, False) for arm in ("preact", "frozen-bn")
+    ]
+
+
+def test_the_resnet_twin_has_torchvisions_units_in_the_same_widths(tool):
+    arms = tool("norm_arms")
+    torch.manual_seed(0)
+    classifier = BitForImageClassification(TINY.replace(feature_norm="none", num_labels=3))
+    arms.use_resnet(classifier)
+    images = torch.randn(4, 3, 64, 96)
+    assert classifier(images).logits.shape == (4, 3)  # and its norms have learned statistics
+    weights = classifier.state_dict()
+    detector = arms.build(arms.ARMS["frozen-bn"], weights, 3, {"min_size": 64})
+    body = detector.backbone.body
+    bit = BitBackbone(TINY, feature_norm="none", out_indices=(1, 2, 3, 4))
+    assert [f.shape for f in body(images).values()] == [f.shape for f in bit(images).values()]
+    frozen = [m for m in body.modules() if isinstance(m, FrozenBatchNorm2d)]
+    assert len(frozen) == 1 + 4 + 3 * 6  # the stem's, the projections', and three in a unit
+    assert not [m for m in body.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert torch.equal(body.stem[1].running_mean, weights["stem.1.running_mean"])
+    classifier.eval()
+    raw = classifier.raw_taps(images, ["stage4"])
+    torch.testing.assert_close(body(images)["stage4"], raw["stage4"])
 
 
 def is_conv(module):

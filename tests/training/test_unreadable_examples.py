@@ -12,7 +12,7 @@ from test_loop import SETTINGS, STEPS, Line, Noise
 
 from bit_backbone.detection.batches import AspectRatioBatches
 from bit_backbone.training.drawing import MOST_ATTEMPTS, draw
-from bit_backbone.training.evaluation import batches_of_share
+from bit_backbone.training.evaluation import evaluated
 from bit_backbone.training.loop import run_task
 from bit_backbone.training.problems import ProblemLog, check_share, read_problems
 from bit_backbone.training.runlog import read_log
@@ -144,12 +144,19 @@ def test_an_example_is_replaced_by_the_next_that_can_be_read() -> None:
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_evaluation_counts_what_can_be_read(workers: int) -> None:
     data, failed = Damaged({1, 4}), []
-    batches = list(batches_of_share(data, ONE_PROCESS, 2, workers, failed=failed))
-    assert [position for positions, _ in batches for position in positions] == [0, 5, 2, 3, 5]
-    assert all(x.shape == y.shape for _, (x, y) in batches)
+    model, seen = torch.nn.Identity(), []
+    options = {"batch_size": 2, "workers": workers, "advance": seen.append}
+    batches = []
+    for batch in evaluated(model, data, ONE_PROCESS, failed=failed, **options):
+        assert not model.training
+        batches.append(batch)
+    assert model.training
+    assert seen == [2, 2, 1]
+    assert [c for counts, _, _ in batches for c in counts] == [True, False, True, True, False]
+    assert all(x.shape == y.shape for _, x, y in batches)
     assert [failure.index for failure in failed] == [1, 4]
     with pytest.raises(UnreadableImageError, match="1 is damaged"):
-        list(batches_of_share(data, ONE_PROCESS, 2, workers))
+        list(evaluated(model, data, ONE_PROCESS, **options))
 
 
 class Together(ProcessGroup):
@@ -207,8 +214,9 @@ def test_no_example_is_counted_twice_on_several_processes(count: int, processes:
     counted, lengths = [], set()
     for rank in range(processes):
         group = ProcessGroup(rank, processes, torch.device("cpu"))
-        positions = [p for own, _ in batches_of_share(data, group, 2, 0) for p in own]
-        lengths.add(len(positions))
-        counted += [position for position in positions if position < count]
+        batches = list(evaluated(torch.nn.Identity(), data, group, batch_size=2))
+        drawn = [(c, int(x)) for counts, xs, _ in batches for c, x in zip(counts, xs, strict=True)]
+        lengths.add(len(drawn))
+        counted += [index for is_counted, index in drawn if is_counted]
     assert sorted(counted) == list(range(count))
     assert len(lengths) == 1  # forward passes of sharded models have to be equally many

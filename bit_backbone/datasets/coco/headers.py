@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from PIL.ExifTags import Base
 
 from bit_backbone.preprocessing.images import decode
@@ -77,7 +77,11 @@ def _other_size(folder: Path, upright: bool, record: dict[str, Any]) -> tuple[in
 
 
 def _size_in_header(path: Path, upright: bool) -> tuple[int, int] | None:
-    with Image.open(path) as image:
+    try:
+        opened = Image.open(path)
+    except UnidentifiedImageError:
+        return None  # it may be one that Pillow cannot read
+    with opened as image:
         if image.format == "TIFF":
             return None  # whether Pillow has turned the size already depends on its version
         if not upright:

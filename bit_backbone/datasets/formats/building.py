@@ -24,11 +24,13 @@ class Builder:
         file: What messages call the data set.
         folder: Of its images.
         names: Of the categories, id 1 first.
+        keypoints: Names of the keypoints, of every category.
     """
 
     file: Path
     folder: Path
     names: list[str]
+    keypoints: tuple[str, ...] = ()
     images: list[dict[str, Any]] = field(default_factory=list)
     annotations: list[dict[str, Any]] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
@@ -55,7 +57,8 @@ class Builder:
 
     def document(self) -> Document:
         """Returns what was collected."""
-        categories = [{"id": i, "name": name} for i, name in enumerate(self.names, start=1)]
+        more = {"keypoints": list(self.keypoints)} if self.keypoints else {}
+        categories = [{"id": i, "name": name, **more} for i, name in enumerate(self.names, 1)]
         content = {
             "images": self.images, "annotations": self.annotations, "categories": categories
         }  # fmt: skip

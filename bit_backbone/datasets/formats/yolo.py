@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bit_backbone.datasets.coco.document import Document
 from bit_backbone.datasets.coco.headers import size_of
 from bit_backbone.datasets.formats.building import TEST, Builder, first_of, named
+from bit_backbone.datasets.formats.keypoints import DIGITS, Keypoints, keypoints_of, to_pixels
 from bit_backbone.utils.image_files import has_clutter, is_image
 
 _NAME_FILES = ("classes.txt", "obj.names", "labels.txt")
-_DIGITS = 4  # of pixels: labels have some six digits of a fraction
 
 
 def fits(root: Path) -> bool:
@@ -34,8 +33,9 @@ def has_part(root: Path, part: str) -> bool:
 def read(root: Path, part: str | None, upright: bool = True) -> Document:
     """Reads a data set, or a part of it.
 
-    A line is a class and a box (centre, width, height) or a polygon, in fractions of the upright
-    image. An image without a file of labels has no object.
+    A line is a class and a box (centre, width, height), with keypoints where data.yaml has a
+    ``kpt_shape``, or a polygon, in fractions of the upright image. An image without a file of
+    labels has no object.
 
     Args:
         root: A data.yaml, a folder that holds one, or a folder with images and labels and a file of
@@ -53,7 +53,7 @@ def read(root: Path, part: str | None, upright: bool = True) -> Document:
     images = list(dict.fromkeys(Path(os.path.abspath(image)) for image in listed))
     parents = [str(image.parent) for image in images]
     folder = Path(os.path.commonpath(parents)) if parents else layout.base
-    builder = Builder(layout.file, folder, layout.names)
+    builder = Builder(layout.file, folder, layout.names, layout.keypoints.names)
     for image in images:
         _add(builder, image, layout.keypoints, upright)
     return builder.document()
@@ -68,14 +68,14 @@ class _Layout:
         base: What its paths are relative to.
         names: Of the classes.
         parts: What data.yaml says of "train", "val" and "test".
-        keypoints: How many numbers of a line follow the box and are keypoints.
+        keypoints: Of every object.
     """
 
     file: Path
     base: Path
     names: list[str]
     parts: dict[str, list[str]]
-    keypoints: int = 0
+    keypoints: Keypoints = field(default_factory=Keypoints)
 
     def sources(self, part: str | None) -> list[str]:
         """Returns the folders and lists of a part."""
@@ -98,8 +98,7 @@ def _layout(root: Path) -> _Layout | None:
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: names should be a list of class names: {error}") from error
     parts = {part: _listed(settings.get(part)) for part in ("train", "val", "test")}
-    shape = settings.get("kpt_shape") or (0, 0)
-    return _Layout(path, _base(path, settings), names, parts, math.prod(shape))
+    return _Layout(path, _base(path, settings), names, parts, keypoints_of(path, settings))
 
 
 def _yaml_of(folder: Path) -> Path | None:
@@ -171,7 +170,7 @@ def _existing(layout: _Layout, source: str) -> Path:
     )
 
 
-def _add(builder: Builder, image: Path, keypoints: int, upright: bool) -> None:
+def _add(builder: Builder, image: Path, keypoints: Keypoints, upright: bool) -> None:
     size = size_of(image, upright)  # None of an unreadable image, which checks and repair speak of
     name = image.relative_to(builder.folder).as_posix()
     image_id = builder.add_image(name, size)
@@ -185,8 +184,7 @@ def _add(builder: Builder, image: Path, keypoints: int, upright: bool) -> None:
         return
     for number, line in enumerate(lines, start=1):
         if line.strip() and not _add_line(builder, line.split(), size, image_id, keypoints):
-            wanted = "should be a class and 4 numbers, or a class and 3 or more points"
-            detail = f"{labels.name}, line {number}: {wanted}; got {line.strip()!r}"
+            detail = f"{labels.name}, line {number}: {keypoints.wanted}; got {line.strip()!r}"
             builder.report("bad line", detail, name, image_id=image_id)
 
 
@@ -209,17 +207,18 @@ def _label_places(image: Path) -> Iterator[Path]:
 
 
 def _add_line(
-    builder: Builder, words: list[str], size: tuple[int, int], image_id: int, keypoints: int
+    builder: Builder, words: list[str], size: tuple[int, int], image_id: int, keypoints: Keypoints
 ) -> bool:
     """Adds the object of a line, or returns False."""
     values = _floats(words)
     if not values or not values[0].is_integer():
         return False
     category = int(values[0]) + 1  # which the checks compare with the names
-    if len(values) == 5 + keypoints:
-        builder.add_object(image_id, category, _box(values[1:5], size))
+    if len(values) == 5 + keypoints.length:
+        points_of_object = keypoints.in_pixels(values[5:], size)
+        builder.add_object(image_id, category, _box(values[1:5], size), **points_of_object)
     elif _is_polygon(values, keypoints):
-        points = [_pixels(value, size[i % 2]) for i, value in enumerate(values[1:])]
+        points = [to_pixels(value, size[i % 2]) for i, value in enumerate(values[1:])]
         builder.add_object(image_id, category, _around(points), segmentation=[points])
     else:
         return False
@@ -230,11 +229,11 @@ def _around(points: list[float]) -> list[float]:
     """Returns the box around x1, y1, x2, y2, ..."""
     xs, ys = points[0::2], points[1::2]
     width, height = max(xs) - min(xs), max(ys) - min(ys)
-    return [min(xs), min(ys), round(width, _DIGITS), round(height, _DIGITS)]
+    return [min(xs), min(ys), round(width, DIGITS), round(height, DIGITS)]
 
 
-def _is_polygon(values: list[float], keypoints: int) -> bool:
-    return not keypoints and len(values) >= 7 and len(values) % 2 == 1
+def _is_polygon(values: list[float], keypoints: Keypoints) -> bool:
+    return not keypoints.names and len(values) >= 7 and len(values) % 2 == 1
 
 
 def _floats(words: list[str]) -> list[float]:
@@ -246,9 +245,5 @@ def _floats(words: list[str]) -> list[float]:
 
 def _box(values: list[float], size: tuple[int, int]) -> list[float]:
     x, y, width, height = values
-    corner = [_pixels(x - width / 2, size[0]), _pixels(y - height / 2, size[1])]
-    return [*corner, _pixels(width, size[0]), _pixels(height, size[1])]
-
-
-def _pixels(fraction: float, side: int) -> float:
-    return round(fraction * side, _DIGITS)
+    corner = [to_pixels(x - width / 2, size[0]), to_pixels(y - height / 2, size[1])]
+    return [*corner, to_pixels(width, size[0]), to_pixels(height, size[1])]
