@@ -118,7 +118,7 @@ def _check_names(photos: list[Path]) -> None:
 def _read(photo: Path, short_side: int | None, bit_depth: int | str) -> tuple[Image, Tensor]:
     """Returns the photograph as the network sees it, and its pixels [1, 3, H, W]."""
     import torch
-    from torchvision.transforms.v2.functional import to_pil_image
+    from PIL.Image import fromarray
 
     from bit_backbone.preprocessing import BitImageProcessor
 
@@ -130,7 +130,8 @@ def _read(photo: Path, short_side: int | None, bit_depth: int | str) -> tuple[Im
         torch.tensor(v).view(-1, 1, 1) for v in (processor.image_mean, processor.image_std)
     )
     levels = ((pixels[0] * std + mean) * 255).round()
-    return to_pil_image(levels.clamp(0, 255).byte()), pixels
+    levels = levels.clamp(0, 255).byte().permute(1, 2, 0)
+    return fromarray(levels.numpy()), pixels
 
 
 def _extract(backbone: BitBackbone, pixels: Tensor) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from bit_backbone.cli.image_options import (
     add_unreadable_options,
     check_images,
 )
-from bit_backbone.cli.networks import MODEL_FOLDER, add_part_option, weights_of
+from bit_backbone.cli.networks import add_part_option, weights_of
 from bit_backbone.cli.options import (
     add_device_option,
     add_training_options,
@@ -221,6 +221,7 @@ def _finish(
     result: FineTuneResult,
 ) -> int:
     from bit_backbone.finetune.transforms import eval_processor
+    from bit_backbone.training.state import MODEL_FOLDER
     from bit_backbone.utils.processes import is_first_process
 
     if not is_first_process():

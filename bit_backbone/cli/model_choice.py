@@ -17,7 +17,8 @@ DEFAULT = f"{LARGE}; on a CPU, without --variant and --weights, {TINY}"
 
 def model_of(args: argparse.Namespace) -> str:
     """Returns the name of the model: a run that is resumed keeps its own, wherever it began."""
-    from bit_backbone.detection.runs import SPEC_NAME, load_spec
+    from bit_backbone.detection.runs import load_spec
+    from bit_backbone.training.state import SPEC_NAME
 
     if args.model is not None:
         return str(args.model)
@@ -42,8 +43,9 @@ def size_arguments(args: argparse.Namespace, train_set: Any) -> dict[str, Any]:
 
     A resumed run keeps its own.
     """
-    from bit_backbone.detection.runs import SPEC_NAME, load_spec
+    from bit_backbone.detection.runs import load_spec
     from bit_backbone.torchvision.tiny import MIN_SIZE
+    from bit_backbone.training.state import SPEC_NAME
 
     if model_of(args) != TINY:
         return {}

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from bit_backbone.backbone import BitBackbone
     from bit_backbone.config import BitConfig
 
-MODEL_FOLDER = "model"  # of a finished fine-tuning
 NETWORK_OPTIONS = ("out_indices", "out_features", "output_stride", "global_padding", "feature_norm")
 
 
@@ -120,8 +119,7 @@ def weights_of(name: str) -> str:
         ValueError: It is the folder of a run that has not been finished.
     """
     from bit_backbone.checkpoints.sources import CONFIG_FILE
-    from bit_backbone.detection.runs import BACKBONE_FOLDER, SPEC_NAME, save_backbone
-    from bit_backbone.training.state import STATE_NAME
+    from bit_backbone.training.state import BACKBONE_FOLDER, MODEL_FOLDER, SPEC_NAME, STATE_NAME
 
     folder = Path(name)
     if (folder / CONFIG_FILE).exists():
@@ -130,6 +128,8 @@ def weights_of(name: str) -> str:
         if (folder / trained / CONFIG_FILE).is_file():
             return str(folder / trained)
     if (folder / SPEC_NAME).is_file():
+        from bit_backbone.detection.runs import save_backbone  # which imports torchvision: seconds
+
         return str(save_backbone(folder))
     if (folder / STATE_NAME).is_file():
         raise ValueError(

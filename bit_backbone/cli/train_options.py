@@ -209,7 +209,8 @@ def _variant_of(weights: Path, run: Path, part: str | None) -> dict[str, Any]:
     from bit_backbone.backbone import BitBackbone
     from bit_backbone.checkpoints.sources import CONFIG_FILE
     from bit_backbone.config import DENSE_FEATURE_NORM
-    from bit_backbone.detection.runs import SPEC_NAME, load_spec
+    from bit_backbone.detection.runs import load_spec
+    from bit_backbone.training.state import SPEC_NAME
     from bit_backbone.utils.files import read_json
 
     if (run / SPEC_NAME).is_file():  # those of earlier versions did not record it

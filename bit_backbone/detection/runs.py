@@ -14,12 +14,10 @@ from bit_backbone.backbone import BitBackbone
 from bit_backbone.datasets.coco.problems import UPRIGHT
 from bit_backbone.detection.models import DetectorSpec
 from bit_backbone.training.saving import load_weights
-from bit_backbone.training.state import STATE_NAME, RunState
+from bit_backbone.training.state import BACKBONE_FOLDER, SPEC_NAME, STATE_NAME, RunState
 from bit_backbone.utils.files import atomic_path
 
-SPEC_NAME = "detector.json"
 RESULTS_NAME = "detections.json"
-BACKBONE_FOLDER = "backbone"  # of a finished run: the BiT by itself, as from_pretrained reads it
 
 
 def save_spec(folder: Path, spec: DetectorSpec) -> None:

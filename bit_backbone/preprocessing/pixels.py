@@ -2,19 +2,12 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from types import ModuleType
 
+import numpy as np
 import torch
 from PIL import Image
 
 from bit_backbone.preprocessing.images import WorkingImage
-
-
-def _functional() -> ModuleType:
-    """Imports torchvision when a step first runs: the core of the package loads without it."""
-    from torchvision.transforms.v2 import functional
-
-    return functional
 
 
 def resize(
@@ -29,13 +22,12 @@ def resize(
         white: Upper end of the legal range of a floating-point image. Results are clamped to
             [0, white], for bicubic and Lanczos overshoot; Pillow does the same with 8 bits.
     """
-    v2 = _functional()
     if isinstance(image, Image.Image):
-        edges = target_size(image.height, image.width, size)
-        return v2.resize(image, edges, interpolation=int(resample))
-    edges = target_size(image.shape[1], image.shape[2], size)
-    planes = [v2.resize(Image.fromarray(plane), edges, int(resample)) for plane in image.numpy()]
-    resized = torch.cat([v2.pil_to_tensor(plane) for plane in planes])
+        height, width = target_size(image.height, image.width, size)
+        return image.resize((width, height), resample)
+    height, width = target_size(image.shape[1], image.shape[2], size)
+    planes = [Image.fromarray(p).resize((width, height), resample) for p in image.numpy()]
+    resized = torch.cat([to_tensor(plane) for plane in planes])
     return resized.clamp_(0, white) if resized.is_floating_point() else resized
 
 
@@ -79,16 +71,28 @@ def center_crop(image: WorkingImage, size: Mapping[str, int], rounding: str) -> 
             extra row of a padding lies below and right.
     """
     height, width = size["height"], size["width"]
-    if rounding == "even":
-        return _functional().center_crop(image, [height, width])
-    image_height, image_width = _functional().get_size(image)
-    top, left = (image_height - height) // 2, (image_width - width) // 2
-    return _functional().crop(image, top, left, height, width)
+    if isinstance(image, Image.Image):
+        top, left = _start(image.height, height, rounding), _start(image.width, width, rounding)
+        return image.crop((left, top, left + width, top + height))  # zeros beyond the border
+    own_height, own_width = image.shape[1:]
+    top, left = _start(own_height, height, rounding), _start(own_width, width, rounding)
+    below, right = top + height - own_height, left + width - own_width
+    return torch.nn.functional.pad(image, (-left, right, -top, below))
+
+
+def _start(side: int, crop: int, rounding: str) -> int:
+    """Returns where a crop of a side begins; before 0 where the crop is longer."""
+    if rounding == "down":
+        return (side - crop) // 2
+    return round((side - crop) / 2) if side >= crop else -((crop - side) // 2)
 
 
 def to_tensor(image: WorkingImage) -> torch.Tensor:
     """Returns the pixels as they are, [C, H, W]."""
-    return _functional().pil_to_tensor(image) if isinstance(image, Image.Image) else image
+    if not isinstance(image, Image.Image):
+        return image
+    values = np.array(image).reshape(image.height, image.width, -1)
+    return torch.from_numpy(values).permute(2, 0, 1)
 
 
 def rescale(pixels: torch.Tensor, factor: float) -> torch.Tensor:
@@ -115,7 +119,9 @@ def normalize(
                 f"{name} has one number, or one for each of the image's {channels} channels, "
                 f"got {len(values)}: {values}"
             )
-    return _functional().normalize(pixels.float(), *per_channel.values())
+    pixels = pixels.float()
+    shift, scale = (pixels.new_tensor(v)[:, None, None] for v in per_channel.values())
+    return (pixels - shift).div_(scale)
 
 
 def pad(images: Sequence[torch.Tensor], size: Mapping[str, int] | None) -> list[torch.Tensor]:

@@ -14,6 +14,9 @@ from bit_backbone.utils.files import atomic_path
 from bit_backbone.utils.ways_out import after, passing
 
 STATE_NAME = "last.pt"
+SPEC_NAME = "detector.json"
+# Of a finished run: the classifier of a fine-tuning, the BiT of a detector or segmenter.
+MODEL_FOLDER, BACKBONE_FOLDER = "model", "backbone"
 SCHEDULE = frozenset(("steps", "base_lr", "warmup_steps"))  # settings that ``extend`` sets free
 
 

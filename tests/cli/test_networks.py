@@ -8,11 +8,10 @@ from safetensors.torch import load_file
 
 from bit_backbone import BitBackbone, BitConfig, BitForImageClassification, BitModel
 from bit_backbone.cli import main
-from bit_backbone.cli.networks import MODEL_FOLDER
 from bit_backbone.detection.models import DetectorSpec
 from bit_backbone.detection.runs import save_spec
 from bit_backbone.extraction.run import native_size
-from bit_backbone.training.state import STATE_NAME, RunState
+from bit_backbone.training.state import MODEL_FOLDER, STATE_NAME, RunState
 
 TWO_STAGES = BitConfig(embedding_size=32, hidden_sizes=(128, 128), depths=(1, 1))
 
