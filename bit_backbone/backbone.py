@@ -12,7 +12,7 @@ from bit_backbone.checkpoints.mixin import PretrainedMixin
 from bit_backbone.config import BitConfig, warn_of_random_weights
 from bit_backbone.network import BitNetwork
 from bit_backbone.network.layers import GroupNormAct
-from bit_backbone.utils.empty_weights import hollow
+from bit_backbone.utils.empty_weights import init_empty_weights
 
 if TYPE_CHECKING:
     from bit_backbone.checkpoints.sources import SourceLike
@@ -40,7 +40,7 @@ class FeatureInfo:
 class BitBackbone(BitNetwork, PretrainedMixin):
     """BiT as a backbone: images in, a dict of feature maps out.
 
-    Builds and runs nothing behind the deepest requested output, so every parameter takes part in
+    Builds and runs nothing after the deepest requested output, so every parameter takes part in
     every forward. What an output is depends on ``feature_norm``:
 
     * "none": the raw residual sum, as in timm and transformers; signed and unbounded.
@@ -86,7 +86,7 @@ class BitBackbone(BitNetwork, PretrainedMixin):
         names, indices = config.out_features, config.out_indices
         assert names is not None  # BitConfig resolves both
         assert indices is not None
-        with hollow(when=weights is not None):
+        with init_empty_weights(when=weights is not None):
             super().__init__(config, last=indices[-1], norm=config.feature_norm == "preact")
             self.feature_norms = _fresh_norms(config)
         self.out_features = tuple(names)

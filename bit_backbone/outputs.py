@@ -69,7 +69,7 @@ class ImageClassifierOutput(ModelOutput):
     hidden_states: tuple[Tensor, ...] | None = None
 
 
-# torch.export and DistributedDataParallel look for tensors in registered types alone.
+# torch.export and DistributedDataParallel look for tensors only in registered types.
 torch.export.register_dataclass(PooledOutput, serialized_type_name="bit_backbone.PooledOutput")
 torch.export.register_dataclass(
     ImageClassifierOutput, serialized_type_name="bit_backbone.ImageClassifierOutput"

@@ -47,7 +47,7 @@ def main() -> None:
 
 def save_small(folder: Path) -> Path:
     """Save a small classifier as transformers would, and return the folder."""
-    # With 32 groups, the default: a file of weights does not tell how many there were.
+    # With 32 groups, the default: a file of weights does not say how many there were.
     config = BitConfig(
         embedding_size=32, hidden_sizes=(128, 256, 512, 1024), depths=(1, 2, 1, 1), num_labels=10
     )

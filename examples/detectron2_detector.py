@@ -69,7 +69,7 @@ def configure(args: argparse.Namespace, names: list[str]) -> CfgNode:
     cfg.SOLVER.MAX_ITER = args.iterations
     cfg.SOLVER.STEPS = (args.iterations * 3 // 4,)
     cfg.SOLVER.WARMUP_ITERS = min(100, args.iterations // 4)
-    cfg.TEST.EVAL_PERIOD = 0  # at the end alone
+    cfg.TEST.EVAL_PERIOD = 0  # only at the end
     cfg.DATALOADER.NUM_WORKERS = 0
     cfg.OUTPUT_DIR = str(args.output)
     cfg.merge_from_list(args.options)

@@ -41,7 +41,7 @@ def main() -> None:
         model, Subset(train_part, chosen), args.output, settings, eval_set=test_set, device="cpu"
     )
     if result.metrics is None:
-        print(f"saved after step {result.step}; the same command goes on")
+        print(f"saved after step {result.step}; the same command resumes it")
         return
     model.save_pretrained(args.output / "model")
     print(f"top-1 {result.metrics.top1:.1%} on {len(test_set)} digits of other writers")

@@ -40,7 +40,7 @@ class Segmenter(nn.Module):
 
 
 def main() -> None:
-    """Train, and tell how many of the digits' pixels get the right label."""
+    """Train, and say how many of the digits' pixels get the right label."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=60, help="default: %(default)s")
     parser.add_argument("--weights", help="of R50x1; default: a small network, from nothing")

@@ -2,7 +2,7 @@
 
     python examples/torchvision_detector.py [--steps 150] [--output detector]
 
-Makes DigitScenes first. `bit-backbone train` does the same with more settings, and goes on
+Makes DigitScenes first. `bit-backbone train` does the same with more settings, and continues
 where it was interrupted.
 """
 

@@ -20,7 +20,7 @@ SETTINGS = {"steps": 12, "batch_size": 8, "base_lr": 0.05, "save_every": 3, "mix
 
 
 class Examples:
-    """Images whose mean colour tells their class, under noise drawn anew at every look."""
+    """Images whose mean colour tells their class, under noise drawn again at every look."""
 
     def __init__(self, count: int = 21, pause: float = 0.0) -> None:
         self.count, self.pause = count, pause

@@ -209,7 +209,7 @@ def test_problem_type_comes_from_the_configuration():
         (torch.zeros(3, dtype=torch.long), "single_label_classification", r"got torch.int64 \[3\]"),
     ],
 )  # fmt: skip
-def test_labels_that_are_refused(labels, problem_type, message):
+def test_labels_that_are_rejected(labels, problem_type, message):
     with pytest.raises(ValueError, match=message):
         classification_loss(LOGITS, labels, problem_type)
 

@@ -1,4 +1,4 @@
-"""Time and memory of BiT beside its peers, and beside the convolutions alone.
+"""Time and memory of BiT beside its peers, and beside only the convolutions.
 
     python tools/benchmark.py                                # a few minutes: the default workloads
     python tools/benchmark.py --workloads all --rounds 7 --json benchmark.json
@@ -7,7 +7,7 @@
 
 Every contender runs in a process of its own, because the allocator's settings are a process's, and
 the processes take turns, one step at a time, so that all meet the same machine. Medians are shown.
-"own floor" is the network's convolutions alone with their weights already standardized, in
+"own floor" is only the network's convolutions, with their weights already standardized, in
 channels-last, with the contender's setting of the allocator; "peak" is the most memory above what
 the built model holds. Peers are measured as their users get them.
 """

@@ -5,7 +5,7 @@
 Writes photographs of several sizes as JPEG files, and has each way write the same feature maps of
 them: the loop opens, preprocesses and runs one image after the other, as the documentation of
 transformers does, and saves .npy files. The ways take turns, each in a process of its own; times
-are those of the images alone, without imports and the building of the network. Prints images per
+are only those of the images, without imports and the building of the network. Prints images per
 second, the ratio to the loop, and the share of the time that goes into reading and resizing.
 """
 

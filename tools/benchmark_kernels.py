@@ -5,7 +5,7 @@
 One process, interleaved runs, medians. "eager" times calls as Python issues them, launches
 included; "graph" replays a captured CUDA graph, which is what the GPU itself takes. Each row ends
 with what ``bit_backbone.kernels.is_faster_in_triton`` would choose, so that a threshold which is
-wrong for a GPU shows. The Triton kernels run on GPUs alone: on a CPU there is nothing to compare.
+wrong for a GPU shows. The Triton kernels run only on GPUs: on a CPU there is nothing to compare.
 """
 
 from __future__ import annotations

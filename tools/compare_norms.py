@@ -35,7 +35,7 @@ from bit_backbone.utils.processes import ONE_PROCESS
 from bit_backbone.utils.progress import track
 
 IMAGE_SIZE = (96, 96)
-CATEGORY = "digit"  # one for all: to tell ten apart takes longer to learn than to find them
+CATEGORY = "digit"  # one for all: classes take longer to learn than places
 SCENES = {"train": 1000, "test": 200}
 SETTINGS = {
     "steps": 400,
@@ -90,7 +90,7 @@ def run_missing(
     results: Results, wanted: list[tuple[int, bool, str]], data: dict[str, CocoFolder]
 ) -> None:
     """Do the runs, each a seed, whether it is pre-trained and an arm, that have no results yet."""
-    settings, folder = results.recipe, results.path.parent
+    settings, folder = results.settings, results.path.parent
     missing = [w for w in wanted if not results.find(**dict(zip(RUN, w, strict=True)))]
     for number, (seed, pretrained, arm) in enumerate(missing, 1):
         print(f"run {number} of {len(missing)}: {arm}, {pretrained=}, {seed=}", flush=True)
@@ -123,7 +123,7 @@ def open_scenes(output: Path, split: str, count: int) -> CocoFolder:
 
 
 def pretrain(output: Path, arm: Arm, seed: int, settings: dict[str, Any]) -> dict[str, Tensor]:
-    """Return the weights of a network of an arm's kind that tells single digits apart."""
+    """Return the weights of a network of an arm's kind that classifies single digits."""
     steps = settings["pretraining_steps"]
     path = output / f"{arm.network}_{seed}_{settings['digits']}_{steps}.pt"
     if path.exists():

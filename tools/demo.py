@@ -3,9 +3,9 @@
     python tools/demo.py [--output DIR] [--seed N]
 
 Draws feature maps of two photographs; makes DigitScenes, handwritten digits on photographs;
-teaches a small BiT to tell single digits apart; trains Faster R-CNN on it to find them in scenes;
+trains a small BiT to classify single digits; trains Faster R-CNN on it to find them in scenes;
 evaluates on scenes with other digits, by other writers, on other photographs. What is done is not
-done again: the same command goes on where it was interrupted.
+done again: the same command resumes it where it was interrupted.
 """
 
 import argparse
@@ -59,7 +59,7 @@ def main() -> int:
     result, picture = detect(data, backbone, args.output / f"run_{args.seed}", args.seed)
     metrics = result.metrics
     if metrics is None:
-        print(f"stopped at step {result.step} and saved; the same command goes on from there")
+        print(f"stopped at step {result.step} and saved; the same command resumes it")
         return SIGNALLED + result.signal
     Console().print(metrics_table(metrics, f"unseen test scenes, seed {args.seed}"))
     print(f"Feature maps: {args.output / 'features'}. Detections beside ground truth: {picture}.")
@@ -87,7 +87,7 @@ def make_scenes(folder: Path, split: str) -> CocoFolder:
 
 
 def pretrain(path: Path, seed: int) -> None:
-    """Teach the backbone to tell digits apart, one in each image, and save it as a classifier."""
+    """Train the backbone to classify digits, one in each image, and save it as a classifier."""
     torch.manual_seed(seed)
     images, labels = draw_digits(seed)
     names = {digit: str(digit) for digit in range(10)}
@@ -178,5 +178,5 @@ if __name__ == "__main__":
     try:
         sys.exit(main())
     except KeyboardInterrupt:
-        print("stopped; the same command goes on with what is not done yet")
+        print("stopped; the same command resumes it with what is not done yet")
         sys.exit(INTERRUPTED)

@@ -9,27 +9,27 @@ from pathlib import Path
 from typing import Any
 
 WIDTH, HEIGHT, MARGIN = 480, 320, 56
-COLOURS = ("#0072b2", "#d55e00", "#009e73")  # told apart by colour-blind readers too
+COLOURS = ("#0072b2", "#d55e00", "#009e73")  # which differ for colour-blind readers too
 
 
 class Results:
     """A file with a line of JSON for each run that has ended.
 
-    Runs of another recipe may stand there too, and are passed over.
+    Runs with other settings may stand there too, and are passed over.
 
     Args:
         path: The file; it need not be there yet.
-        recipe: What all runs share, in JSON's terms.
+        settings: What all runs share, in JSON's terms.
     """
 
-    def __init__(self, path: Path, recipe: dict[str, Any]) -> None:
-        self.path, self.recipe = path, recipe
+    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
+        self.path, self.settings = path, settings
 
     def read(self) -> list[dict[str, Any]]:
-        """Return the runs of this recipe."""
+        """Return the runs with these settings."""
         text = self.path.read_text() if self.path.exists() else ""
         runs = [run for run in map(_parsed, text.splitlines()) if run is not None]
-        return [run for run in runs if run["recipe"] == self.recipe]
+        return [run for run in runs if run["recipe"] == self.settings]
 
     def find(self, **facts: Any) -> list[dict[str, Any]]:
         """Return the runs that have these values."""
@@ -38,7 +38,7 @@ class Results:
     def add(self, **values: Any) -> None:
         """Append a run, in one write, so that processes can share the file."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        line = json.dumps({**values, "recipe": self.recipe})
+        line = json.dumps({**values, "recipe": self.settings})
         with self.path.open("a") as file:
             # the first line break ends what an interruption may have cut off
             file.write(f"\n{line}\n")

@@ -56,7 +56,7 @@ def estimate(variant: str, column: str) -> float:
 
 
 def markdown(peaks: dict[tuple[str, str], float], variants: list[str]) -> str:
-    """Return the table, with the smallest GPU behind each estimate."""
+    """Return the table, with the smallest GPU after each estimate."""
     lines = ["| variant | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
     for variant in variants:
         shown = [f"{peaks[variant, c]:.1f} ({smallest_gpu(peaks[variant, c])})" for c in COLUMNS]

@@ -31,11 +31,11 @@ class BatchNormAct(nn.BatchNorm2d):
 
 def plain_conv(conv: nn.Conv2d) -> nn.Conv2d:
     """Return a convolution of the same shape that uses its filters as they are."""
-    twin = nn.Conv2d(
+    plain = nn.Conv2d(
         conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, bias=False
     )
-    nn.init.kaiming_normal_(twin.weight, mode="fan_out", nonlinearity="relu")
-    return twin
+    nn.init.kaiming_normal_(plain.weight, mode="fan_out", nonlinearity="relu")
+    return plain
 
 
 def use_batch_norm(network: nn.Module, standardize: bool) -> None:
@@ -91,7 +91,7 @@ class Arm:
     Attributes:
         title: As the table calls it.
         feature_norm: Of the backbone.
-        pyramid_norm: Whether GroupNorm stands behind the pyramid's convolutions.
+        pyramid_norm: Whether GroupNorm follows the pyramid's convolutions.
         change: Turns the backbone into another kind of network; None leaves BiT.
         network: Name of that kind; arms that share it share their pre-training.
         freeze: Called with a pre-trained backbone before the detector trains.

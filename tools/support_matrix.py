@@ -3,7 +3,7 @@
     python tools/support_matrix.py [--rows py3.11-oldest plain ...] [--tests fast]
                                    [--output docs/support.md]
 
-Each row is an environment of its own, made for it and removed behind it: about 6 GB, one at a time,
+Each row is an environment of its own, made for it and removed after it: about 6 GB, one at a time,
 and no row needs another. A row that fails does not stop the rest, but the tool then exits with 1. A
 row that cannot be tested here (no such Python, no detectron2) is "untested" and says why. Logs and
 results are kept in build/matrix/, so rows that ran on other days stay in the table; --output writes
@@ -65,7 +65,7 @@ class Row:
 
     @property
     def beside(self) -> str:
-        """Tell what is installed beside the package and its requirements."""
+        """Say what is installed beside the package and its requirements."""
         if self.detectron2:
             return "detectron2, all that tests use"
         return "all that tests use" if self.extra else "nothing"
@@ -167,8 +167,8 @@ def find_python(version: str) -> str:
     found = shutil.which(f"python{version}")
     if found is None:
         raise UntestableError(f"there is no python{version} here")
-    told = subprocess.run([found, "--version"], capture_output=True, text=True)
-    if told.returncode or f"Python {version}." not in told.stdout:
+    done = subprocess.run([found, "--version"], capture_output=True, text=True)
+    if done.returncode or f"Python {version}." not in done.stdout:
         raise UntestableError(f"{found} is no Python {version} that runs")
     return found
 
@@ -223,8 +223,8 @@ def versions(python: Path) -> dict[str, str]:
         "found = {name: version(name) for name in sys.argv[1:]}\n"
         "print(json.dumps({'python': platform.python_version(), **found}))"
     )
-    told = subprocess.run([python, "-c", code, *SHOWN], capture_output=True, text=True, check=True)
-    return json.loads(told.stdout)
+    done = subprocess.run([python, "-c", code, *SHOWN], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
 
 
 def test(python: Path, tests: str, log: Path) -> tuple[str, str]:
@@ -246,8 +246,8 @@ def counts(report: Path) -> tuple[str, str]:
         int(suite.get(key)) for key in ("tests", "failures", "errors", "skipped")
     )
     broken = failures + errors
-    told = f"{total - broken - skipped} passed, {broken} failed, {skipped} skipped"
-    return ("failed" if broken or total == skipped else "passed"), told
+    done = f"{total - broken - skipped} passed, {broken} failed, {skipped} skipped"
+    return ("failed" if broken or total == skipped else "passed"), done
 
 
 def record(name: str) -> Path:

@@ -93,7 +93,7 @@ def segmenter_augmentations(cfg: CfgNode) -> list[transforms.Augmentation]:
 
 
 def read_config(args: argparse.Namespace) -> CfgNode:
-    """Reads the configuration file and the options behind it, and starts the logs."""
+    """Reads the configuration file and the options after it, and starts the logs."""
     cfg = get_cfg()
     add_deeplab_config(cfg)
     bit_backbone.detectron2.add_bit_config(cfg)
@@ -122,14 +122,14 @@ def check_device(cfg: CfgNode, training: bool) -> None:
     """Checks that the machine has what MODEL.DEVICE and SOLVER.AMP.ENABLED ask for.
 
     Raises:
-        ValueError: It has not; the message tells the options that train without.
+        ValueError: It has not; the message names the options that train without.
     """
     device = torch.device(cfg.MODEL.DEVICE)
     without = "MODEL.DEVICE cpu SOLVER.AMP.ENABLED False"
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(
             f"MODEL.DEVICE must be a device of this machine, got {cfg.MODEL.DEVICE}, and PyTorch "
-            f"finds no CUDA here; to go on without, add the options: {without}"
+            f"finds no CUDA here; to continue without, add the options: {without}"
         )
     if training and cfg.SOLVER.AMP.ENABLED and device.type != "cuda":
         raise ValueError(

@@ -7,7 +7,7 @@ as classes of their own. Then learns the digits 5 to 9 from 1, 5 and 20 examples
 BiT-HyperRule from those weights, and from scratch with the rate and the length that serve scratch
 best on held-out images. Evaluates on digits of other writers on other photographs, prints a
 Markdown table and draws a plot. Every run that ends adds a line to ``results.jsonl``, and what
-stands there is not run again: the same command goes on where it was interrupted.
+stands there is not run again: the same command resumes it where it was interrupted.
 """
 
 import argparse
@@ -45,7 +45,7 @@ CLASSES = 5  # upstream the digits 0 to 4, downstream 5 to 9
 TURNS = 4  # by a right angle: classes of their own upstream
 SHOTS = (1, 5, 20)
 # Smaller than the rule's 500 steps of 512 images, so that all ends within minutes.
-RECIPE = {
+SETTINGS = {
     "images": 6000,
     "upstream_steps": 800,
     "steps": 100,
@@ -95,14 +95,14 @@ def main() -> None:
     """Do the runs that are missing, print the table and draw the plot."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("runs/transfer"))
-    for name, value in RECIPE.items():
+    for name, value in SETTINGS.items():
         if isinstance(value, list):
             parser.add_argument(f"--{name}", type=type(value[0]), nargs="+", default=value)
         else:
             parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=value)
     args = parser.parse_args()
-    recipe = {name: getattr(args, name) for name in RECIPE}
-    experiment = Experiment(args.output, recipe)
+    settings = {name: getattr(args, name) for name in SETTINGS}
+    experiment = Experiment(args.output, settings)
     for shots in SHOTS:
         for draw in range(args.draws):
             experiment.accuracy("transfer", shots, draw, **RULE)
@@ -118,29 +118,29 @@ class Experiment:
 
     Args:
         output: Folder for the pre-trained network and the results.
-        recipe: With the keys of ``RECIPE``.
+        settings: With the keys of ``SETTINGS``.
     """
 
-    def __init__(self, output: Path, recipe: dict[str, Any]) -> None:
-        self.recipe = recipe
-        same = {name: value for name, value in recipe.items() if name not in EXTENT}
+    def __init__(self, output: Path, settings: dict[str, Any]) -> None:
+        self.settings = settings
+        same = {name: value for name, value in settings.items() if name not in EXTENT}
         self.results = Results(output / "results.jsonl", same)
-        train, self.test = draw("train", recipe["images"]), draw("test", recipe["images"] // 6)
+        train, self.test = draw("train", settings["images"]), draw("test", settings["images"] // 6)
         self.test = downstream(self.test)
         pool = downstream(train)
         # the first part is drawn from, the rest chooses rate and length
         parts = np.split(np.arange(len(pool.labels)), [len(pool.labels) * 7 // 10])
         self.pool, self.validation = (pool.take(part) for part in parts)
-        self.upstream = output / f"upstream_{recipe['images']}_{recipe['upstream_steps']}"
+        self.upstream = output / f"upstream_{settings['images']}_{settings['upstream_steps']}"
         if not self.upstream.exists():
-            pretrain(train.take(train.labels < CLASSES), self.upstream, recipe["upstream_steps"])
+            pretrain(train.take(train.labels < CLASSES), self.upstream, settings["upstream_steps"])
 
     def choose(self, shots: int) -> dict[str, Any]:
         """Return the rate and the length from which scratch learns best, on held-out images."""
         choices = [
             {"rate": rate, "length": length}
-            for length in self.recipe["lengths"]
-            for rate in self.recipe["rates"]
+            for length in self.settings["lengths"]
+            for rate in self.settings["rates"]
         ]
         return max(choices, key=lambda c: self.accuracy("scratch", shots, CHOOSING, **c))
 
@@ -151,9 +151,9 @@ class Experiment:
             return done["accuracy"]
         few = self.pool.take(select_few_shot(self.pool.labels, shots, draw, CLASSES))
         settings = FineTuneSettings(
-            batch_size=self.recipe["batch_size"],
+            batch_size=self.settings["batch_size"],
             base_lr=rate,
-            steps=self.recipe["steps"] * length,
+            steps=self.settings["steps"] * length,
             seed=draw,
         )
         model = self.network(kind, draw)
@@ -173,7 +173,7 @@ class Experiment:
 
     def reported(self, choices: dict[int, dict[str, Any]]) -> dict[str, list[list[float]]]:
         """Return for each kind, at each number of examples, the accuracy of each draw."""
-        draws = range(self.recipe["draws"])
+        draws = range(self.settings["draws"])
         return {
             kind: [
                 [

@@ -23,7 +23,7 @@ class Architecture:
         num_channels: Channels of the image, or None where the stem is missing.
         stem: Width of the stem, or None where the stem is missing.
         depths: Units of each stage there is.
-        widths: Output channels of each stage; 0 where they cannot be told.
+        widths: Output channels of each stage; 0 where they are unknown.
         layer_type: "preactivation" or "bottleneck".
         num_labels: Size of the head, 0 without one.
     """

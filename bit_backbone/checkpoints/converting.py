@@ -30,7 +30,7 @@ from bit_backbone.checkpoints.writing import (
 )
 from bit_backbone.config import BitConfig
 from bit_backbone.network import BitNetwork
-from bit_backbone.utils.empty_weights import hollow
+from bit_backbone.utils.empty_weights import init_empty_weights
 from bit_backbone.utils.progress import track
 
 
@@ -161,7 +161,7 @@ def check_whole(checkpoint: Checkpoint) -> None:
         name.startswith("norm.") or name.startswith(f"stage{len(config.depths) + 1}.0.norm1.")
         for name in checkpoint.specs
     )
-    with hollow():
+    with init_empty_weights():
         network = BitNetwork(config, last=len(config.depths), norm=norm)
     report = match(Target(network), checkpoint, "keep").report
     unexpected = tuple(name for name in report.unexpected if not is_own(name))
@@ -200,9 +200,9 @@ def _renamed(
     for name in sorted(checkpoint.specs):  # an equal network gives an equal file
         if head == "drop" and name in HEAD:
             continue
-        spelt = theirs.write_name(name)
-        if spelt is not None:
-            names[name] = prefix + spelt
+        written = theirs.write_name(name)
+        if written is not None:
+            names[name] = prefix + written
         elif name != STEM_GAIN or not bool((checkpoint.read(name) == 1).all()):
             raise CheckpointError(
                 f"the {theirs.name} format has no name for {name!r} of {checkpoint.origin} "
@@ -214,8 +214,8 @@ def _renamed(
 def _converted(
     checkpoint: Checkpoint, theirs: Format, names: Mapping[str, str], progress: bool
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    for name, spelt in track(names.items(), "converting", enabled=progress, transient=True):
-        yield spelt, theirs.write_tensor(name, checkpoint.read(name))
+    for name, written in track(names.items(), "converting", enabled=progress, transient=True):
+        yield written, theirs.write_tensor(name, checkpoint.read(name))
 
 
 def _write_folder(folder: Path, config: str, tensors: NamedTensors, overwrite: bool) -> None:

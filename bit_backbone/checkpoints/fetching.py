@@ -49,7 +49,7 @@ def fetch_from_bucket(entry: PublishedCheckpoint) -> Path:
     """Returns an official .npz on this machine, downloaded the first time.
 
     Raises:
-        CheckpointError: It is neither here nor to be had; the message says where to put it.
+        CheckpointError: It is neither here nor can it be fetched; the message says where to put it.
     """
     target = Path(torch.hub.get_dir(), "checkpoints", entry.location.rsplit("/", 1)[-1])
     if target.is_file():

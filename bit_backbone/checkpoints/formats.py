@@ -142,10 +142,10 @@ class Format:
         for pattern, theirs in self._writers:
             match = pattern.fullmatch(name)
             if match:
-                spelt = {
+                written = {
                     key: self._parts[key].write(text) for key, text in match.groupdict().items()
                 }
-                return re.sub(r"[\[\]]", "", theirs).format(**spelt)
+                return re.sub(r"[\[\]]", "", theirs).format(**written)
         return None
 
     def read_tensor(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
@@ -191,7 +191,7 @@ _TORCH_UNIT = "body.block{stage}.unit{unit}"
 _TIMM_UNIT = "stages.{stage}.blocks.{unit}"
 _TRANSFORMERS_UNIT = "[bit.]encoder.stages.{stage}.layers.{unit}"
 
-# Native comes first: a file of the stem alone is timm's and ours alike.
+# Native comes first: a file of only the stem is timm's and ours alike.
 FORMATS: Mapping[str, Format] = MappingProxyType(
     {
         format_.name: format_

@@ -145,13 +145,13 @@ def _is_finite(tensor: Tensor) -> bool:
 
 
 def _fill(target: Target, tensors: dict[str, Tensor], renewed: Iterable[str]) -> tuple[str, ...]:
-    """Gives the network its tensors, and returns the names of those initialised anew."""
-    hollow = {name for name, tensor in target.tensors.items() if tensor.is_meta}
-    fresh = tuple(n for n in target.tensors if n in renewed or (n in hollow and n not in tensors))
+    """Gives the network its tensors, and returns the names of those that are random."""
+    on_meta = {name for name, tensor in target.tensors.items() if tensor.is_meta}
+    fresh = tuple(n for n in target.tensors if n in renewed or (n in on_meta and n not in tensors))
     device = _real_device()
     by_owner: dict[tuple[nn.Module, bool], dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
-        is_new = name in hollow
+        is_new = name in on_meta
         values = by_owner.setdefault((target.owner(name), is_new), {})
         values[name.rpartition(".")[2]] = tensor.to(device) if is_new else tensor
     for (module, is_new), values in by_owner.items():
@@ -175,11 +175,11 @@ def _initialise(target: Target, names: Iterable[str]) -> None:
         own = dict(module.named_parameters(recurse=False)) | dict(
             module.named_buffers(recurse=False)
         )
-        # A module that has some of its tensors already is initialised through a twin.
-        twin = module if wanted == set(own) else copy.deepcopy(module)
+        # A module that has some of its tensors already is initialised through a copy.
+        fresh = module if wanted == set(own) else copy.deepcopy(module)
         if any(own[leaf].is_meta for leaf in wanted):
-            twin.to_empty(device=_real_device(), recurse=False)
-        twin.reset_parameters()  # type: ignore[operator]
-        if twin is not module:
-            values = {leaf: getattr(twin, leaf).detach() for leaf in wanted}
+            fresh.to_empty(device=_real_device(), recurse=False)
+        fresh.reset_parameters()  # type: ignore[operator]
+        if fresh is not module:
+            values = {leaf: getattr(fresh, leaf).detach() for leaf in wanted}
             module.load_state_dict(values, strict=False, assign=True)

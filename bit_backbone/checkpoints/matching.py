@@ -71,7 +71,7 @@ class Target:
     def checkpoint_name(self, name: str) -> str:
         """Returns what a tensor of the network is called in a checkpoint of the whole network.
 
-        The norm behind the last stage of a network that stops early is the norm that the next
+        The norm after the last stage of a network that stops early is the norm that the next
         stage begins with.
         """
         return self.entry_norm(name) if self.is_partial else name
@@ -113,7 +113,7 @@ class Match:
     Attributes:
         sources: The file's name of each tensor that will be loaded, by the model's name.
         report: The report, as it will be once the tensors are loaded.
-        new_head: Whether the model's own head is to be initialised anew.
+        new_head: Whether the model's own head is to be random.
     """
 
     sources: Mapping[str, str]
@@ -177,7 +177,7 @@ def match(target: Target, checkpoint: Checkpoint, head: str) -> Match:
 def _source_of(name: str, target: Target, checkpoint: Checkpoint) -> str:
     """Returns where in the file a tensor of the model comes from.
 
-    The norm behind the last stage is what the file's next stage begins with, where it has one; a
+    The norm after the last stage is what the file's next stage begins with, where it has one; a
     partial network's own state dict has it as ``norm``.
     """
     entry = target.entry_norm(name)
@@ -191,7 +191,7 @@ def _can_adapt(shapes: ShapePair) -> bool:
 
 
 def _is_beyond(name: str, target: Target) -> bool:
-    """Whether a tensor of the file lies behind the last stage that the model builds."""
+    """Whether a tensor of the file lies after the last stage that the model builds."""
     stage = _STAGE.match(name)
     if stage:
         return target.last_stage < int(stage[1]) <= len(target.architecture.depths)

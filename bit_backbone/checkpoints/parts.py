@@ -98,7 +98,7 @@ def choose(parts: Sequence[Part], wanted: str | None, origin: str) -> Part:
     """Returns the part that is asked for, or the model's own.
 
     Raises:
-        CheckpointError: There is no such part, or there are several and nothing tells which.
+        CheckpointError: There is no such part, or there are several and none was chosen.
     """
     among = [part for part in parts if wanted is None or part.is_called(wanted)]
     if not among:

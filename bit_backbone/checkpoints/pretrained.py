@@ -22,7 +22,7 @@ from bit_backbone.checkpoints.sources import CONFIG_FILE, Place, Source, SourceL
 from bit_backbone.checkpoints.writing import write_safetensors, write_text, writing
 from bit_backbone.config import MODEL_TYPE, BitConfig
 from bit_backbone.config.files import check_model_type
-from bit_backbone.utils.empty_weights import hollow
+from bit_backbone.utils.empty_weights import init_empty_weights
 from bit_backbone.utils.files import read_json
 from bit_backbone.utils.ways_out import after, passing
 
@@ -61,7 +61,7 @@ def from_pretrained(
             config = config_of(checkpoint, **labels, **overrides)
         if head == "drop" and not _LABELS & set(overrides):
             overrides["num_labels"] = 0
-        with hollow():
+        with init_empty_weights():
             model = cls(config.replace(**overrides)).to(_dtype(dtype, checkpoint))
         load_checkpoint(model, checkpoint, head, strict)
     model.eval()
@@ -87,7 +87,7 @@ def _dtype(dtype: torch.dtype | str | None, checkpoint: Checkpoint) -> torch.dty
 
 
 def read_config(place: Place) -> BitConfig | None:
-    """Reads the config.json that belongs to a checkpoint; None where shapes must tell.
+    """Reads the config.json that belongs to a checkpoint; None where only shapes show the network.
 
     Raises:
         CheckpointError: A folder or repository without a config.json, or another model's.
@@ -145,12 +145,12 @@ def config_of(checkpoint: Checkpoint, **overrides: Any) -> BitConfig:
     except ValueError as error:
         raise CheckpointError(
             f"{checkpoint.origin} has no config.json, and its shapes ({checkpoint.architecture}) "
-            f"alone do not tell the network: {error}"
+            f"do not show the network: {error}"
         ) from error
 
 
 def config_for(source: SourceLike, checkpoint: Checkpoint) -> BitConfig:
-    """Returns the configuration of an open checkpoint: its config.json's, or what shapes tell."""
+    """Returns an open checkpoint's configuration: its config.json's, or what its shapes show."""
     path, _ = split(source)
     config = read_config(locate(path)) if isinstance(path, str | os.PathLike) else None
     return config or config_of(checkpoint)
@@ -203,9 +203,9 @@ def _transformers_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]
                 "does not know: this package reads the folder exactly, transformers does not",
                 stacklevel=3,
             )
-        spelt = theirs.write_name(target.checkpoint_name(name))
-        assert spelt is not None, name
-        yield spelt, theirs.write_tensor(name, tensor)
+        written = theirs.write_name(target.checkpoint_name(name))
+        assert written is not None, name
+        yield written, theirs.write_tensor(name, tensor)
 
 
 def remove_older_weights(folder: Path, keep: set[str]) -> None:

@@ -57,11 +57,11 @@ def networks_in(names: Iterable[str]) -> list[Network]:
         (prefix, format_.name)
         for name in map(unwrapped, names)
         for format_ in FORMATS.values()
-        if format_.name != "detectron2"  # our own names, told apart by their prefix
+        if format_.name != "detectron2"  # our own names, which differ by their prefix
         and (prefix := format_.prefix_of(name)) is not None
     )
     best: dict[str, str] = {}
-    # Of equal counts the format that stands first: a stem alone is timm's and ours alike.
+    # Of equal counts the first format: a file of only the stem is timm's and ours alike.
     order = list(FORMATS)
     for (prefix, format_name), _ in sorted(
         found.items(), key=lambda entry: (-entry[1], order.index(entry[0][1]))
@@ -94,13 +94,13 @@ def read_names(
     unknown, outside = [], []
     theirs = tuple(o.prefix for o in others if not prefix.startswith(o.prefix))
     for name in names:
-        spelt = format_.normalise(unwrapped(name))
-        if spelt.startswith(theirs):
+        written = format_.normalise(unwrapped(name))
+        if written.startswith(theirs):
             continue
-        if not spelt.startswith(prefix):
+        if not written.startswith(prefix):
             outside.append(name)
             continue
-        own = format_.read_name(spelt[len(prefix) :])
+        own = format_.read_name(written[len(prefix) :])
         if own is None:
             unknown.append(name)
         elif own in ours:

@@ -39,8 +39,8 @@ class LoadReport:
         misshapen: Tensors whose shapes differ.
         head: Tensors of the file's head that were left out, by the head policy or because the
             model has none.
-        beyond: Tensors of the file behind the last stage that the model builds.
-        fresh: Tensors of the model that were initialised anew: a new head, and on the meta device
+        beyond: Tensors of the file after the last stage that the model builds.
+        fresh: Tensors of the model that are random: a new head, and on the meta device
             whatever the file does not have.
         kept: Tensors of the model that keep the values they had.
         adapted: Tensors that were made to fit another number of image channels.
@@ -101,9 +101,9 @@ class LoadReport:
         ]
         notes = {
             "left out, the file's head": self.head,
-            "left out, behind the model's last stage": self.beyond,
+            "left out, after the model's last stage": self.beyond,
             "left out, outside the network": self.outside,
-            "initialised anew": self.fresh,
+            "initialised at random": self.fresh,
             "kept as they were": self.kept,
             "adapted to the image's channels": self.adapted,
             "not finite": self.not_finite,

@@ -21,7 +21,7 @@ NamedTensors: TypeAlias = Iterable[tuple[str, torch.Tensor]]
 Writer: TypeAlias = Callable[[Path, NamedTensors], None]
 
 _AUTHOR = "bit_backbone"
-# zip cannot tell earlier times, and an equal network should give an equal file.
+# zip cannot hold earlier times, and an equal network should give an equal file.
 _ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
@@ -72,7 +72,7 @@ def writing(*targets: Path, overwrite: bool) -> Iterator[list[Path]]:
 
     Raises:
         CheckpointError: A target exists and ``overwrite`` is False, or writing failed: a full
-            disk, a read-only folder. Nothing is left behind then.
+            disk, a read-only folder. No file is left then.
     """
     for target in targets:
         if target.exists() and not overwrite:

@@ -110,7 +110,7 @@ def _classifier(name: str, part: str | None) -> BitForImageClassification:
 
 
 def _lacks_head_alone(report: LoadReport) -> bool:
-    """Whether a file is short of what comes behind the last stage, and of nothing else."""
+    """Whether a file is short of what comes after the last stage, and of nothing else."""
     parts = {name.partition(".")[0] for name in report.missing}
     return bool(parts) and parts <= {"norm", "classifier"} and report.same_network
 

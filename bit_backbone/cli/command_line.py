@@ -41,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     parser.add_argument(
-        "--debug", action="store_true", help="show the traceback of an error, not its message alone"
+        "--debug", action="store_true", help="show the traceback of an error, not only its message"
     )
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name in COMMANDS:
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0, or what the command returned; 2 after an error in what the user gave
-        (ValueError, OSError or a missing extra) or a lack of memory, told on stderr; 130 after
+        (ValueError, OSError or a missing extra) or a lack of memory, reported on stderr; 130 after
         Ctrl-C, 141 when the reader of the output went away.
     """
     _prepare_streams()

@@ -102,8 +102,8 @@ def run(args: argparse.Namespace) -> int:
     if ids is not None:
         with atomic_path(args.coco) as temporary:
             temporary.write_text(json.dumps(records))
-    told = f"{len(targets) - failed} of {len(targets)} images, {failed} failed"
-    print(told, file=sys.stderr if args.json else sys.stdout)
+    done = f"{len(targets) - failed} of {len(targets)} images, {failed} failed"
+    print(done, file=sys.stderr if args.json else sys.stdout)
     return SOME_FAILED if failed else 0
 
 

@@ -56,7 +56,7 @@ def evaluate_run(args: argparse.Namespace, run: Path) -> int:
             failed: list[Unreadable] = []
             metrics = evaluate_on(test_set, model, results=found, failed=failed, **options)
     if group.is_first:
-        _tell(args, failed, len(test_set))
+        _report(args, failed, len(test_set))
         test_set = test_set.without({failure.index for failure in failed})
         report(args, run, model, test_set, metrics)
         if getattr(args, "report", False):
@@ -64,7 +64,7 @@ def evaluate_run(args: argparse.Namespace, run: Path) -> int:
     return SOME_FAILED if failed else 0
 
 
-def _tell(args: argparse.Namespace, failed: list[Unreadable], total: int) -> None:
+def _report(args: argparse.Namespace, failed: list[Unreadable], total: int) -> None:
     """Prints what could not be read; raises where it is too much."""
     from bit_backbone.training.problems import check_share
 
@@ -127,11 +127,11 @@ def write_page(
         if isinstance(test_set, SemanticFolder):
             with Progress(enabled=True) as bars:
                 advance = bars.evaluation(len(test_set)).advance
-                told = findings.findings_of_segmenter(model.eval(), test_set, advance)
+                found_in = findings.findings_of_segmenter(model.eval(), test_set, advance)
         else:
-            told = findings.findings_of_detector(test_set, found)
+            found_in = findings.findings_of_detector(test_set, found)
         folder = test_set.instances if isinstance(test_set, SemanticFolder) else test_set
         images = [folder.file_name(index) for index in range(len(folder))]
-        print(f"report: {html_report.write_report(run, metrics, told, images)}")
+        print(f"report: {html_report.write_report(run, metrics, found_in, images)}")
     except MissingExtraError as error:
         print(f"no {html_report.REPORT_NAME}: {error}")

@@ -32,7 +32,7 @@ DESCRIPTION = """
 Writes the features of every image of SOURCE into the folder DEST: WebDataset shards of feature
 maps with an index (index.parquet), or, with --pool, a Parquet table of vectors (vectors/). An
 image that cannot be read is listed in failures.jsonl, and the exit status is then 3. After an
-interruption the same command goes on behind the last finished shard.
+interruption the same command resumes after the last finished shard.
 """
 
 
@@ -162,8 +162,8 @@ def run(args: argparse.Namespace) -> int:
         listing, args.output, backbone, processor=_processor(args), output=output,
         batch_size=args.batch_size, compile=args.compile, engine=engine, progress=True,
     )  # fmt: skip
-    told = f"{args.output}: {summary.written} of {len(listing)} images, {summary.failed} failed"
-    print(f"{told} (failures.jsonl)" if summary.failed else told)
+    done = f"{args.output}: {summary.written} of {len(listing)} images, {summary.failed} failed"
+    print(f"{done} (failures.jsonl)" if summary.failed else done)
     return SOME_FAILED if summary.failed else 0
 
 

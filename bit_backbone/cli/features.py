@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_names(photos: list[Path]) -> None:
-    """Refuses photographs whose outputs would overwrite each other."""
+    """Rejects photographs whose outputs would overwrite each other."""
     seen: dict[str, Path] = {}
     for photo in photos:
         other = seen.setdefault(photo.stem, photo)

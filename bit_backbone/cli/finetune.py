@@ -38,7 +38,7 @@ def add_parser(subparsers: Any) -> None:
         help="fine-tune a classifier on a folder of images, by BiT-HyperRule",
         description="Fine-tunes on images in TRAIN/CLASS/IMAGE. Resolution, schedule and mixup "
         "follow from the images' size and number (arXiv 1912.11370, section 3.3). The same command "
-        "goes on with a run that was interrupted; Ctrl-C and SIGTERM save first. Images that "
+        "resumes a run that was interrupted; Ctrl-C and SIGTERM save first. Images that "
         "cannot be read are replaced by the next ones, listed in OUTPUT/problems.jsonl, and the "
         "exit status is then 3. The finished "
         "classifier is OUTPUT/model. For several GPUs or processes: torchrun --nproc-per-node 2 "
@@ -120,21 +120,27 @@ def run(args: argparse.Namespace) -> int:
     settings = _settings(args)
     model = _model(args, images.classes)
     if is_first_process():
-        _tell_ignored(args.train, images)
+        _report_ignored(args.train, images)
         if eval_set is not None:
-            _tell_ignored(args.eval, eval_set)
+            _report_ignored(args.eval, eval_set)
         _announce(args, len(train_set), images, sides, settings)
     check_images(args, _paths(images, eval_set))
-    facts: dict[str, Any] = {
+    must_match: dict[str, Any] = {
         "classes": images.classes,
         "resolution": [sides.resize, sides.crop],
         "flip": not args.no_flip,
         "examples_per_class": args.examples_per_class,
     }
     if args.bit_depth != AUTO:
-        facts["bit_depth"] = args.bit_depth
+        must_match["bit_depth"] = args.bit_depth
     result = finetune(
-        model, train_set, args.output, settings, eval_set=eval_set, device=args.device, facts=facts
+        model,
+        train_set,
+        args.output,
+        settings,
+        eval_set=eval_set,
+        device=args.device,
+        must_match=must_match,
     )
     if settings.fsdp and is_first_process() and not result.signal:
         model = _with_weights_of(args, images.classes)
@@ -194,7 +200,7 @@ def _model(args: argparse.Namespace, classes: list[str]) -> BitForImageClassific
     return model
 
 
-def _tell_ignored(folder: Path, images: LabelledImages) -> None:
+def _report_ignored(folder: Path, images: LabelledImages) -> None:
     if images.ignored:
         print(f"{folder}: ignored: {images.ignored}", file=sys.stderr)
 
@@ -228,7 +234,7 @@ def _finish(
         return exit_status(result)
     if result.signal:
         print(
-            f"saved in {args.output} after step {result.step}; the same command goes on",
+            f"saved in {args.output} after step {result.step}; the same command resumes it",
             file=sys.stderr,
         )
         return exit_status(result)

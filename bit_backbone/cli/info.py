@@ -21,7 +21,7 @@ from bit_backbone.training.settings import PRECISIONS
 DTYPES = (*PRECISIONS, "float64")
 OPTIMIZERS = ("sgd", "adamw")
 GIB = 2**30
-_TRAINING_ALONE = (
+_ONLY_FOR_TRAINING = (
     "detector",
     "grad_checkpointing",
     "activation_recompute",
@@ -36,7 +36,7 @@ def add_parser(subparsers: Any) -> None:
         "info",
         help="parameters, operations, output shapes and memory of a network",
         description="Counts on torch's meta device: nothing is allocated or computed. Memory is "
-        "of activations alone, without parameters, input and library workspaces; with --train "
+        "only of activations, without parameters, input and library workspaces; with --train "
         "it is all that a process needs for a training step, but for library workspaces.",
     )
     parser.add_argument(
@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> None:
     if args.train:
         _print_training(args, config)
         return
-    for name in _TRAINING_ALONE:
+    for name in _ONLY_FOR_TRAINING:
         if getattr(args, name):
             raise ValueError(f"--{name.replace('_', '-')} goes with --train, which is missing")
     _print_forward(args, config)

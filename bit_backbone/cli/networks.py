@@ -1,4 +1,4 @@
-"""Options that shape a network or name its weights, and the network that they tell."""
+"""Options that shape a network or name its weights, and the network that they describe."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def add_part_option(group: Any) -> None:
 
 
 def backbone_of(args: argparse.Namespace) -> BitBackbone:
-    """Builds the backbone that the options of both functions tell, on the CPU, for inference.
+    """Builds the backbone that the options of both functions describe, on the CPU, for inference.
 
     Raises:
         ValueError: There is no such variant, checkpoint, output or value.

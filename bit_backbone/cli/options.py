@@ -57,7 +57,7 @@ def add_renamed(group: Any, old: str, new: str, dest: str, **options: Any) -> No
 
 
 def warn_of_old(old: str, new: str) -> None:
-    """Tells on stderr that an option has another name now."""
+    """Says on stderr that an option has another name now."""
     print(f"bit-backbone: warning: {old} is {new} now, and will go", file=sys.stderr)
 
 

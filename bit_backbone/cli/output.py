@@ -22,5 +22,5 @@ class Output(Console):
         return cls(highlight=False, width=None if sys.stdout.isatty() else PIPED_WIDTH)
 
     def on_broken_pipe(self) -> None:
-        """Lets the BrokenPipeError go on."""
+        """Lets the BrokenPipeError continue."""
         raise

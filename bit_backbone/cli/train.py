@@ -64,7 +64,7 @@ def _train(args: argparse.Namespace) -> int:
         keep_pages()  # a step's maps are freed and asked for again all the time
     result = train(spec, train_set, args.output, settings, eval_set=test_set, device=args.device)
     if is_first_process() and result.signal:
-        print(f"stopped at step {result.step} and saved; the same command goes on from there")
+        print(f"stopped at step {result.step} and saved; the same command resumes it")
     elif is_first_process():
         assert result.metrics is not None  # there is an evaluation set, and the end was reached
         model, _ = load_detector(args.output, device)  # a sharded one ended with its run

@@ -61,7 +61,7 @@ def add_train_options(parser: Any) -> None:
     add_exif_option(data)
     add_unreadable_options(data)
     add_bit_depth_option(data)
-    _add_recipe_options(parser.add_argument_group("settings"))
+    _add_settings_options(parser.add_argument_group("settings"))
 
 
 def add_evaluate_options(parser: Any) -> None:
@@ -113,7 +113,7 @@ def _add_model_options(group: Any) -> None:
     )
 
 
-def _add_recipe_options(group: Any) -> None:
+def _add_settings_options(group: Any) -> None:
     defaults = {field.name: field.default for field in dataclasses.fields(DetectionSettings)}
     length = group.add_mutually_exclusive_group()
     length.add_argument("--epochs", type=_epochs, help=model_choice.LENGTH)

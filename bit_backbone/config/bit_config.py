@@ -134,7 +134,7 @@ class BitConfig:
         """Returns the configuration of a published network.
 
         Args:
-            name: "R50x1", "R50x3", "R101x1", "R101x3", "R152x2" or "R152x4", alone or within an
+            name: "R50x1", "R50x3", "R101x1", "R101x3", "R152x2" or "R152x4", by itself or within an
                 official ("BiT-M-R50x1") or timm name ("resnetv2_50x1_bit.goog_in21k").
             **overrides: Any argument of BitConfig.
 

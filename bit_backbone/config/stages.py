@@ -12,7 +12,7 @@ CHANNEL_MULTIPLE = 8
 
 @dataclass(frozen=True)
 class StageSpec:
-    """One residual stage, as the network builds it and as hosts are told about it.
+    """One residual stage, as the network builds it and as it is described to hosts.
 
     Attributes:
         name: "stage1" .. "stageN".

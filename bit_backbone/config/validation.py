@@ -110,7 +110,7 @@ def complete(
 
 
 def check_spelling(keys: Iterable[str], arguments: Collection[str]) -> None:
-    """Refuses keys that are almost, but not quite, an argument's name."""
+    """Rejects keys that are almost, but not quite, an argument's name."""
     for key in set(keys) - set(arguments):
         close = difflib.get_close_matches(key, arguments, n=1, cutoff=SPELLING_CUTOFF)
         if close:

@@ -25,7 +25,7 @@ _VARIANT_NAME = re.compile(
     re.IGNORECASE,
 )
 
-# The one name that tells a depth and no width.
+# The one name that has a depth and no width.
 _ALIASES = {"google/bit-50": "R50x1"}
 
 
@@ -65,5 +65,5 @@ def warn_of_random_weights(network: object, weights: object, ask: str) -> None:
 
 
 def _is_architecture(name: str) -> bool:
-    """Whether a name speaks of a network alone: "R50x1", "resnetv2_50x1_bit"."""
+    """Whether a name names only a network: "R50x1", "resnetv2_50x1_bit"."""
     return re.fullmatch(r"r\d+x\d+|resnetv2_\d+x\d+_bitm?", name, re.IGNORECASE) is not None

@@ -143,7 +143,7 @@ class SemanticFolder(torch.utils.data.Dataset[tuple[Tensor, dict[str, Any]]]):
         return rest
 
     def num_objects(self) -> int | None:
-        """Returns how many objects there are to learn from; None where maps tell, unread so far."""
+        """Returns how many objects there are to learn from; None for maps, not yet read."""
         return self.instances.num_objects() if self.maps is None else None
 
     def _map_name(self, index: int) -> Path:

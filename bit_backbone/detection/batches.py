@@ -1,4 +1,4 @@
-"""Which images make up each batch: a function of the seed and the step alone."""
+"""Which images make up each batch: a function only of the seed and the step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a report tells of an evaluation: by class, by image, and what is taken for what."""
+"""What a report shows of an evaluation: by class, by image, and what is taken for what."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ BACKGROUND = "background"
 
 @dataclass(frozen=True)
 class Findings:
-    """What a report tells of an evaluation.
+    """What a report shows of an evaluation.
 
     Attributes:
         classes: Metrics of each class by its name.
@@ -53,7 +53,7 @@ class Findings:
 
 
 def findings_of_detector(dataset: CocoFolder, records: list[dict[str, Any]]) -> Findings:
-    """Returns what a detector's results on a data set tell, in COCO's results format."""
+    """Returns what a detector's results on a data set show, in COCO's results format."""
     document = dataset.document()
     found, true = _by_image(records), _by_image(document["annotations"])
     labels = {id_: label for label, id_ in enumerate(dataset.category_ids, start=1)}

@@ -30,7 +30,7 @@ body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem
 table { border-collapse: collapse; margin: 1rem 0 }
 td, th { border-bottom: 1px solid #ddd; padding: .2rem .8rem; text-align: left }
 td.number { font-variant-numeric: tabular-nums; text-align: right }
-.facts td, .facts td.number { text-align: left }
+.settings td, .settings td.number { text-align: left }
 img { max-width: 100% }
 figure { display: inline-block; margin: .5rem; max-width: 34rem; vertical-align: top }
 """
@@ -72,7 +72,7 @@ def write_report(
 
 def _table(rows: Mapping[str, Any]) -> str:
     cells = (f"<tr><th>{escape(name)}</th>{_cell(value)}</tr>" for name, value in rows.items())
-    return f'<table class="facts">{"".join(cells)}</table>'
+    return f'<table class="settings">{"".join(cells)}</table>'
 
 
 def _cell(value: Any) -> str:
@@ -88,7 +88,7 @@ def _shown(metrics: Mapping[str, float]) -> dict[str, Any]:
 
 def _settings(run: Path) -> dict[str, Any]:
     state = RunState.load(run)
-    return {} if state is None else {"steps done": state.step, **state.recipe}
+    return {} if state is None else {"steps done": state.step, **state.settings}
 
 
 def _problems(run: Path) -> str:

@@ -116,7 +116,7 @@ def check_name(name: str) -> None:
 
 
 def check_image(model: nn.Module, image: Tensor) -> None:
-    """Refuses an image of which a detector's resizing leaves nothing; segmenters do not resize.
+    """Rejects an image of which a detector's resizing leaves nothing; segmenters do not resize.
 
     Args:
         model: A detector or ``Segmenter``.

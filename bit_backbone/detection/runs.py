@@ -78,13 +78,13 @@ def load_detector(
 
 def bit_depth_of(run: str | os.PathLike[str]) -> int | str:
     """Returns how many bits of deep images a run's data uses, "auto" where that was not said."""
-    bit_depth: int | str = load_state(run_folder(Path(run))).recipe.get("bit_depth", "auto")
+    bit_depth: int | str = load_state(run_folder(Path(run))).settings.get("bit_depth", "auto")
     return bit_depth
 
 
 def exif_of(run: str | os.PathLike[str]) -> str:
     """Returns how a run takes images: "upright" or "stored", as ``CocoFolder`` does."""
-    return str(load_state(run_folder(Path(run))).recipe.get("exif", UPRIGHT))
+    return str(load_state(run_folder(Path(run))).settings.get("exif", UPRIGHT))
 
 
 def save_backbone(run: Path, model: nn.Module | None = None) -> Path:
@@ -118,6 +118,6 @@ def load_state(folder: Path) -> RunState:
     state = RunState.load(folder)
     if state is None:
         raise ValueError(
-            f"{folder} holds no {STATE_NAME}; train first, it is saved as that goes on"
+            f"{folder} holds no {STATE_NAME}; train first, which saves it from time to time"
         )
     return state

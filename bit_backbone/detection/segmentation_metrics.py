@@ -46,7 +46,7 @@ def evaluate(
         ``mIoU`` over background and categories, ``mean_accuracy``, ``pixel_accuracy`` and
         ``IoU_background``, ``IoU_<category>``, ...; in 0..1, and -1 for a class that is neither
         annotated nor predicted (which the means leave out). Classes that share a name have their
-        label behind it: ``IoU_cat (3)``.
+        label after it: ``IoU_cat (3)``.
     """
     count = len(dataset.categories) + 1
     confusion = torch.zeros(count, count, dtype=torch.int64, device=group.device)

@@ -1,4 +1,4 @@
-"""What a training run of a detector or segmenter is told, beside the model and the data."""
+"""The settings of a training run of a detector or segmenter, beside the model and the data."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TINY_TRAINING = {"batch_size": 2, "optimizer": "adamw", "base_lr": 1e-3, "clip_n
 class DetectionSettings(RunSettings):
     """How to train a detector or segmenter.
 
-    The defaults are torchvision's reference recipe for detection (``references/detection`` of
+    The defaults are torchvision's reference settings for detection (``references/detection`` of
     pytorch/vision: SGD, 0.02 for 16 images, decay 1e-4) with the schedule and the clipping that
     came after it.
 
@@ -87,7 +87,7 @@ class DetectionSettings(RunSettings):
         done = (step - self.warmup) / (self.steps - self.warmup)
         return self.base_lr * 0.5 * (1 + math.cos(math.pi * done))
 
-    def recipe(self) -> dict[str, Any]:
+    def to_record(self) -> dict[str, Any]:
         """Returns what a resumed run must share with the run that it resumes."""
         derived = {"augment": list(self.augment), "warmup_steps": self.warmup}
-        return super().recipe() | derived
+        return super().to_record() | derived

@@ -61,7 +61,7 @@ def train(
     Raises:
         ValueError: The sets do not have the model's categories, the training set has no object,
             a loss is not finite, the batch size is no multiple of the number of processes, or the
-            folder holds a run of another recipe.
+            folder holds a run with other settings.
         MissingExtraError: There is an evaluation set, and nothing that computes COCO's metrics.
     """
     for dataset in (train_set, *([] if eval_set is None else [eval_set])):
@@ -91,14 +91,14 @@ class DetectionTask(Task[DetectionSettings, dict[str, float]]):
         self.spec = spec
         self.plan(range(0))  # which checks the size of the batches
 
-    def recipe(self, saved: RunState | None, folder: Path) -> dict[str, Any]:
+    def run_settings(self, saved: RunState | None, folder: Path) -> dict[str, Any]:
         """Returns settings, model and the size of the training set."""
-        facts = {"detector": self.spec.to_dict(), "images": len(self.train_set)}
+        data = {"detector": self.spec.to_dict(), "images": len(self.train_set)}
         if self.train_set.bit_depth != AUTO:  # which runs of earlier versions do not record
-            facts["bit_depth"] = self.train_set.bit_depth
+            data["bit_depth"] = self.train_set.bit_depth
         if self.train_set.exif != UPRIGHT:
-            facts["exif"] = self.train_set.exif
-        return self.settings.recipe() | facts
+            data["exif"] = self.train_set.exif
+        return self.settings.to_record() | data
 
     def build(self, saved: RunState | None, folder: Path) -> nn.Module:
         """Builds the model; a resumed run needs nothing but its folder, and trains what it did."""
@@ -163,9 +163,9 @@ class DetectionTask(Task[DetectionSettings, dict[str, float]]):
         loss, values = self._losses(*batch, step)
         if not math.isfinite(values["loss"]):
             raise ValueError(
-                f"the loss of step {step} is not finite ({values}); start anew in another folder, "
+                f"the loss of step {step} is not finite ({values}); start again in another folder, "
                 "with a smaller base_lr, a longer warm-up or precision float32: this run resumes "
-                "with its own recipe alone"
+                "only with its own settings"
             )
         self.optimizer.zero_grad()
         loss.backward()

@@ -190,7 +190,7 @@ def alias_cityscapes_scripts() -> None:
     """Lets detectron2 find cityscapesscripts where its newer versions look for it.
 
     detectron2 of June 2026 imports them from ``deeplearning.projects.cityscapesApi``, which exists
-    inside Meta alone: both evaluators and the loader of instances fail beside the public package.
+    only inside Meta: both evaluators and the loader of instances fail beside the public package.
     Does nothing where that package is missing, or where the other one exists.
     """
     scripts = importlib.util.find_spec("cityscapesscripts")

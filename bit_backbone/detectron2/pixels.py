@@ -1,6 +1,6 @@
 """Pixels as BiT expects them: RGB, mean and std 127.5, where detectron2 defaults to BGR.
 
-A wrong std cannot be seen behind the stem, which GroupNorm makes up for; a wrong order of colours
+A wrong std cannot be seen after the stem, which GroupNorm makes up for; a wrong order of colours
 or another mean changes every feature without any error.
 """
 

@@ -20,7 +20,7 @@ __all__ = ["BitRes5"]
 class BitRes5(CheckpointTaker):
     """The last stage and the final norm, for ``roi_heads.res5`` of a C4 detector.
 
-    It belongs behind a ``Detectron2BitBackbone`` that ends one stage earlier with
+    It belongs after a ``Detectron2BitBackbone`` that ends one stage earlier with
     ``feature_norm="preact"``: the norm and activation that the stage begins with run there, on
     the whole image as in pretraining, and give the RPN bounded features; here they are left out.
 

@@ -4,7 +4,7 @@ detectron2 asks its path manager for a local file and gives that file's tensors 
 checkpoint is converted to a file once, and kept; and the modules here take from the state dict
 what is theirs. Between the two, fvcore's checkpointer drops, with a warning, every tensor whose
 name fits and whose shape does not. The names in the converted file therefore carry a mark and fit
-none: nothing is dropped, and what does not fit is refused in ``bit_backbone.checkpoints``' words.
+none: nothing is dropped, and what does not fit raises the errors of ``bit_backbone.checkpoints``.
 """
 
 from __future__ import annotations
@@ -104,11 +104,11 @@ def register_handlers() -> None:
 
 
 def _source(rest: str) -> str:
-    """What stands behind the scheme as a name or a path."""
+    """What stands after the scheme as a name or a path."""
     name = rest.removeprefix("//") if rest.startswith("//") else rest
     if not name:
         raise CheckpointError(
-            "bit:// needs a published name, a path or owner/name on the Hugging Face Hub behind "
+            "bit:// needs a published name, a path or owner/name on the Hugging Face Hub after "
             "it, such as bit://BiT-M-R50x1"
         )
     return os.path.expanduser(name)
@@ -157,9 +157,9 @@ class CheckpointTaker(nn.Module):
                 del state_dict[name]
             fitted = self.fit(tensors, source)
             state_dict.update({prefix + name: tensor for name, tensor in fitted.items()})
-        if prefix or tensors:  # a backbone alone may be given tensors by and by
+        if prefix or tensors:  # a backbone may be given tensors by and by
             expected = [name for name in own if not name.startswith(_FRESH)]
-            _tell(
+            _report(
                 prefix, sum(prefix + name in state_dict for name in expected), len(expected), source
             )
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
@@ -170,12 +170,12 @@ def fit_backbone(
 ) -> dict[str, Tensor]:
     """Returns a backbone's tensors out of a whole network's; see ``CheckpointTaker.fit``."""
     with torch.device("meta"):  # filled directly, so this allocates nothing
-        twin = BitBackbone(config)
-    report = load_checkpoint(twin, Checkpoint(TreeFile(tensors, source, "dict")), "drop")
-    return {name: t for name, t in twin.state_dict().items() if name not in report.fresh}
+        backbone = BitBackbone(config)
+    report = load_checkpoint(backbone, Checkpoint(TreeFile(tensors, source, "dict")), "drop")
+    return {name: t for name, t in backbone.state_dict().items() if name not in report.fresh}
 
 
-def _tell(prefix: str, found: int, expected: int, source: str) -> None:
+def _report(prefix: str, found: int, expected: int, source: str) -> None:
     """Logs how many tensors a module got: a warning, unless it is all of them."""
     module = prefix.rstrip(".") or "the backbone"
     level = logging.INFO if found == expected else logging.WARNING

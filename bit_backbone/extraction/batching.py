@@ -1,7 +1,7 @@
 """Batches of images of exactly one size.
 
 GroupNorm takes its statistics over the whole map, padding included: an image padded to the size of
-its neighbours has other features than alone. So images share a batch only where they share a size.
+its neighbours has other features than by itself. So images share a batch only if they share a size.
 """
 
 from __future__ import annotations

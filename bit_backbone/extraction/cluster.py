@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from bit_backbone.extraction.progress import ExtractionBar
     from bit_backbone.extraction.run import Extraction
 
-# Pixels that travel from readers to the network in one row; images behind are read by the actor.
+# Pixels that travel from readers to the network in one row; later images are read by the actor.
 _SHIPPED_BYTES = 256 * 2**20
 # Two readers share a core, since each waits for its disk. Ray would fuse steps of equal needs: the
 # actors would read, and the network wait for them.
@@ -105,9 +105,9 @@ class RayEngine:
         try:
             yield from done.iter_rows()
         except ray.exceptions.RayError as error:
-            told = str(error).strip().splitlines()
+            said = str(error).strip().splitlines()
             raise ExtractionError(
-                f"the cluster gave up: {told[-1] if told else error!r}"
+                f"the cluster gave up: {said[-1] if said else error!r}"
             ) from error
 
 

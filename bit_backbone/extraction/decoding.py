@@ -14,7 +14,7 @@ import numpy as np
 
 from bit_backbone.extraction.errors import ExtractionError
 from bit_backbone.extraction.listing import ImageRef
-from bit_backbone.extraction.watched import WatchedFolder
+from bit_backbone.extraction.source_folder import SourceFolder
 from bit_backbone.preprocessing import BitImageProcessor
 from bit_backbone.preprocessing.images import decode, header_size
 from bit_backbone.preprocessing.settings import PLAIN
@@ -62,7 +62,7 @@ class Decoder:
         root: The folder whose disappearance means that the source is gone.
     """
 
-    def __init__(self, processor: BitImageProcessor, root: WatchedFolder) -> None:
+    def __init__(self, processor: BitImageProcessor, root: SourceFolder) -> None:
         plain = processor.replace(**PLAIN)
         self._processor = plain.replace(do_rescale=False, do_normalize=False)
         self._root = root
@@ -132,7 +132,7 @@ def _source(ref: ImageRef) -> str | io.BytesIO:
 
 
 def _check_file(path: str) -> None:
-    """Refuses an empty file, and a named pipe, which would wait for its writer for ever."""
+    """Rejects an empty file, and a named pipe, which would wait for its writer for ever."""
     if not os.path.isfile(path) and os.path.exists(path):
         raise ValueError("this is no regular file")
     if os.path.getsize(path) == 0:

@@ -79,13 +79,13 @@ class Destination:
     def _lock(self) -> IO[bytes]:
         if self.folder.exists() and not self.folder.is_dir():
             raise ValueError(f"the output is a folder, and {self.folder} is a file")
-        self._refuse_foreign_files()
+        self._reject_foreign_files()
         try:
             return lock_folder(self.folder)
         except BlockingIOError as error:
             raise ExtractionError(f"another extraction is writing to {self.folder}") from error
 
-    def _refuse_foreign_files(self) -> None:
+    def _reject_foreign_files(self) -> None:
         if not self.folder.is_dir() or (self.folder / SETTINGS_FILE).exists():
             return
         foreign = [
@@ -110,7 +110,7 @@ class Destination:
         if changed:
             raise ValueError(
                 f"{self.folder} was begun with other settings: {'; '.join(changed)}. Repeat the "
-                "first command to go on, or give another --output"
+                "first command to continue, or give another --output"
             )
 
     def _remove_leftovers(self) -> None:
@@ -207,5 +207,5 @@ class Destination:
         except OSError as error:
             raise ExtractionError(
                 f"{self.folder} cannot be written: {error.strerror or error}. Finished shards are "
-                "kept: repeat the command to go on when it can"
+                "kept: repeat the command to continue when it can"
             ) from error

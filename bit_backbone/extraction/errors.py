@@ -4,5 +4,5 @@
 class ExtractionError(OSError):
     """The destination cannot be written, the source is gone, or the machine is out of something.
 
-    Every finished shard is kept; the same command goes on behind them.
+    Every finished shard is kept; the same command resumes after them.
     """

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bit_backbone.extraction.keys import free_key, key_of, split_member
-from bit_backbone.extraction.watched import WatchedFolder
+from bit_backbone.extraction.source_folder import SourceFolder
 from bit_backbone.utils.image_files import Ignored, has_clutter, is_image
 
 
@@ -44,10 +44,10 @@ class Listing(Sequence[ImageRef]):
 
     Attributes:
         root: The folder whose disappearance means that the source is gone.
-        ignored: Files that do not look like images, and what systems left behind.
+        ignored: Files that do not look like images, and what operating systems left.
     """
 
-    root: WatchedFolder
+    root: SourceFolder
     ignored: Ignored
 
     def fingerprint(self) -> str:
@@ -68,7 +68,7 @@ class Files(Listing):
         root: Folder that the names are relative to.
         names: Paths below it, or absolute, with forward slashes.
         ignored: Files left out.
-        watched: The folder that stands for the source; None for ``root``.
+        folder: The folder that stands for the source; None for ``root``.
     """
 
     def __init__(
@@ -76,9 +76,9 @@ class Files(Listing):
         root: Path,
         names: list[str],
         ignored: Ignored | None = None,
-        watched: Path | None = None,
+        folder: Path | None = None,
     ) -> None:
-        self.root = WatchedFolder(root if watched is None else watched)
+        self.root = SourceFolder(root if folder is None else folder)
         self.ignored = Ignored() if ignored is None else ignored
         self._named, self._folder = str(root), str(root.absolute())
         self._names = names
@@ -105,7 +105,7 @@ class Shards(Listing):
 
     def __init__(self, files: list[Path], ignored: Ignored | None = None) -> None:
         shared = os.path.commonpath([file.parent.absolute() for file in files])
-        self.root = WatchedFolder(Path(shared))
+        self.root = SourceFolder(Path(shared))
         self.ignored = Ignored() if ignored is None else ignored
         self._working_folder = Path.cwd()
         self._files = files

@@ -25,7 +25,7 @@ def generalized_mean(features: Tensor) -> Tensor:
 
     ``(mean(x ** 3)) ** (1 / 3)`` of values raised to at least 1e-6 (Radenovic et al., "Fine-tuning
     CNN Image Retrieval with No Human Annotation", 2018, arXiv 1711.02512). It is made for maps
-    behind a ReLU: of ``feature_norm="none"``, which are signed, it sees the positive part alone.
+    after a ReLU: of ``feature_norm="none"``, which are signed, it sees only the positive part.
     """
     powers = features.clamp(min=GEM_FLOOR).double().pow(GEM_POWER)
     return powers.mean(dim=(2, 3)).pow(1 / GEM_POWER).to(features.dtype)

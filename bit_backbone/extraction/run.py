@@ -84,7 +84,7 @@ class Extraction:
         return self.output.shard_size
 
 
-# Writes the given shards, and tells the bar of every image that is done.
+# Writes the given shards, and updates the bar for every image that is done.
 Engine = Callable[[Extraction, Sequence[int], ExtractionBar], None]
 
 
@@ -96,7 +96,7 @@ class LocalEngine:
         workers: Processes that read; 0 reads in this one.
         in_place: Whether the caller's network computes, and not a copy: its weights are in memory
             once. Afterwards it is what ``optimize_in_place`` made of it, and of no use for training
-            or for going on with this extraction.
+            or for resuming this extraction.
         decoding_seconds: Spent on reading, by all workers together; for measurements.
     """
 
@@ -145,7 +145,7 @@ def extract(
 ) -> Summary:
     """Writes the features of every image of a source.
 
-    Killed at any moment, the same call goes on behind the last finished shard. On the CPU this
+    Killed at any moment, the same call resumes after the last finished shard. On the CPU this
     process keeps from then on the memory that it frees: ``bit_backbone.keep_pages`` says why.
 
     Args:

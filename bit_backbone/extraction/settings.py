@@ -83,9 +83,9 @@ def describe(
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Tells each setting that changed; of a hash, that it did.
+    """Names each setting that changed; of a hash, that it did.
 
-    Other outputs need other stages, whose weights need not be told.
+    Other outputs need other stages, whose weights need not be named.
     """
     changed = [n for n in dict.fromkeys((*before, *now)) if before.get(n) != now.get(n)]
     if not _OUTPUTS.isdisjoint(changed):

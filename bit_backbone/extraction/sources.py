@@ -38,7 +38,7 @@ def find_images(source: str | os.PathLike[str]) -> Listing:
             file, a glob or a brace pattern ("train-{000000..000146}.tar"), or a folder of them.
 
     Returns:
-        The images, in an order that depends on their names alone. A list file keeps its own.
+        The images, in an order that depends only on their names. A list file keeps its own.
 
     Raises:
         ValueError: There is no image, an image is listed twice, or images and shards are mixed.
@@ -102,7 +102,7 @@ def _walk(root: Path, ignored: Ignored) -> Iterator[str]:
     """Yields every file below a folder, in order of name, with paths relative to it.
 
     Links to folders are followed, each folder once; destinations of extractions are left out, and
-    so are folders that systems leave behind, which ``ignored`` takes up.
+    so are folders that operating systems leave, which ``ignored`` takes up.
     """
 
     def fail(error: OSError) -> None:
@@ -189,4 +189,4 @@ def _list_file(path: Path) -> Listing:
     names = [os.path.normpath(line.strip()) for line in lines if line.strip()]
     root = path.parent
     folders = [os.path.join(os.path.abspath(root), os.path.dirname(name)) for name in names]
-    return Files(root, names, watched=Path(os.path.commonpath(folders)) if folders else root)
+    return Files(root, names, folder=Path(os.path.commonpath(folders)) if folders else root)

@@ -30,7 +30,7 @@ class LabelledImages(ImageFolder):
             may lack a folder, but no folder may lack a name.
 
     Attributes:
-        ignored: Files that are no images, by their ending, and what systems left behind.
+        ignored: Files that are no images, by their ending, and what operating systems left.
 
     Raises:
         ValueError: There is no such folder, none in it, none of them holds an image, one has no

@@ -1,4 +1,4 @@
-"""Names of the classes that published heads tell apart."""
+"""Names of the classes of published heads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a fine-tuning run is told, beside the model and the data."""
+"""The settings of a fine-tuning run, beside the model and the data."""
 
 from __future__ import annotations
 

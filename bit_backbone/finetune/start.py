@@ -48,32 +48,32 @@ def note_training(model: nn.Module, folder: Path) -> None:
 
 
 def as_resumed(
-    recipe: Mapping[str, Any], saved: RunState, model: nn.Module, folder: Path
+    settings: Mapping[str, Any], saved: RunState, model: nn.Module, folder: Path
 ) -> dict[str, Any]:
-    """Returns a recipe with the start that its run has recorded, as far as it cannot be compared.
+    """Returns settings with the start that its run has recorded, as far as it cannot be compared.
 
-    Weights that the run itself has trained tell nothing of those that it started from.
+    Weights that the run itself has trained say nothing about those that it started from.
 
     Args:
-        recipe: Of the resumed run.
+        settings: Of the resumed run.
         saved: The run that it resumes.
         model: As it was given.
         folder: Of the run.
     """
-    recorded = saved.recipe.get("initial_weights", "")
-    if len(recorded) != len(recipe["initial_weights"]):
+    recorded = saved.settings.get("initial_weights", "")
+    if len(recorded) != len(settings["initial_weights"]):
         _LOGGER.warning(
             "the run in %s is of an earlier version, which did not record the weights that it "
             "started from in the same way: they are not compared with those given now",
             folder,
         )
-        known = {n: v for n, v in recipe.items() if n in saved.recipe or n not in _START}
+        known = {n: v for n, v in settings.items() if n in saved.settings or n not in _START}
         return {**known, "initial_weights": recorded} if recorded else known
     is_of_run = _trained_in.get(model) == Path(os.path.realpath(folder))
-    if saved.recipe["initial_weights"] != recipe["initial_weights"]:
+    if saved.settings["initial_weights"] != settings["initial_weights"]:
         is_of_run |= saved.model is not None and _same_weights(model, saved.model)
     kept = ("zero_head", "initial_weights") if is_of_run else ()
-    return {**recipe, **{name: saved.recipe[name] for name in kept}}
+    return {**settings, **{name: saved.settings[name] for name in kept}}
 
 
 def _same_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> bool:

@@ -38,7 +38,7 @@ def finetune(
     *,
     eval_set: Any = None,
     device: str | torch.device | None = None,
-    facts: Mapping[str, Any] | None = None,
+    must_match: Mapping[str, Any] | None = None,
     show_progress: bool = True,
 ) -> FineTuneResult:
     """Fine-tunes a classifier by BiT-HyperRule (arXiv 1912.11370, section 3.3).
@@ -60,7 +60,7 @@ def finetune(
         settings: Of the run; None for the rule's.
         eval_set: The same for evaluation; None for none.
         device: Where to compute; None for this process's GPU, or the CPU where there is none.
-        facts: What else a resumed run must share with the run it resumes, such as how images
+        must_match: What else a resumed run must share with the run it resumes, such as how images
             are prepared; numbers, strings, lists and dicts.
         show_progress: Whether to show a progress bar.
 
@@ -69,10 +69,10 @@ def finetune(
 
     Raises:
         ValueError: The settings do not fit the data or the number of processes, a loss is not
-            finite, or the folder holds a run of another recipe.
+            finite, or the folder holds a run with other settings.
     """
     settings = settings or FineTuneSettings()
-    make = partial(FineTuneTask, model, train_set, eval_set, settings, facts or {})
+    make = partial(FineTuneTask, model, train_set, eval_set, settings, must_match or {})
     return run_task(make, folder, settings, device, show_progress)
 
 
@@ -87,7 +87,7 @@ class FineTuneTask(Task[FineTuneSettings, Metrics]):
         train_set: Any,
         eval_set: Any,
         settings: FineTuneSettings,
-        facts: Mapping[str, Any],
+        must_match: Mapping[str, Any],
         group: ProcessGroup,
     ) -> None:
         schedule = settings.schedule(len(train_set))
@@ -95,19 +95,19 @@ class FineTuneTask(Task[FineTuneSettings, Metrics]):
         _check_batches(settings, self.alpha, group.world_size)
         rates = schedule.total, schedule.learning_rate
         super().__init__(train_set, eval_set, settings, group, *rates)
-        self.classifier, self.facts = model, facts
+        self.classifier, self.must_match = model, must_match
         scales = settings.precision == "float16"
         self.scaler = torch.amp.GradScaler(group.device.type, enabled=scales)
 
-    def recipe(self, saved: RunState | None, folder: Path) -> dict[str, Any]:
+    def run_settings(self, saved: RunState | None, folder: Path) -> dict[str, Any]:
         """Returns settings, data, and the network and weights that the run started from."""
-        recipe = self.settings.recipe() | {
+        settings = self.settings.to_record() | {
             "num_examples": len(self.train_set),
             "num_labels": self.classifier.num_labels,
             **start_of_run(self.classifier, self.group),
-            **self.facts,
+            **self.must_match,
         }
-        return recipe if saved is None else as_resumed(recipe, saved, self.classifier, folder)
+        return settings if saved is None else as_resumed(settings, saved, self.classifier, folder)
 
     def build(self, saved: RunState | None, folder: Path) -> nn.Module:
         """Returns the model that was given."""
@@ -153,9 +153,9 @@ class FineTuneTask(Task[FineTuneSettings, Metrics]):
         mean = self.group.sum(loss).item() / self.group.world_size
         if not np.isfinite(mean) and not self.scaler.is_enabled():
             raise ValueError(
-                f"the loss of step {step} is {mean}; start anew in another folder, with a base_lr "
+                f"the loss of step {step} is {mean}; start again in another folder, with a base_lr "
                 f"smaller than {self.settings.base_lr:g}{_or_exactly(self.settings.precision)}: "
-                "this run resumes with its own recipe alone"
+                "this run resumes only with its own settings"
             )
         self.scaler.step(self.optimizer)
         self.scaler.update()

@@ -132,7 +132,7 @@ class FoldedConv2d(nn.Conv2d):
         return packed
 
     def train(self, mode: bool = True) -> FoldedConv2d:
-        """Refuses to train.
+        """Rejects to train.
 
         Raises:
             ValueError: ``mode`` is True.

@@ -55,7 +55,7 @@ class InferenceGroupNormAct(GroupNormAct):
 
     @classmethod
     def adopt(cls, norm: GroupNormAct) -> None:
-        """Turns a GroupNormAct into an InferenceGroupNormAct that leaves its input alone."""
+        """Turns a GroupNormAct into an InferenceGroupNormAct that does not change its input."""
         fast: Any = norm
         fast.__class__ = cls
         fast.in_place, fast.made_by = False, ()
@@ -96,7 +96,7 @@ def _is_taken(x: Tensor, weight: Tensor, bias: Tensor, num_groups: int) -> bool:
         and x.device.type == weight.device.type == bias.device.type == "cpu"
         and x.dtype in native.DTYPES
         and x.ndim == 4
-        # Sizes that do not fit, as after pruning one layer alone, are left to GroupNorm's errors.
+        # Sizes that do not fit, as after pruning only one layer, are left to GroupNorm's errors.
         and weight.shape == bias.shape == x.shape[1:2]
         and x.shape[1] % num_groups == 0
         and not is_recorded(x)

@@ -114,7 +114,7 @@ def optimize_in_place(
 
 
 def _check(model: nn.Module, dtype: torch.dtype | None) -> None:
-    """Refuses what cannot be optimized before anything is changed."""
+    """Rejects what cannot be optimized before anything is changed."""
     if dtype is not None and dtype not in _DTYPES:
         raise ValueError(f"dtype must be None, {', '.join(map(str, _DTYPES))}, got {dtype!r}")
     if not any(type(m) is StdConv2d or isinstance(m, FoldedConv2d) for m in model.modules()):
@@ -138,15 +138,15 @@ def _optimize(
     if compile:
         for network in networks:
             network.compile(dynamic=True, options={"freezing": True})
-            network.register_load_state_dict_pre_hook(_refuse_new_weights)
+            network.register_load_state_dict_pre_hook(_reject_new_weights)
     if keep_pages and any(p.device.type == "cpu" for p in model.parameters()):
         keep_pages_of_process()
-    model.train = _TrainingRefused(model)  # type: ignore[method-assign, assignment]
+    model.train = _TrainingRejected(model)  # type: ignore[method-assign, assignment]
     return model
 
 
 def _replace_layers(model: nn.Module, channels_last: bool) -> None:
-    """Turns BiT's layers into their fast forms; leaves a user's subclasses of them alone."""
+    """Turns BiT's layers into their fast forms; not a user's subclasses of them."""
     # The class of a module changes and not the module, so that hooks and references stay.
     for module in list(model.modules()):
         if type(module) is StdConv2d:
@@ -183,7 +183,7 @@ def _may_sum_in_place(unit: Any, overwritable: set[nn.Module]) -> bool:
 
 
 def _norms_behind_convolutions(module: nn.Module) -> list[tuple[nn.Module, nn.Module]]:
-    """Returns pairs of children: a convolution, and the norm that alone needs its output."""
+    """Returns pairs of children: a convolution, and the only norm that reads its output."""
     if isinstance(module, (Stem, Projection)):
         return [(module.conv, module.norm)]
     if not isinstance(module, Unit):
@@ -206,7 +206,7 @@ def _compute_in(network: BitNetwork, dtype: torch.dtype) -> None:
         network.register_forward_hook(_cast_outputs)
 
 
-def _refuse_new_weights(*_: Any) -> None:
+def _reject_new_weights(*_: Any) -> None:
     raise ValueError(
         "the weights of a model optimized with compile=True are part of its code: load weights "
         "into the model that it was made from, then call optimize_for_inference again"
@@ -231,7 +231,7 @@ def _cast(tree: Any, dtype: torch.dtype) -> Any:
     return tree_map_only(Tensor, lambda t: t.to(dtype) if t.is_floating_point() else t, tree)
 
 
-class _TrainingRefused:
+class _TrainingRejected:
     """Takes the place of a model's ``train``: its error comes before any module has changed."""
 
     def __init__(self, model: nn.Module) -> None:

@@ -14,7 +14,7 @@ __all__ = ["InPlacePreActUnit"]
 class InPlacePreActUnit(PreActUnit):
     """PreActUnit whose last convolution, a FoldedConv2d, adds to the shortcut in place.
 
-    The shortcut is the unit's input, except in a stage's first unit, which leaves its input alone.
+    The shortcut is the unit's input, except in a stage's first unit, which keeps its input.
     """
 
     def forward(self, x: Tensor, activated: Tensor | None = None) -> Tensor:
@@ -28,7 +28,7 @@ class InPlacePreActUnit(PreActUnit):
         shortcut = source if self.downsample is None else self.downsample(source)
         if self.crops:
             return self.conv3(branch) + self.cropped(shortcut, branch)
-        if not torch.jit.is_scripting():  # noqa: SIM102 (alone, so that TorchScript skips it)
+        if not torch.jit.is_scripting():  # noqa: SIM102 (by itself, so that TorchScript skips it)
             if has_hooks(self.conv3):  # which see what it returns, and may replace it
                 return self.conv3(branch) + shortcut
         return self.conv3(branch, shortcut)

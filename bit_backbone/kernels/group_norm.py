@@ -2,7 +2,7 @@
 
 ``torch.ops.bit_backbone.group_norm_act`` and its ``_backward`` are custom operators with fake
 kernels and derivatives, so that torch.compile, torch.export and fake tensors see through. They
-run ``triton_group_norm`` where that can run, and its twin ``torch_group_norm`` elsewhere.
+run ``triton_group_norm`` where that can run, and ``torch_group_norm`` elsewhere.
 """
 
 from __future__ import annotations
@@ -94,14 +94,14 @@ def group_norm_act(
         )
     if is_faster_in_triton(x, weight):
         return _group_norm_act(x, num_groups, weight, bias, eps, name)[0]
-    return group_norm_act_twin(x, num_groups, weight, bias, eps, name)
+    return pytorch_group_norm_act(x, num_groups, weight, bias, eps, name)
 
 
-def group_norm_act_twin(
+def pytorch_group_norm_act(
     x: Tensor, num_groups: int, weight: Tensor, bias: Tensor, eps: float, act: str
 ) -> Tensor:
     """Does what ``group_norm_act`` does, in PyTorch's own operators."""
-    # F.group_norm refuses groups of a single value (a 1x1 map, one channel a group).
+    # F.group_norm rejects groups of a single value (a 1x1 map, one channel a group).
     return activate(torch.group_norm(x, num_groups, weight, bias, eps), act)
 
 
@@ -199,7 +199,7 @@ def _interprets() -> bool:
 
 
 def implementation(x: Tensor, weight: Tensor) -> ModuleType:
-    """Returns ``triton_group_norm`` where it can run, else its twin ``torch_group_norm``."""
+    """Returns ``triton_group_norm`` where it can run, else ``torch_group_norm``."""
     if not can_run_in_triton(x, weight):
         return torch_group_norm
     from bit_backbone.kernels import triton_group_norm
@@ -260,7 +260,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tenso
 def _differentiate(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
     x, weight, bias, mean, rstd = ctx.saved_tensors
     if torch.is_grad_enabled():  # create_graph=True: the gradient is to be differentiated, too
-        y = group_norm_act_twin(x, ctx.num_groups, weight, bias, ctx.eps, ctx.act)
+        y = pytorch_group_norm_act(x, ctx.num_groups, weight, bias, ctx.eps, ctx.act)
         wanted = [t for t in (x, weight, bias) if t.requires_grad]
         found = iter(torch.autograd.grad(y, wanted, gradient, create_graph=True))
         dx, dweight, dbias = (next(found) if t.requires_grad else None for t in (x, weight, bias))

@@ -189,7 +189,7 @@ def _compile(compiler: list[str], target: Path) -> None:
         subprocess.run([*compiler, *FLAGS, "-c", str(SOURCE), "-o", str(compiled)], **run)
         # Without -fopenmp: its symbols are those of the runtime that torch has loaded.
         subprocess.run([*compiler, "-shared", str(compiled), "-o", str(linked)], **run)
-        _load(linked)  # an error here leaves no broken file behind
+        _load(linked)  # an error here leaves no broken file
         os.replace(linked, target)
 
 

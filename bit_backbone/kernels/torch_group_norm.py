@@ -1,4 +1,4 @@
-"""GroupNorm + activation in PyTorch's own operators: the twin of ``triton_group_norm``."""
+"""GroupNorm + activation in PyTorch's own operators: what ``triton_group_norm`` computes."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ hold hundreds. Here every map is cut into as many chunks of positions as the chi
     forward   1. mean and squared deviations of each (image, channel, chunk)
               2. combined, chunk by chunk and channel by channel, into those of each (image, group)
               3. normalised, scaled, shifted and activated
-    backward  1. sums of the gradient, alone and times the normalised input, like 1. above
+    backward  1. sums of the gradient, by itself and times the normalised input, like 1. above
               2. combined like 2. above
               3. the gradient of the input
 

@@ -18,7 +18,7 @@ RGB_CHANNELS = 3
 class GainStdConv2d(StdConv2d):
     """StdConv2d whose standardized filters are multiplied with a fixed gain each.
 
-    Filters made of pretrained RGB ones differ in size, and standardization alone would make them
+    Filters made of pretrained RGB ones differ in size, and only standardization would make them
     equal; see ``adapt_rgb_filters``. The gain is a buffer of ones until then. A state dict leaves
     ones out, and without it means ones, so that a network that was never adapted has the same
     names here and in transformers.

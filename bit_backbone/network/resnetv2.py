@@ -98,7 +98,7 @@ class PreActUnit(Unit):
 
     @property
     def saved_convolutions(self) -> int:  # type: ignore[override]
-        """All but the last one, whose result goes into the sum alone."""
+        """All but the last one, whose result goes only into the sum."""
         return 2 if self.downsample is None else 3
 
     @kernels.recomputable
@@ -158,11 +158,11 @@ class BitNetwork(nn.Module):
 
     ``stem``, ``stage1`` .. and ``norm`` are direct children in execution order: a state dict, a
     reader and torchvision's IntermediateLayerGetter find them. A module of the user's can take the
-    place of any (of a stage, with raw outputs alone: it needs no ``enter`` then).
+    place of any (of a stage, with only raw outputs: it needs no ``enter`` then).
 
     Args:
         config: The network.
-        last: Index of the deepest stage to build; 0 builds the stem alone.
+        last: Index of the deepest stage to build; 0 builds only the stem.
         norm: Whether to build the pre-activation norm after it.
     """
 

@@ -1,7 +1,7 @@
 """Images of more than 8 bits per channel, as microscopes and thermal cameras make, brought to 8.
 
 Pillow reads grey ones with all of their bits, and of colours the upper byte only. The lower one it
-gives when it is told the other order of bytes.
+gives when it is given the other order of bytes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _BITS_PER_SAMPLE = 258  # TIFF's tag
 _OTHER_ORDER = {"L": "B", "B": "L", "N": "B" if np.little_endian else "L"}
 _LOGGER = logging.getLogger(__name__)
 # Shared by the workers that a command forks: whoever meets the first such image says so.
-_TOLD = mmap.mmap(-1, 1)
+_REPORTED = mmap.mmap(-1, 1)
 
 Open: TypeAlias = Callable[[], Image.Image]
 Turn: TypeAlias = Callable[[Image.Image], Image.Image]
@@ -182,15 +182,15 @@ def _scale(values: np.ndarray, largest: float, name: str, bit_depth: BitDepth) -
         bits = int(high).bit_length() if 1 < high < 2**MOST_BITS else 0
         way_out = after("; ", passing("bit_depth", bits)) if bits else ""
         raise ValueError(f"{what}{limit}, got [{low:g}, {high:g}] in {name}{way_out}")
-    _tell(name, values, largest)
+    _report(name, values, largest)
     return np.rint(values.astype(np.float64) * (255 / largest)).astype(np.uint8)
 
 
-def _tell(name: str, values: np.ndarray, largest: float) -> None:
+def _report(name: str, values: np.ndarray, largest: float) -> None:
     """Says once in a command that there are such images, and what was made of the first."""
-    if _TOLD[0] or not is_first_process():
+    if _REPORTED[0] or not is_first_process():
         return
-    _TOLD[0] = 1
+    _REPORTED[0] = 1
     kind = "floating-point images" if values.dtype.kind == "f" else "images of more than 8 bits"
     way_out = after("; ", passing("bit_depth", 12, "if white is 4095, and so on"))
     _LOGGER.warning(

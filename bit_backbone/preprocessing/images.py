@@ -195,7 +195,7 @@ def _decoded(
 
 
 def _as_stored(image: Image.Image) -> Image.Image:
-    """Decodes an image as its pixels are stored; Pillow turns a TIFF upright unless it is told."""
+    """Decodes an image as its pixels are stored; Pillow would turn a TIFF upright."""
     image.getexif().pop(Base.Orientation, None)
     return image.copy()
 
@@ -280,7 +280,7 @@ def _read_float(pixels: np.ndarray, convert_rgb: bool, white: float) -> torch.Te
 
 
 def _check_range(pixels: np.ndarray, white: float) -> None:
-    """Refuses floats whose scale does not fit do_rescale; all-black fits both."""
+    """Rejects floats whose scale does not fit do_rescale; all-black fits both."""
     low, high = float(pixels.min()), float(pixels.max())
     if not (low >= 0 and high <= white):  # written so that NaN fails
         raise ValueError(

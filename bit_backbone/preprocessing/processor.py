@@ -49,7 +49,7 @@ class BitImageProcessor:
         image_std: Likewise.
         do_convert_rgb: Whether to make RGB of grey, palette, CMYK, ... images, with transparency
             composited on white.
-        do_pad: Whether to append zeros below and to the right, behind all other steps: after
+        do_pad: Whether to append zeros below and to the right, after all other steps: after
             normalisation zero is the mean colour.
         pad_size: {"height": h, "width": w}, (h, w), or n for a square, which no image may exceed;
             None for the largest height and width of the batch.
@@ -61,7 +61,7 @@ class BitImageProcessor:
         device: Where tensors of the result are; None for where the images are, if all are tensors
             of one device, else the CPU. The steps are done on the CPU in any case.
         disable_grouping: Taken for transformers' sake, where it says whether images of one shape
-            are processed together; here each is processed alone, with the same result.
+            are processed together; here each is processed by itself, with the same result.
         image_seq_length: Likewise; a number of text tokens, which a BiT has not.
         crop_rounding: Where an odd margin of the crop goes: "down" as in transformers, "even" as in
             timm and torchvision, whose presets have it; see ``pixels.center_crop``. transformers
@@ -238,7 +238,7 @@ class BitImageProcessor:
             ValueError: For a key that this processor does not know and that is not null or false:
                 to ignore it might change the pixels.
         """
-        saved.refuse_unknown(values)
+        saved.reject_unknown(values)
         known: Any = {name: values[name] for name in settings.NAMES if name in values}
         return cls().replace(**known).replace(**overrides)
 

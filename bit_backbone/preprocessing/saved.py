@@ -33,7 +33,7 @@ def has_preset_only(name_or_path: str | os.PathLike[str]) -> bool:
     return entry is not None and entry.format != "transformers"
 
 
-def refuse_unknown(values: Mapping[str, Any]) -> None:
+def reject_unknown(values: Mapping[str, Any]) -> None:
     """Checks that the file holds settings of this processor, and that what else it holds is off.
 
     Raises:

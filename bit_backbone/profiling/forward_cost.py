@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from bit_backbone.backbone import BitBackbone
 from bit_backbone.config import BitConfig
 from bit_backbone.profiling.live_bytes import LiveBytes
-from bit_backbone.utils.empty_weights import hollow
+from bit_backbone.utils.empty_weights import init_empty_weights
 
 __all__ = ["Profile", "StageTimer", "profile"]
 
@@ -66,7 +66,7 @@ def profile(
         raise ValueError(
             f"height, width and batch must be at least 1, got {image_size} and batch {batch}"
         )
-    with hollow():
+    with init_empty_weights():
         backbone = BitBackbone(config).to(dtype)
         images = torch.empty(batch, config.num_channels, *image_size, dtype=dtype)
     macs = _MacCounter(backbone)

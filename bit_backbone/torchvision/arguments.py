@@ -15,7 +15,7 @@ _OF_NETWORK = frozenset(field.name for field in dataclasses.fields(BitConfig)) -
 
 
 def check_arguments(builder: Callable[..., nn.Module], given: Iterable[str]) -> None:
-    """Refuses arguments that nobody would read.
+    """Rejects arguments that nobody would read.
 
     Args:
         builder: Of a model; it says what it returns, and may take further arguments for that.

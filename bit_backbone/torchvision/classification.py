@@ -21,7 +21,7 @@ from bit_backbone.torchvision.weights import (
     BiT_R152x4_Weights,
     BitWeights,
 )
-from bit_backbone.utils.empty_weights import hollow
+from bit_backbone.utils.empty_weights import init_empty_weights
 
 __all__ = [
     "BitClassifier",
@@ -125,7 +125,7 @@ def _classifier(
             f"num_classes must be {published} with {weights}, got {num_classes}; leave it out and "
             "call reset_classifier(num_classes) on the model"
         )
-    with hollow():
+    with init_empty_weights():
         model = BitClassifier(BitConfig.from_variant(variant, num_labels=published, **kwargs))
     with progress_bars(progress):
         checkpoints.load(model, weights.meta["checkpoint"])

@@ -53,8 +53,8 @@ class BitFPNBackbone(nn.Module):
     Args:
         body: The backbone; its strides must double from output to output.
         out_channels: Channels of every level.
-        extra_blocks: What makes the levels behind the deepest output.
-        norm_layer: Called with ``out_channels`` for the norm behind every convolution of the
+        extra_blocks: What makes the levels after the deepest output.
+        norm_layer: Called with ``out_channels`` for the norm after every convolution of the
             pyramid; None for none.
 
     Raises:
@@ -114,12 +114,12 @@ def bit_fpn_backbone(
             enum or its name, a name of the catalog ("BiT-M-R50x1") or the path of a checkpoint.
             None for random ones.
         trainable_layers: How many of stage4, stage3, stage2, stage1 and the stem train, counted in
-            this order; the others are frozen. The pre-activation norm behind a stage goes with
+            this order; the others are frozen. The pre-activation norm after a stage goes with
             the stage it belongs to, fresh norms and the pyramid always train. None: 3 with
             ``weights``, otherwise everything.
         returned_layers: The stages under the pyramid, 1 to 4, ascending. None: all.
-        extra_blocks: What makes the levels behind the deepest stage. None: LastLevelMaxPool.
-        norm_layer: Called with ``out_channels`` for the norm behind every convolution of the
+        extra_blocks: What makes the levels after the deepest stage. None: LastLevelMaxPool.
+        norm_layer: Called with ``out_channels`` for the norm after every convolution of the
             pyramid (``functools.partial(nn.GroupNorm, 32)``); None for none.
         feature_norm: The ``feature_norm`` of BitConfig. None: a BitConfig's own, and for the name
             of a variant ``defaults.FEATURE_NORM``.
@@ -148,7 +148,7 @@ def bit_fpn_backbone(
 
 
 def _check_strides_double(body: BitBackbone) -> None:
-    """Refuses what torchvision accepts: its poolers and anchors assume that strides double."""
+    """Rejects what torchvision accepts: its poolers and anchors assume that strides double."""
     if any(2 * fine != coarse for fine, coarse in pairwise(body.strides)):
         raise ValueError(
             "the strides of a feature pyramid must double from level to level, got "

@@ -15,7 +15,7 @@ def register(builder: Builder) -> Builder:
     """Registers a builder under its own name, which ``get_model`` finds if it is lower-case.
 
     Registering again from the same module, as a reload does, replaces the entry; torchvision
-    itself would refuse.
+    itself would reject.
 
     Raises:
         ValueError: Another package holds the name.

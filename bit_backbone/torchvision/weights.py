@@ -212,7 +212,7 @@ def checkpoint_of(
     """Returns what ``checkpoints.load`` calls the source of a backbone's weights.
 
     Args:
-        source: A member of a weights enum, "BiT_R50x1_Weights.IMAGENET21K_BIT_M", the part behind
+        source: A member of a weights enum, "BiT_R50x1_Weights.IMAGENET21K_BIT_M", the part after
             the point (which means the enum of the configuration's variant), or anything that
             ``checkpoints.load`` takes itself.
         config: The network that the weights are for.

@@ -84,10 +84,10 @@ class _Run(Generic[Metrics]):
     ) -> None:
         self.task, self.store, self.interruption = task, store, interruption
         saved = store.open()
-        self.recipe = task.recipe(saved, store.folder)
+        self.settings = task.run_settings(saved, store.folder)
         if saved is not None:
             with task.group.together():
-                saved.check_recipe(self.recipe, store.folder, task.settings.extend)
+                saved.check_settings(self.settings, store.folder, task.settings.extend)
                 _check_length(saved, task.steps, store.folder)
         self.step = 0 if saved is None else saved.step
         task.begin(task.build(saved, store.folder))
@@ -146,7 +146,7 @@ class _Run(Generic[Metrics]):
         return self.task.eval_set is not None and self._is_due(self.task.settings.eval_every)
 
     def _state(self) -> RunState:
-        return RunState(self.step, self.recipe, extra=self.task.remember())
+        return RunState(self.step, self.settings, extra=self.task.remember())
 
     def _save(self) -> None:
         average_statistics(self.task.model, self.task.group)

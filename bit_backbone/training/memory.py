@@ -41,7 +41,7 @@ class TrainingOptions:
     Attributes:
         amp: Whether forward passes run under bfloat16 autocast.
         grad_checkpointing: Whether residual units are recomputed in backward.
-        activation_recompute: Whether norms and activations alone are.
+        activation_recompute: Whether only norms and activations are.
         optimizer: "sgd" (with momentum) or "adamw".
         processes: Over how many FSDP2 shards the model; 1 for no FSDP.
         gpu: Estimate what a GPU does, where autocast's group norms and the optimizer take more
@@ -197,7 +197,7 @@ def detector_step(model: nn.Module, images: Tensor) -> Tensor:
 
 @contextmanager
 def _group_norms_in_float32() -> Iterator[None]:
-    """Makes group norms run as autocast has them on a GPU; on the CPU it leaves them alone.
+    """Makes group norms run as autocast has them on a GPU; on the CPU it changes nothing.
 
     Replaced by name: modes for torch functions are off where checkpointing recomputes.
     """

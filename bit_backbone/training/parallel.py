@@ -54,8 +54,8 @@ def average_statistics(model: nn.Module, group: ProcessGroup) -> None:
 
     To be called before a model is saved or evaluated. A running statistic is a sum of the batches'
     with weights that are the same in every process: one mean now is the mean after every step, and
-    training goes on as it would have without. The variance is the mean of that within processes'
-    shares, which batches are normalised by.
+    training continues as if nothing had happened. The variance is the mean of that within the
+    processes' shares, which batches are normalised by.
 
     Args:
         model: In every process, trained on equal shares of batches.

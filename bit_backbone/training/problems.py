@@ -98,7 +98,7 @@ def check_share(count: int, total: int, share: float, name: str, where: str) -> 
     """
     allowed = max(int(share * total), 1) if share else 0
     if count > allowed:
-        way_out = after("; ", passing("max_unreadable", 0.1, "to go on without so many"))
+        way_out = after("; ", passing("max_unreadable", 0.1, "to continue without so many"))
         raise ValueError(
             f"at most {share:.0%} of the images of a set may be unreadable, and of the {total} of "
             f"the {name} set {count} are: {where}{way_out}"

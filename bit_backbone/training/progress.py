@@ -29,9 +29,9 @@ class Progress:
         self._bars.stop()
 
     def training(self, name: str, total: int, done: int) -> Task:
-        """Adds the bar of the steps, and tells of those that an earlier run has done."""
+        """Adds the bar of the steps, and reports those that an earlier run has done."""
         if 0 < done < total:
-            self.report(f"{name} goes on after step {done}")
+            self.report(f"{name} resumes after step {done}")
         return self._add(name, total, done, "step")
 
     def evaluation(self, total: int) -> Task:

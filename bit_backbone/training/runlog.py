@@ -18,7 +18,7 @@ _LOGGER = logging.getLogger(__name__)
 class RunLog:
     """Writes ``log.jsonl`` and, where tensorboard is installed, its event files into a folder.
 
-    A resumed run goes on behind its last saved step: what an interrupted run wrote of later steps
+    A resumed run continues after its last saved step: what an interrupted run wrote of later steps
     is taken out of ``log.jsonl``, and hidden by TensorBoard.
 
     Args:
@@ -72,7 +72,7 @@ def _is_evaluation(event: dict[str, Any]) -> bool:
 
 
 def _is_before(event: dict[str, Any], step: int) -> bool:
-    """Whether an event came before the next step: an evaluation counts the steps behind it."""
+    """Whether an event came before the next step: an evaluation counts the steps before it."""
     return event["step"] < step + _is_evaluation(event)
 
 

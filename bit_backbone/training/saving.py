@@ -20,14 +20,14 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from bit_backbone.training.runlog import LOG_NAME
-from bit_backbone.training.state import STATE_NAME, RunState
+from bit_backbone.training.state import STATE_NAME, RunState, as_present
 from bit_backbone.utils.files import atomic_path, leftovers, read_json, sync
 from bit_backbone.utils.locks import lock_folder
 from bit_backbone.utils.processes import ProcessGroup
 
 SHARDS = "step-{:07}.dcp"
 RECORD = "run.json"  # written last: a folder of shards without it is unfinished
-FACTS = ("step", "recipe", "extra")  # in it: what is no tensor
+SMALL_FIELDS = ("step", "settings", "extra")  # in it: what is no tensor
 
 
 class RunStore:
@@ -94,7 +94,7 @@ class RunStore:
     def _read(self) -> RunState | None:
         shards = self._shards()
         if self.sharded and shards is not None:
-            return RunState(**read_json(shards / RECORD))
+            return RunState(**as_present(read_json(shards / RECORD)))
         state = RunState.load(self.folder)
         if state is None and shards is None:
             return None
@@ -103,7 +103,7 @@ class RunStore:
         if is_last and not self.sharded:
             return state
         raise ValueError(
-            f"{self.folder} holds a run {'without' if self.sharded else 'with'} FSDP; go on "
+            f"{self.folder} holds a run {'without' if self.sharded else 'with'} FSDP; resume "
             f"{'without' if self.sharded else 'with'} it, or choose another folder"
         )
 
@@ -166,7 +166,9 @@ class RunStore:
         dcp.save({"model": weights, "optimizer": moments}, checkpoint_id=folder)
         if self.group.is_first:
             with atomic_path(folder / RECORD) as temporary:
-                temporary.write_text(json.dumps({name: getattr(state, name) for name in FACTS}))
+                temporary.write_text(
+                    json.dumps({name: getattr(state, name) for name in SMALL_FIELDS})
+                )
             sync(self.folder)  # the new folder's name is on the disk before the old one goes
             self._tidy()
 

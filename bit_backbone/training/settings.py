@@ -1,4 +1,4 @@
-"""What every training run is told, beside the model and the data."""
+"""The settings of every training run, beside the model and the data."""
 
 from __future__ import annotations
 
@@ -73,6 +73,6 @@ class RunSettings:
         if getattr(self, name) not in choices:
             raise ValueError(f"{name} is one of {', '.join(choices)}, got {getattr(self, name)!r}")
 
-    def recipe(self) -> dict[str, Any]:
+    def to_record(self) -> dict[str, Any]:
         """Returns what a resumed run must share with the run that it resumes."""
         return {k: value for k, value in dataclasses.asdict(self).items() if k not in self.free}

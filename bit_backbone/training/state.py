@@ -24,18 +24,18 @@ SCHEDULE = frozenset(("steps", "base_lr", "warmup_steps"))  # settings that ``ex
 class RunState:
     """A run between two steps: everything that its future depends on.
 
-    The order of examples and every random draw follow from the recipe's seed and the step.
+    The order of examples and every random draw follow from the seed in the settings and the step.
 
     Attributes:
         step: Number of steps that are done.
-        recipe: Settings and facts that a resumed run must share.
+        settings: What a resumed run must share.
         model: State dict of the model; None where it is sharded, and lies elsewhere.
         optimizer: State dict of the optimizer, likewise.
         extra: What else that is, such as the state dict of a loss scaler.
     """
 
     step: int
-    recipe: dict[str, Any]
+    settings: dict[str, Any]
     model: dict[str, Any] | None = None
     optimizer: dict[str, Any] | None = None
     extra: dict[str, Any] = field(default_factory=dict)
@@ -66,24 +66,24 @@ class RunState:
         if not path.exists():
             return None
         try:
-            return cls(**torch.load(path, map_location="cpu", weights_only=True))
+            return cls(**as_present(torch.load(path, map_location="cpu", weights_only=True)))
         except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, TypeError) as error:
             raise ValueError(
-                f"{path} holds no state of a training run ({error!r}); move it away to start anew"
+                f"{path} holds no state of a training run ({error!r}); move it away to start again"
             ) from error
 
-    def check_recipe(self, recipe: dict[str, Any], folder: Path, extend: bool = False) -> None:
-        """Checks that a run resumes with the recipe that it began with.
+    def check_settings(self, settings: dict[str, Any], folder: Path, extend: bool = False) -> None:
+        """Checks that a run resumes with the settings that it began with.
 
         Args:
-            recipe: The present one.
+            settings: The present one.
             folder: Of the run.
             extend: Whether the schedule may differ.
 
         Raises:
-            ValueError: The recipes differ; the message lists in what.
+            ValueError: The settings differ; the message lists in what.
         """
-        before, now = _flat(self.recipe), _flat(recipe)
+        before, now = _flat(self.settings), _flat(settings)
         changed = {
             name: (before.get(name), now.get(name))
             for name in sorted({*before, *now})
@@ -94,16 +94,21 @@ class RunState:
             of_schedule = SCHEDULE.issuperset(changed)
             longer = passing("extend", True, "to train further by this schedule")
             raise ValueError(
-                f"{folder} holds a run at step {self.step} with another recipe ({listed}); give it "
-                "the same one to resume, or choose another folder"
+                f"{folder} holds a run at step {self.step} with other settings ({listed}); give it "
+                "the same ones to resume, or choose another folder"
                 + (after(", or ", longer) if of_schedule else "")
             )
 
 
-def _flat(recipe: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def as_present(values: dict[str, Any]) -> dict[str, Any]:
+    """Gives the fields of a saved state the names that they have had since version 0.1."""
+    return {"settings" if name == "recipe" else name: value for name, value in values.items()}
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Gives every value its own name, such as ``network.num_groups``, for short messages."""
     values: dict[str, Any] = {}
-    for name, value in recipe.items():
+    for name, value in settings.items():
         if isinstance(value, Mapping) and value:
             values |= _flat(value, f"{prefix}{name}.")
         else:

@@ -67,7 +67,7 @@ class Task(ABC, Generic[Settings, Metrics]):
         self.group, self.steps, self.learning_rate = group, steps, learning_rate
 
     @abstractmethod
-    def recipe(self, saved: RunState | None, folder: Path) -> dict[str, Any]:
+    def run_settings(self, saved: RunState | None, folder: Path) -> dict[str, Any]:
         """Returns what a resumed run must share with the run that it resumes, in JSON's terms."""
 
     @abstractmethod

@@ -27,8 +27,8 @@ class _NoDraws(TorchFunctionMode):
 
 
 @contextmanager
-def hollow(when: bool = True) -> Iterator[None]:
-    """Makes modules built inside hollow: their tensors have shapes and no memory.
+def init_empty_weights(when: bool = True) -> Iterator[None]:
+    """Builds modules on the meta device: their tensors have shapes and no memory.
 
     Args:
         when: False does nothing, for callers who build either way.

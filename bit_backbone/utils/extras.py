@@ -17,7 +17,7 @@ def require(module: str, extra: str, purpose: str) -> ModuleType:
         purpose: What needs it, as the subject of the error's sentence.
 
     Raises:
-        MissingExtraError: It cannot be imported; the message tells how to install it.
+        MissingExtraError: It cannot be imported; the message says how to install it.
     """
     try:
         return importlib.import_module(module)

@@ -56,7 +56,7 @@ def sync(path: Path) -> None:
 
 
 class BoundedReader(io.BufferedReader):
-    """A file that allocates no more than it holds, whatever lengths a damaged file tells."""
+    """A file that allocates no more than it holds, whatever lengths a damaged file claims."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         super().__init__(io.FileIO(path))

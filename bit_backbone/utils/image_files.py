@@ -12,7 +12,7 @@ IMAGE_SUFFIXES = (
     *(".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
 )
 MOST_NAMES = 5  # that a message spells out
-# What systems leave behind in folders of pictures: macOS's archives, Synology's index, Windows'
+# What operating systems leave in folders of pictures: macOS's archives, Synology's index, Windows'
 # bin and thumbnails. Names that begin with a dot, such as .ipynb_checkpoints and the ._NAME.jpg of
 # macOS, are the others.
 _LEFT_BEHIND = frozenset(
@@ -42,11 +42,11 @@ def is_image(name: str) -> bool:
 
 
 class Ignored:
-    """What a search for images passed over: files by their ending, and what systems leave behind.
+    """What a search for images skipped: files by their ending, and what operating systems leave.
 
     Attributes:
         endings: How many files there are of each.
-        clutter: Names of files and folders that systems leave behind, as they were found.
+        clutter: Names of files and folders that operating systems leave, as they were found.
     """
 
     def __init__(self) -> None:

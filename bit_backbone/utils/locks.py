@@ -24,10 +24,10 @@ def lock_folder(folder: Path) -> IO[bytes]:
     folder.mkdir(parents=True, exist_ok=True)
     lock = (folder / LOCK_FILE).open("wb")
     try:
-        # A lock of lockf belongs to the process alone; one of flock would live on in its
+        # A lock of lockf belongs only to the process; one of flock would live on in its
         # workers after a kill, and reject the next run.
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except PermissionError as error:  # EACCES, by which some systems tell the same
+    except PermissionError as error:  # EACCES, which some systems raise instead
         lock.close()
         raise BlockingIOError(*error.args) from error
     except OSError as error:

@@ -1,7 +1,7 @@
-"""What happens when the memory runs out: the image is told and skipped, and the others go on.
+"""What happens when the memory runs out: the image is reported and skipped.
 
-A lack of memory has many kinds of exception. Here they become one, a ValueError: to whoever goes on
-behind a bad image it is one more.
+A lack of memory has many kinds of exception. Here they become one, a ValueError, which callers
+treat like that of any other bad image.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Result = TypeVar("Result")
 # Of PyTorch's allocator for the CPU (c10/core/impl/alloc_cpu.cpp) on POSIX and on Windows, of CUDA
 # and of its libraries' status codes.
 _MARKS = ("can't allocate memory", "not enough memory", "out of memory", "_STATUS_ALLOC_FAILED")
-# What is left of oneDNN's status "out of memory" in PyTorch's exception. Arguments that it refuses
+# What is left of oneDNN's status "out of memory" in PyTorch's exception. Arguments that it rejects
 # fail earlier, when it creates the primitive's descriptor.
 _ONEDNN = (
     "could not create a memory object",
@@ -53,7 +53,7 @@ _SHARED = ("out of shared memory", "killed by signal: Bus error", "unable to mma
 
 def is_out_of_shared_memory(error: BaseException) -> bool:
     """Whether an exception says that a DataLoader's worker had too little shared memory."""
-    said = f"{error} {error.__cause__}"  # the loader tells the signal in the cause
+    said = f"{error} {error.__cause__}"  # the loader names the signal in the cause
     return isinstance(error, RuntimeError) and any(mark in said for mark in _SHARED)
 
 
@@ -80,7 +80,7 @@ def available_bytes() -> int | None:
     return None if found is None else int(found.split()[0]) * 1024
 
 
-def told(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
     """Returns the first line of such an exception, which may have none or pages."""
     return (str(error).strip() or "the allocator says no more").splitlines()[0]
 
@@ -107,7 +107,7 @@ def fitting(what: str) -> Iterator[None]:
             ) from error
         if not is_out_of_memory(error):
             raise
-        raise TooLargeError(f"{what} does not fit into memory: {told(error)}") from error
+        raise TooLargeError(f"{what} does not fit into memory: {reason(error)}") from error
 
 
 def each_that_fits(
@@ -120,7 +120,7 @@ def each_that_fits(
     Args:
         compute: Returns a result for each; raises TooLargeError where they do not fit.
         items: The batch.
-        failed: Returns what stands for an item that does not fit alone.
+        failed: Returns what stands for an item that does not fit by itself.
     """
     try:
         return compute(items)
@@ -128,5 +128,5 @@ def each_that_fits(
         if len(items) == 1:
             return [failed(items[0], error)]
         _LOGGER.warning("%s; its images are computed one by one", error)
-    # Behind the handler: the exception holds the frames, and they the memory, of what failed.
+    # After the handler: the exception holds the frames, and they the memory, of what failed.
     return [result for item in items for result in each_that_fits(compute, [item], failed)]

@@ -84,7 +84,7 @@ def is_first_process() -> bool:
 
 
 ONE_PROCESS = ProcessGroup(0, 1, torch.device("cpu"))
-"""A run of this process alone, on the CPU."""
+"""A run of only this process, on the CPU."""
 
 
 @contextmanager

@@ -41,7 +41,7 @@ class Pace(ProgressColumn):
 
 
 class Bars(Progress):
-    """Rich's progress bars, which also tell how far the work is where there is no terminal.
+    """Rich's progress bars, which also say how far the work is where there is no terminal.
 
     Rich shows nothing there until the end, so that a run whose output goes to a file looks dead.
     Every bar has a description, how many of how many are done, and its pace. The fields of a task
@@ -101,7 +101,7 @@ def track(
     Args:
         items: What is worked on.
         description: Shown before the bar.
-        total: Number of items, where ``len`` does not tell.
+        total: Number of items, where ``len`` does not give it.
         enabled: False shows nothing.
         transient: Whether the bar goes away at the end.
     """

@@ -14,7 +14,7 @@ from bit_backbone.utils.extras import require
 PURPOSE = "a report"
 SIZE = (6.4, 3.6)  # inches
 MOST_NUMBERED = 16  # classes of a matrix whose cells hold numbers
-SMOOTHING = 0.02  # part of a curve that its smooth twin averages over
+SMOOTHING = 0.02  # part of a curve that its smooth version averages over
 
 Curve = tuple[Sequence[float], Sequence[float]]
 

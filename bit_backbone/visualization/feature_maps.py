@@ -172,7 +172,7 @@ def _draw_panel(
 
 
 def _sample(flat: Tensor, most: int = 1_000_000) -> Tensor:
-    """Thins columns evenly: torch.quantile refuses more than 16 million values."""
+    """Thins columns evenly: torch.quantile rejects more than 16 million values."""
     return flat[:, :: max(1, flat.shape[1] // most)]
 
 

@@ -1,6 +1,6 @@
 """How detectron2's own LazyConfigs become BiT's: the bottom-up network, the pixels, the weights.
 
-A recipe is what `tools/lazyconfig_train_net.py` reads: model, dataloader, optimizer,
+A configuration is what `tools/lazyconfig_train_net.py` reads: model, dataloader, optimizer,
 lr_multiplier and train. Batch and rate are for 8 GPUs with 2 images each; for fewer, divide
 `dataloader.train.total_batch_size` and `optimizer.lr` alike and lengthen `train.max_iter`.
 """

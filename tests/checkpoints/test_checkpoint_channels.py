@@ -11,7 +11,7 @@ from tiny_models import backbone
 from bit_backbone.checkpoints import CheckpointError, load
 from bit_backbone.network.image_channels import adapt_rgb_filters
 from bit_backbone.network.std_conv import standardize
-from bit_backbone.utils.empty_weights import hollow
+from bit_backbone.utils.empty_weights import init_empty_weights
 
 
 @pytest.mark.parametrize(("channels", "repeats"), [(1, 1), (6, 2), (9, 3)])
@@ -75,7 +75,7 @@ def test_the_gain_is_saved_and_loaded(path, meta, tmp_path):
     adapted = backbone(num_channels=1)
     load(adapted, path)
     torch.save(adapted.state_dict(), tmp_path / "adapted.pth")
-    with hollow(when=meta):
+    with init_empty_weights(when=meta):
         again = backbone(num_channels=1)
     report = load(again, tmp_path / "adapted.pth")
     assert "stem.conv.gain" in report.loaded

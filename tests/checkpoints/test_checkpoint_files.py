@@ -1,4 +1,4 @@
-"""Files that are not what they should be: each refused with its own reason, none half-read."""
+"""Files that are not what they should be: each rejected with its own reason, none half-read."""
 
 import codecs
 import io
@@ -310,7 +310,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_bad_file_is_refused_and_the_model_stays_as_it_was(case, tmp_path):
+def test_a_bad_file_is_rejected_and_the_model_stays_as_it_was(case, tmp_path):
     make, message = CASES[case]
     path = tmp_path / "bad.npz"
     make(path)
@@ -322,7 +322,7 @@ def test_a_bad_file_is_refused_and_the_model_stays_as_it_was(case, tmp_path):
     assert not (tmp_path / "proof").exists(), "the file ran code"
 
 
-def test_a_bomb_is_refused_before_it_is_inflated(tmp_path, monkeypatch):
+def test_a_bomb_is_rejected_before_it_is_inflated(tmp_path, monkeypatch):
     zeros_bomb(tmp_path / "bomb.npz")
     assert (tmp_path / "bomb.npz").stat().st_size < 2**20
     monkeypatch.setattr(zipfile.ZipFile, "open", None)

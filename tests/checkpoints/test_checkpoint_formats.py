@@ -351,10 +351,10 @@ def test_a_folder_that_cannot_be_written(official, monkeypatch, tmp_path):
     """Root may write everywhere, so the refusal is the system call's, made to happen here."""
     from bit_backbone.utils import files as _files
 
-    def refuse(*args, **options):
+    def reject(*args, **options):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), "/readonly")
 
-    monkeypatch.setattr(_files.tempfile, "mkstemp", refuse)
+    monkeypatch.setattr(_files.tempfile, "mkstemp", reject)
     with pytest.raises(CheckpointError, match=r"cannot write .*: Read-only file system; nothing"):
         convert(official, tmp_path / "a.npz", "npz")
 

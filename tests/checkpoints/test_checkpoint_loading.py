@@ -12,7 +12,7 @@ from torch import nn
 
 from bit_backbone import BitBackbone, BitConfig, BitForImageClassification, BitModel
 from bit_backbone.checkpoints import CheckpointError, load
-from bit_backbone.utils.empty_weights import hollow
+from bit_backbone.utils.empty_weights import init_empty_weights
 
 IMAGES = torch.randn(2, 3, 33, 47)
 
@@ -92,7 +92,7 @@ def test_other_float_types_are_converted_to_the_models(dtype, tmp_path):
 def test_a_backbone_loads_the_part_it_has(path, settings, meta):
     whole = classifier()
     load(whole, path)
-    with hollow(when=meta):
+    with init_empty_weights(when=meta):
         model = backbone(**settings)
     report = load(model, path)
     own = [name for name in model.state_dict() if name.startswith("feature_norms.")]
@@ -168,7 +168,7 @@ class TestHeads:
 
     @pytest.mark.parametrize("head", ["drop", "new"])
     def test_on_the_meta_device_a_head_is_initialised(self, path, head):
-        with hollow():
+        with init_empty_weights():
             model = classifier(num_labels=7)
         report = load(model, path, head=head)
         assert report.fresh == ("classifier.weight", "classifier.bias")
@@ -183,7 +183,7 @@ class TestHeads:
             ({"num_labels": 7}, 0, 'the file has no labels: pass head="new"'),
         ],
     )
-    def test_another_size_is_refused(self, model, head, message, tmp_path):
+    def test_another_size_is_rejected(self, model, head, message, tmp_path):
         path = write_official(tmp_path / "a.npz", head=head)
         model = classifier(**model)
         before = snapshot(model)
@@ -261,7 +261,7 @@ class TestModels:
         source = backbone()
         load(source, path)
         state = source.state_dict()
-        with hollow():
+        with init_empty_weights():
             model = backbone()
         load(model, state)
         with torch.no_grad():
@@ -277,13 +277,13 @@ class TestModels:
         with pytest.raises(CheckpointError, match="missing from the file"):
             load(backbone(out_indices=[3]), source.state_dict())
 
-    def test_a_peers_model_is_refused(self):
+    def test_a_peers_model_is_rejected(self):
         timm = pytest.importorskip("timm")
         theirs = timm.create_model("resnetv2_50x1_bit", num_classes=0)
         with pytest.raises(CheckpointError, match="ResNetV2 has timm's names: convert the file"):
             load(theirs, theirs.state_dict())
 
-    def test_no_bit_model_is_refused(self, path):
+    def test_no_bit_model_is_rejected(self, path):
         with pytest.raises(CheckpointError, match="the Linear holds no BiT network"):
             load(nn.Linear(2, 2), path)
 
@@ -297,7 +297,7 @@ class TestModels:
 
 def test_the_report_reads_well(path, caplog):
     caplog.set_level(logging.INFO)
-    with hollow():
+    with init_empty_weights():
         model = backbone(out_indices=[1, 2], feature_norm="groupnorm", num_channels=1)
     text = str(load(model, path))
     assert text.startswith(f"{path} (npz names, a network of depths (1, 2, 1, 1), stem width 16")
@@ -305,7 +305,7 @@ def test_the_report_reads_well(path, caplog):
         "loaded 30 tensors",
         "left out, the file's head: 2 tensors: classifier.weight, classifier.bias",
         "left out, behind the model's last stage: 22 tensors: stage3.0.norm1.weight, ",
-        "initialised anew: 4 tensors: feature_norms.stage1.weight, ",
+        "initialised again: 4 tensors: feature_norms.stage1.weight, ",
         "adapted to the image's channels: stem.conv.weight",
     ):
         assert line in text

@@ -1,4 +1,4 @@
-"""Checkpoints that do not fit: refused before anything changes, or loaded as far as they fit."""
+"""Checkpoints that do not fit: rejected before anything changes, or loaded as far as they fit."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from tiny_models import LABELS, assert_unchanged, classifier, kernel, snapshot
 
 from bit_backbone import BitBackbone
 from bit_backbone.checkpoints import CheckpointError, load
-from bit_backbone.utils.empty_weights import hollow
+from bit_backbone.utils.empty_weights import init_empty_weights
 
 
 def without(arrays, *parts):
@@ -87,10 +87,10 @@ MISFITS = {
 
 @pytest.mark.parametrize("misfit", MISFITS)
 @pytest.mark.parametrize("meta", [False, True], ids=["real", "meta"])
-def test_what_does_not_fit_is_refused_and_changes_nothing(arrays, misfit, meta, tmp_path):
+def test_what_does_not_fit_is_rejected_and_changes_nothing(arrays, misfit, meta, tmp_path):
     change, message = MISFITS[misfit]
     path = write_official(tmp_path / "misfit.npz", change(arrays))
-    with hollow(when=meta):
+    with init_empty_weights(when=meta):
         model = classifier()
     before = None if meta else snapshot(model)
     with pytest.raises(CheckpointError, match=message):
@@ -106,7 +106,7 @@ def test_not_strict_loads_what_fits_and_warns(arrays, meta, tmp_path):
     changed = without(arrays, "block2/unit02", "block1/unit01/a/group_norm/beta")
     changed["resnet/group_norm/gamma"] = np.ones(255, np.float32)
     path = write_official(tmp_path / "misfit.npz", changed)
-    with hollow(when=meta):
+    with init_empty_weights(when=meta):
         model = classifier()
     with pytest.warns(UserWarning, match="misshapen: norm.weight"):
         report = load(model, path, strict=False)

@@ -99,7 +99,7 @@ class TestOverrides:
         load(model, tmp_path, head="drop")  # means the same there
         assert torch.equal(model.classifier.weight, before)
 
-    def test_another_size_of_head_is_refused(self, tmp_path):
+    def test_another_size_of_head_is_rejected(self, tmp_path):
         classifier().save_pretrained(tmp_path)
         with pytest.raises(CheckpointError, match='has 10 labels: pass head="new"'):
             BitForImageClassification.from_pretrained(tmp_path, num_labels=3)
@@ -287,7 +287,7 @@ def test_the_type_is_that_of_the_file_only_where_asked(dtype, expected, tmp_path
 
 
 @pytest.mark.parametrize("dtype", ["half", "int8", torch.int8, 16])
-def test_types_that_are_refused(dtype, tmp_path):
+def test_types_that_are_rejected(dtype, tmp_path):
     model = classifier()
     model.save_pretrained(tmp_path)
     message = f'dtype must be "auto", or float16, .* as a name or of torch, got {dtype!r}'

@@ -135,7 +135,7 @@ def test_bad_photographs_are_reported_and_the_others_still_done(photos, tmp_path
     assert {path.stem.split("_")[0] for path in out.iterdir()} == {"china"}
 
 
-def test_outputs_that_would_overwrite_each_other_are_refused(photos, tmp_path, capsys):
+def test_outputs_that_would_overwrite_each_other_are_rejected(photos, tmp_path, capsys):
     assert run(photos[0], tmp_path / "other" / "china.jpg", "--output", tmp_path / "out") == 2
     assert "would both be 'china'" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -53,7 +53,7 @@ def test_variant_names(name, variant):
 
 
 @pytest.mark.parametrize("name", ["R50x2", "resnet50", "R26x1", "resnetv2_50x2_bit", "", "xR50x1"])
-def test_unknown_variants_are_refused(name):
+def test_unknown_variants_are_rejected(name):
     with pytest.raises(ValueError, match=r"one of R50x1, R50x3, .* got '"):
         BitConfig.from_variant(name)
 
@@ -167,7 +167,7 @@ BAD_ARGUMENTS = [
 
 
 @pytest.mark.parametrize(("arguments", "message"), BAD_ARGUMENTS)
-def test_bad_arguments_are_refused(arguments, message):
+def test_bad_arguments_are_rejected(arguments, message):
     with pytest.raises(ValueError, match=message):
         BitConfig(**arguments)
 
@@ -205,7 +205,7 @@ def test_dict_round_trip_through_json():
     assert hash(config) == hash(BitConfig.from_dict(values))
 
 
-def test_unknown_keys_of_a_file_are_ignored_but_misspelt_ones_refused():
+def test_unknown_keys_of_a_file_are_ignored_but_misspelt_ones_rejected():
     assert BitConfig.from_dict({"architectures": ["BitModel"], "torch_dtype": "float32"})
     with pytest.raises(ValueError, match=r"no key 'out_feature'; did you mean 'out_features'"):
         BitConfig.from_dict({"out_feature": ["stage1"]})
@@ -253,7 +253,7 @@ def test_a_config_json_is_read_and_written_without_weights(tmp_path):
         ("[]", "should hold a JSON object, got list"),
     ],
 )
-def test_folders_that_are_refused(content, message, tmp_path):
+def test_folders_that_are_rejected(content, message, tmp_path):
     if content is not None:
         (tmp_path / "config.json").write_text(content)
     with pytest.raises(ValueError, match=message):
@@ -297,7 +297,7 @@ def test_a_file_of_transformers_without_epsilon_or_labels_gets_theirs():
     assert BitConfig.from_dict(named).num_labels == 3
 
 
-def test_files_of_other_models_are_refused():
+def test_files_of_other_models_are_rejected():
     with pytest.raises(ValueError, match="model_type must be 'bit', got 'resnet'"):
         BitConfig.from_dict({"model_type": "resnet", "layer_type": "bottleneck"})
 

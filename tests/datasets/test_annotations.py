@@ -51,7 +51,7 @@ def test_every_problem_is_raised_at_once(damaged) -> None:
         ("unknown category", "a.png", 7, 2),
         ("empty box", "a.png", 7, 2),
     ]
-    assert 'pass on_invalid="skip" to go on without these records' in str(caught.value)
+    assert 'pass on_invalid="skip" to continue without these records' in str(caught.value)
     assert 'pass on_invalid="repair"' in str(caught.value)
     with pytest.raises(AnnotationError) as caught:
         read_annotations(damaged.file, damaged.images)
@@ -106,7 +106,7 @@ def test_a_wrong_category_is_never_skipped(coco_files) -> None:
         read_annotations(coco_files.file, coco_files.images, on_invalid="skip")
 
 
-def test_another_policy_is_refused(coco_files) -> None:
+def test_another_policy_is_rejected(coco_files) -> None:
     coco_files.write()
     with pytest.raises(ValueError, match='should be one of "repair", "raise", "skip"; got'):
         read_annotations(coco_files.file, coco_files.images, on_invalid="ignore")

@@ -112,7 +112,7 @@ def test_a_second_call_reuses_the_folder(folder) -> None:
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
-def test_other_arguments_are_refused(folder) -> None:
+def test_other_arguments_are_rejected(folder) -> None:
     other = DigitScenes(num_images=11, image_size=(120, 130), num_objects=(0, 5), seed=7)
     message = r"holds other scenes \(num_images 10, asked 11; seed 0, asked 7\); choose another"
     with pytest.raises(ValueError, match=message):
@@ -120,7 +120,7 @@ def test_other_arguments_are_refused(folder) -> None:
     assert len(contents(folder)) == 2 * 10 + 3
 
 
-def test_a_strange_or_damaged_folder_is_refused(tmp_path) -> None:
+def test_a_strange_or_damaged_folder_is_rejected(tmp_path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "mine.jpg").touch()
     (tmp_path / "file").touch()
@@ -153,14 +153,14 @@ def test_a_link_to_an_empty_or_missing_folder_is_followed(exists, tmp_path) -> N
     assert build_scenes(scenes, link) == manifest
 
 
-def test_a_mount_point_is_refused_before_drawing(tmp_path, monkeypatch) -> None:
+def test_a_mount_point_is_rejected_before_drawing(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(os.path, "ismount", lambda path: path == tmp_path)
     with pytest.raises(ValueError, match=r"a mount point cannot give up; got .*: name a folder in"):
         build_scenes(DigitScenes(num_images=5000), tmp_path)
     assert not list(tmp_path.parent.glob("*.partial"))
 
 
-def test_workers_below_one_are_refused(tmp_path) -> None:
+def test_workers_below_one_are_rejected(tmp_path) -> None:
     with pytest.raises(ValueError, match="workers should be at least 1; got 0"):
         build_scenes(SCENES, tmp_path / "set", workers=0)
 

@@ -44,7 +44,7 @@ def test_every_photograph_is_listed_in_its_distribution() -> None:
 
 
 @pytest.mark.parametrize("function", [sources.digits, sources.photographs])
-def test_another_split_is_refused(function) -> None:
+def test_another_split_is_rejected(function) -> None:
     with pytest.raises(ValueError, match="split should be one of train, test; got 'val'"):
         function("val")
 
@@ -62,7 +62,7 @@ def test_a_missing_extra_names_itself_and_the_way_out(blocked, call) -> None:
     assert 'pip install "bit-backbone[demo]"' in done.stderr
 
 
-def test_a_release_without_a_photograph_is_refused(tmp_path, monkeypatch) -> None:
+def test_a_release_without_a_photograph_is_rejected(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(resources, "files", lambda package: tmp_path)
     sources.photographs.cache_clear()
     with pytest.raises(MissingExtraError, match=r"does not ship flower.jpg, .*\[demo\]"):

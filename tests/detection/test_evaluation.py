@@ -196,7 +196,7 @@ def test_a_comparison_holds_every_pair(count: int) -> None:
     assert sheet.height >= math.ceil(count / 2) * 30
 
 
-def test_an_empty_comparison_is_refused() -> None:
+def test_an_empty_comparison_is_rejected() -> None:
     with pytest.raises(ValueError, match="at least one image, got none"):
         comparison([])
 

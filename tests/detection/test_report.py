@@ -141,9 +141,9 @@ def train(tmp_path: Path, *extra: str, model: str = "fasterrcnn_bit_tiny_fpn") -
     if not data.exists():
         write_coco(data, 8)
     given = ["--train", data, "--test", data, "--output", tmp_path / "run", "--model", model]
-    recipe = ["--steps", 3, "--batch-size", 2, "--warmup-steps", 1, "--pictures", 0, "--device",
+    options = ["--steps", 3, "--batch-size", 2, "--warmup-steps", 1, "--pictures", 0, "--device",
               "cpu", *extra]  # fmt: skip
-    assert cli.main(["train", *map(str, [*given, *recipe])]) == 0
+    assert cli.main(["train", *map(str, [*given, *options])]) == 0
     return tmp_path / "run"
 
 
@@ -170,7 +170,7 @@ def test_a_browser_shows_the_page_without_a_network(tmp_path: Path) -> None:
     with opened(run / "report.html") as visit:
         assert visit.page.title() == "run"
         assert {"Training", "Precision and recall", "Confusion"} <= set(visit.texts("h2"))
-        assert visit.texts("table:not(.facts) tr th:first-child") == ["", "block", "bar"]
+        assert visit.texts("table:not(.settings) tr th:first-child") == ["", "block", "bar"]
         charts, pictures = visit.sizes("img[src*=svg]"), visit.sizes("img[src*=jpeg]")
         assert len(charts) == 4
         assert min(min(size) for size in charts) > 100

@@ -96,7 +96,7 @@ def test_a_wrong_map_is_named(damage, error, message: str, coco_folder: Path) ->
 
 
 @pytest.mark.parametrize("taken", [0, IGNORED])
-def test_a_category_with_the_id_of_background_or_ignored_is_refused(
+def test_a_category_with_the_id_of_background_or_ignored_is_rejected(
     taken: int, coco_folder: Path
 ) -> None:
     own = write_maps(coco_folder).category_ids[0]
@@ -111,7 +111,7 @@ def test_a_category_with_the_id_of_background_or_ignored_is_refused(
     SemanticFolder(coco_folder)  # masks say what they are of by labels
 
 
-def test_more_categories_than_a_label_map_can_tell_are_refused(coco_folder: Path) -> None:
+def test_more_categories_than_a_label_map_can_tell_are_rejected(coco_folder: Path) -> None:
     file = coco_folder / "instances.json"
     document = json.loads(file.read_text())
     first = 1 + max(record["id"] for record in document["categories"])
@@ -121,7 +121,7 @@ def test_more_categories_than_a_label_map_can_tell_are_refused(coco_folder: Path
         SemanticFolder(coco_folder)
 
 
-def test_a_missing_folder_of_maps_is_refused(coco_folder: Path) -> None:
+def test_a_missing_folder_of_maps_is_rejected(coco_folder: Path) -> None:
     with pytest.raises(ValueError, match="semantic should be a folder of maps of category ids"):
         SemanticFolder(coco_folder, maps="semantic")
 
@@ -140,7 +140,7 @@ def test_augmentation_moves_labels_with_pixels(name: str, coco_folder: Path) -> 
             assert image.mean(0)[is_object].mean() > 0.8  # the rectangles are white
 
 
-def test_an_unknown_augmentation_is_refused() -> None:
+def test_an_unknown_augmentation_is_rejected() -> None:
     with pytest.raises(ValueError, match=r"label maps are hflip, .* got 'iou-crop'"):
         semantic_transforms(["iou-crop"])
 
@@ -302,9 +302,9 @@ def test_the_command_trains_tests_and_draws(coco_folder: Path, tmp_path: Path, c
     run, test = tmp_path / "run", write_coco(tmp_path / "test", 3, seed=1)
     (tmp_path / "bit.json").write_text(json.dumps(VARIANT))
     data = ["--train", str(coco_folder), "--test", str(test), "--output", str(run)]
-    recipe = ["--steps", "2", "--batch-size", "2", "--warmup-steps", "1", "--pictures", "2"]
+    options = ["--steps", "2", "--batch-size", "2", "--warmup-steps", "1", "--pictures", "2"]
     model = ["--model", "fcn_bit", "--variant", str(tmp_path / "bit.json")]
-    assert main([*data, *model, *recipe]) == 0
+    assert main([*data, *model, *options]) == 0
     told = capsys.readouterr().out
     assert "IoU of background" in told
     with Image.open(run / "predictions.jpg") as picture:
@@ -322,8 +322,8 @@ def test_digit_scenes_teach_by_their_own_maps(tmp_path: Path, capsys) -> None:
     scenes = ["--scenes", str(tmp_path / "scenes"), "--scene-images", "2", "2"]
     (tmp_path / "bit.json").write_text(json.dumps(VARIANT))
     model = ["--model", "deeplabv3_bit", "--variant", str(tmp_path / "bit.json")]
-    recipe = ["--steps", "1", "--batch-size", "2", "--warmup-steps", "0", "--pictures", "0"]
-    assert main([*model, *recipe, *scenes, "--output", str(tmp_path / "run")]) == 0
+    options = ["--steps", "1", "--batch-size", "2", "--warmup-steps", "0", "--pictures", "0"]
+    assert main([*model, *options, *scenes, "--output", str(tmp_path / "run")]) == 0
     assert "IoU of 9" in capsys.readouterr().out
     gone = tmp_path / "scenes" / "test2" / "semantic" / "000000.png"
     gone.unlink()

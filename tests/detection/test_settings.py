@@ -1,4 +1,4 @@
-"""The recipe, augmentation by name, and batches of one orientation."""
+"""The settings, augmentation by name, and batches of one orientation."""
 
 import re
 from unittest.mock import Mock
@@ -25,7 +25,7 @@ from bit_backbone.detection.transforms import train_transforms
         ({"steps": 9, "precision": "int8"}, "precision is one of float32, bfloat16, got 'int8'"),
     ],
 )
-def test_a_wrong_setting_is_refused(values: dict, message: str) -> None:
+def test_a_wrong_setting_is_rejected(values: dict, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         DetectionSettings(**{"warmup_steps": 0} | values)
 
@@ -33,7 +33,7 @@ def test_a_wrong_setting_is_refused(values: dict, message: str) -> None:
 @pytest.mark.parametrize(("steps", "warmup"), [(1, 0), (9, 0), (60, 6), (1000, 100), (9000, 100)])
 def test_the_warm_up_fits_the_length_of_the_run(steps: int, warmup: int) -> None:
     settings = DetectionSettings(steps=steps, base_lr=1.0)
-    assert settings.warmup == settings.recipe()["warmup_steps"] == warmup
+    assert settings.warmup == settings.to_record()["warmup_steps"] == warmup
     rates = [settings.learning_rate(step) for step in range(steps)]
     assert max(range(steps), key=rates.__getitem__) == warmup
     assert rates[warmup] == 1.0
@@ -83,12 +83,12 @@ def test_a_group_smaller_than_a_batch_is_repeated() -> None:
         (["iou-crop"], True, "iou-crop is not for keypoints"),
     ],
 )
-def test_a_wrong_augmentation_is_refused(names: list, keypoints: bool, message: str) -> None:
+def test_a_wrong_augmentation_is_rejected(names: list, keypoints: bool, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         train_transforms(names, keypoints=keypoints)
 
 
-def test_no_images_are_refused() -> None:
+def test_no_images_are_rejected() -> None:
     with pytest.raises(ValueError, match="at least one image, got none"):
         AspectRatioBatches([], 2, 0, range(1))
 

@@ -125,7 +125,7 @@ def test_bad_annotations_are_reported_with_file_and_id(
     assert main([*options, str(tmp_path / "run"), *RECIPE, "--on-invalid", "raise"]) == 2
     told = capsys.readouterr().err
     assert f"{file} {ids}: " in told
-    assert "pass --on-invalid skip to go on without these records" in told
+    assert "pass --on-invalid skip to continue without these records" in told
     assert not (tmp_path / "run").exists()
 
 
@@ -133,7 +133,7 @@ def test_bad_annotations_are_reported_with_file_and_id(
 @pytest.mark.parametrize(
     ("split", "option"), [("train", []), ("test", []), ("test", ["--test-only"])]
 )
-def test_a_set_without_images_is_refused_before_training(
+def test_a_set_without_images_is_rejected_before_training(
     split: str,
     option: list[str],
     model: str,

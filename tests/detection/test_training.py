@@ -109,7 +109,7 @@ def test_what_was_frozen_stays_frozen_after_a_resume(coco_folder: Path, tmp_path
     run(spec, data, tmp_path / "run", dataclasses.replace(SETTINGS, steps=2))
     (tmp_path / "body.pt").unlink()  # a run needs nothing but its folder
     state = RunState.load(tmp_path / "run")
-    state = dataclasses.replace(state, recipe=state.recipe | {"steps": 4})
+    state = dataclasses.replace(state, settings=state.settings | {"steps": 4})
     state.save(tmp_path / "run")
     result = run(spec, data, tmp_path / "run")
     trained = result.model.backbone.body.state_dict()
@@ -132,7 +132,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.usefixtures("importable")
-def test_a_killed_run_goes_on_to_the_same_weights(coco_folder: Path, tmp_path: Path) -> None:
+def test_a_killed_run_resumes_to_the_same_weights(coco_folder: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-c", SCRIPT, str(coco_folder)]
     subprocess.run([*command, str(tmp_path / "whole")], check=True)
     killed = subprocess.Popen([*command, str(tmp_path / "killed")])
@@ -163,15 +163,17 @@ def wait_for_a_state(process: subprocess.Popen, folder: Path) -> None:
         time.sleep(0.01)
 
 
-def test_another_recipe_does_not_go_on(coco_folder: Path, tmp_path: Path) -> None:
+def test_other_settings_do_not_resume(coco_folder: Path, tmp_path: Path) -> None:
     data = CocoFolder(coco_folder)
     one = dataclasses.replace(SETTINGS, steps=1, warmup_steps=0)
     run(SPEC, data, tmp_path / "run", one)
-    with pytest.raises(ValueError, match=r"base_lr 0.01 -> 0.02\); give it the same one to resume"):
+    with pytest.raises(
+        ValueError, match=r"base_lr 0.01 -> 0.02\); give it the same ones to resume"
+    ):
         run(SPEC, data, tmp_path / "run", dataclasses.replace(one, base_lr=0.02))
 
 
-def test_a_set_of_other_classes_is_refused(coco_folder: Path, tmp_path: Path) -> None:
+def test_a_set_of_other_classes_is_rejected(coco_folder: Path, tmp_path: Path) -> None:
     spec = dataclasses.replace(SPEC, categories=("cat", "dog"))
     with pytest.raises(ValueError, match=r"categories .* \['cat', 'dog'\]; got \['block', 'bar'\]"):
         run(spec, CocoFolder(coco_folder), tmp_path / "run")
@@ -196,7 +198,7 @@ def test_an_infinite_loss_ends_the_run_with_its_state_kept(
         ("lraspp_mobilenet_v3_large", {}, "the BiT detectors are .*; got 'lraspp_mob"),
     ],
 )
-def test_a_wrong_detector_is_refused(name: str, arguments: dict, message: str) -> None:
+def test_a_wrong_detector_is_rejected(name: str, arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         DetectorSpec(name, ("a",), arguments).build()
 
@@ -215,7 +217,7 @@ def test_a_damaged_run_is_told(spec, state, message: str, tmp_path: Path) -> Non
     known = json.dumps(SPEC.to_dict())
     (tmp_path / "detector.json").write_text(known if spec is None else spec)
     if state is not None:
-        RunState(1, recipe={}, model=state, optimizer={}, extra={}).save(tmp_path)
+        RunState(1, settings={}, model=state, optimizer={}, extra={}).save(tmp_path)
     with pytest.raises(ValueError, match=message):
         load_detector(tmp_path)
 
@@ -272,7 +274,7 @@ def once(function):
     return lambda *args, **options: next(calls, interrupted)(*args, **options)
 
 
-def test_two_runs_at_once_are_refused(coco_folder: Path, tmp_path: Path) -> None:
+def test_two_runs_at_once_are_rejected(coco_folder: Path, tmp_path: Path) -> None:
     with (
         held(tmp_path),
         pytest.raises(ValueError, match="another process is training in"),

@@ -76,13 +76,13 @@ def offline(path: Path) -> None:
 
 
 def unreachable(path: Path) -> None:
-    def refuse(*_: object, **__: object) -> None:
+    def reject(*_: object, **__: object) -> None:
         raise URLError("Name or service not known")
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
         patch.setattr(torch.hub, "get_dir", lambda: str(path))
-        patch.setattr(torch.hub, "download_url_to_file", refuse)
+        patch.setattr(torch.hub, "download_url_to_file", reject)
         BitBackbone("R50x1", weights="BiT-M-R50x1")
 
 
@@ -107,9 +107,9 @@ def missing_extra(path: Path) -> None:
         require("pycocotools.mask", "demo", "reading polygons")
 
 
-def another_recipe(path: Path) -> None:
+def other_settings(path: Path) -> None:
     state = RunState(1, {"base_lr": 0.003}, {}, {}, {})
-    state.check_recipe({"base_lr": 0.1}, path)
+    state.check_settings({"base_lr": 0.1}, path)
 
 
 def annotations(path: Path) -> None:
@@ -121,11 +121,11 @@ def annotations(path: Path) -> None:
 
 
 def another_run(path: Path) -> None:
-    def refuse(folder: Path) -> None:
+    def reject(folder: Path) -> None:
         raise BlockingIOError
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bit_backbone.training.saving.lock_folder", refuse)
+        patch.setattr("bit_backbone.training.saving.lock_folder", reject)
         RunStore(path, ONE_PROCESS, sharded=False).__enter__()
 
 
@@ -179,7 +179,7 @@ PROVOKED: dict[str, Callable[[Path], object]] = {
     "pickled": pickled,
     "exists": target_exists,
     "extra": missing_extra,
-    "recipe": another_recipe,
+    "settings": other_settings,
     "two-runs": another_run,
     "no-images": LabelledImages,
     "annotations": annotations,

@@ -114,7 +114,9 @@ def test_a_kill_at_any_step_loses_nothing_and_repeats_nothing(kind, source, tmp_
             break
         kills += 1
         assert visible(out) <= names
-        kept = {path: path.stat() for path in finished(out)}  # a file written anew is another inode
+        kept = {
+            path: path.stat() for path in finished(out)
+        }  # a file written again is another inode
         assert extract(source, out, backbone, **arguments) == Summary(written=12, failed=2)
         assert [(p.stat().st_ino, p.stat().st_mtime_ns) for p in kept] == [
             (status.st_ino, status.st_mtime_ns) for status in kept.values()
@@ -303,20 +305,22 @@ def test_a_disk_that_fails_in_the_background_ends_with_one_error(
     assert len(maps_in(out)) == 12
 
 
-def test_a_read_only_target_is_refused_before_the_first_image(arguments, mounted, capsys):
+def test_a_read_only_target_is_rejected_before_the_first_image(arguments, mounted, capsys):
     subprocess.run(["mount", "-o", "remount,ro", str(mounted)], check=True)
     assert main([*arguments, "--output", str(mounted / "out")]) == 2
     assert "out cannot be written: Read-only file system" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_without_permission_is_refused_before_the_first_image(arguments, tmp_path, capsys):
+def test_a_folder_without_permission_is_rejected_before_the_first_image(
+    arguments, tmp_path, capsys
+):
     (tmp_path / "mine").mkdir(mode=0o500)
     assert main([*arguments, "--output", str(tmp_path / "mine" / "out")]) == 2
     assert "out cannot be written: Permission denied" in capsys.readouterr().err
 
 
-def test_a_target_that_is_a_file_is_refused(arguments, tmp_path, capsys):
+def test_a_target_that_is_a_file_is_rejected(arguments, tmp_path, capsys):
     (tmp_path / "file").touch()
     assert main([*arguments, "--output", str(tmp_path / "file")]) == 2
     assert "the output is a folder, and" in capsys.readouterr().err

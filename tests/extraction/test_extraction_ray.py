@@ -65,7 +65,7 @@ def test_what_is_too_large_to_travel_is_read_at_its_goal(tmp_path):
         ({"CPU": 2.5, "GPU": 1.0}, None),
     ],
 )
-def test_actors_that_could_never_start_are_refused(resources, told):
+def test_actors_that_could_never_start_are_rejected(resources, told):
     engine = RayEngine(actors=2, gpus_per_actor=0.5)
     if told is None:
         engine._check_resources(resources)

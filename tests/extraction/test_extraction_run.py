@@ -355,7 +355,7 @@ def other_weights(arguments):
         (other_weights, r"the weights are others\. Repeat"),
     ],
 )
-def test_other_settings_are_refused_by_name(change, message, photos, tmp_path, backbone):
+def test_other_settings_are_rejected_by_name(change, message, photos, tmp_path, backbone):
     arguments = {
         "source": photos, "destination": tmp_path, "backbone": backbone, "processor": PROCESSOR,
         "output": pooled(),
@@ -383,7 +383,7 @@ def test_wrong_output_settings(settings, message):
         OutputSettings(**settings)
 
 
-def test_a_folder_with_other_files_is_refused(photos, tmp_path, backbone):
+def test_a_folder_with_other_files_is_rejected(photos, tmp_path, backbone):
     (tmp_path / "thesis.txt").touch()
     with pytest.raises(ValueError, match=r"holds 'thesis.txt' and no extraction.json"):
         extract(photos, tmp_path, backbone)
@@ -438,12 +438,12 @@ def test_the_network_of_a_caller_is_changed_only_where_asked(in_place, photos, t
     assert all(same) is not in_place
 
 
-def test_a_network_that_does_not_take_rgb_is_refused(photos, tmp_path):
+def test_a_network_that_does_not_take_rgb_is_rejected(photos, tmp_path):
     with pytest.raises(ValueError, match="takes 3 channels, got num_channels=1"):
         extract(photos, tmp_path, tiny(out_indices=[1], num_channels=1))
 
 
-def test_padding_is_refused(photos, tmp_path, backbone):
+def test_padding_is_rejected(photos, tmp_path, backbone):
     with pytest.raises(ValueError, match=r"without padding, got a processor with do_pad=True"):
         extract(photos, tmp_path, backbone, processor=PROCESSOR.replace(do_pad=True))
 
@@ -458,7 +458,7 @@ def test_what_a_processor_returns_by_default_does_not_matter(photos, tmp_path, b
     for key, maps in found.items():
         for name, array in maps.items():
             np.testing.assert_array_equal(array, expected[key][name])
-    summary = Summary(written=len(expected), failed=0)  # nor does it keep a run from going on
+    summary = Summary(written=len(expected), failed=0)  # nor does it keep a run from continuing
     assert extract(photos, tmp_path / "plain", backbone, processor=other) == summary
 
 
@@ -532,7 +532,7 @@ def test_an_image_that_cannot_be_decoded_for_lack_of_memory(first, fatal, tmp_pa
     assert decoder(refs["middle.png"]).reason is None
 
 
-def test_two_at_once_are_refused(photos, tmp_path, backbone):
+def test_two_at_once_are_rejected(photos, tmp_path, backbone):
     script = (
         "import fcntl, sys; lock = open(sys.argv[1], 'wb'); fcntl.lockf(lock, fcntl.LOCK_EX);"
         "print('held', flush=True); sys.stdin.read()"

@@ -148,7 +148,7 @@ def test_a_file_of_weights_is_classified_by_the_official_preset(images, tmp_path
         ({}, ["--labels", "BLANK"], "should hold one class name per line, and is empty"),
     ],
 )
-def test_what_is_refused(tmp_path, images, changes, arguments, message, capsys):
+def test_what_is_rejected(tmp_path, images, changes, arguments, message, capsys):
     BitForImageClassification(TINY, **changes).save_pretrained(tmp_path / "c")
     BitImageProcessor().save_pretrained(tmp_path / "c")
     (tmp_path / "LABELS").write_text("a\nb\n")

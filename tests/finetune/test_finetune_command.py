@@ -68,7 +68,7 @@ def test_few_examples_and_a_random_head(folders, capsys):
     arguments = ("--examples-per-class", "2", "--head", "random", "--seed", "3", "--steps", "1")
     assert command(folders, *arguments, "--grad-checkpointing", "--precision", "bfloat16") == 0
     assert "on 6 images of 3 classes" in capsys.readouterr().err
-    assert RunState.load(folders / "run").recipe["examples_per_class"] == 2
+    assert RunState.load(folders / "run").settings["examples_per_class"] == 2
     # step 0 has learning rate 0 unless there is no warm-up
     weight = BitForImageClassification.from_pretrained(folders / "run" / "model").classifier.weight
     assert weight.std() > 0.01
@@ -99,7 +99,7 @@ def test_a_signal_is_told_in_the_exit_status(folders, monkeypatch, capsys):
         lambda *_, **__: FineTuneResult(None, 7, None, 15),
     )
     assert command(folders) == 143
-    assert "after step 7; the same command goes on" in capsys.readouterr().err
+    assert "after step 7; the same command resumes it" in capsys.readouterr().err
     assert not (folders / "run" / "model").exists()
 
 
@@ -136,7 +136,7 @@ def test_a_class_may_be_called_like_a_split(folders):
         (("--weights", "BiT-M-R5x1"), "BiT-M-R50x1"),
     ],
 )
-def test_what_is_refused(folders, arguments, message, monkeypatch, capsys):
+def test_what_is_rejected(folders, arguments, message, monkeypatch, capsys):
     (folders / "strange" / "violet").mkdir(parents=True)
     (folders / "empty").mkdir()
     for split in ("train", "test"):
@@ -150,7 +150,7 @@ def test_what_is_refused(folders, arguments, message, monkeypatch, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_classes_without_any_image_are_refused(tmp_path):
+def test_classes_without_any_image_are_rejected(tmp_path):
     (tmp_path / "red").mkdir()
     with pytest.raises(ValueError, match="files ROOT/CLASS/IMAGE, found none under"):
         LabelledImages(tmp_path, classes=["blue", "red"])
@@ -172,7 +172,7 @@ def test_the_weights_of_a_sharded_run_are_read_from_its_state(folders):
 def test_another_preparation_is_no_resumption(folders, capsys):
     assert command(folders, "--steps", "1") == 0
     assert command(folders, "--steps", "1", "--no-flip") == 2
-    assert "with another recipe (flip True -> False)" in capsys.readouterr().err
+    assert "with other settings (flip True -> False)" in capsys.readouterr().err
 
 
 def test_another_checkpoint_or_head_is_no_resumption(folders, capsys):

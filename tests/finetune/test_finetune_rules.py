@@ -38,7 +38,7 @@ def test_learning_rate_at_every_step(num_examples):
 
 
 @pytest.mark.parametrize("step", [-1, 500])
-def test_steps_outside_the_schedule_are_refused(step):
+def test_steps_outside_the_schedule_are_rejected(step):
     with pytest.raises(ValueError, match=rf"steps of this schedule are 0 to 499, got {step}"):
         hyperrule.schedule(1).learning_rate(step)
 
@@ -71,7 +71,7 @@ def test_resolution_by_area(size, expected):
         (lambda: hyperrule.schedule(5).scaled(0), "at least one step"),
     ],
 )
-def test_rules_that_are_refused(call, message):
+def test_rules_that_are_rejected(call, message):
     with pytest.raises(ValueError, match=message):
         call()
 
@@ -118,7 +118,7 @@ def test_few_shot_choice_in_a_class_ignores_the_other_classes():
         ([0.5], {"examples_per_class": 1}, "one integer per example, got float64"),
     ],
 )  # fmt: skip
-def test_few_shot_selections_that_are_refused(labels, options, message):
+def test_few_shot_selections_that_are_rejected(labels, options, message):
     with pytest.raises(ValueError, match=message):
         fewshot.select_few_shot(labels, **options)
 
@@ -178,7 +178,7 @@ def test_mixup_weights():
         (lambda: splitting.part_lengths(4, 5), "got 5"),
     ],
 )
-def test_batches_that_are_refused(call, message):
+def test_batches_that_are_rejected(call, message):
     with pytest.raises(ValueError, match=message):
         call()
 

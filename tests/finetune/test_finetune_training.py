@@ -289,7 +289,7 @@ def test_the_rules_defaults(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"base_lr": 0.1}, r"at step 12 with another recipe \(base_lr 0.05 -> 0.1\); give it the"),
+        ({"base_lr": 0.1}, r"at step 12 with other settings \(base_lr 0.05 -> 0.1\); give it the"),
         ({"seed": 1, "steps": 9}, r"\(seed 0 -> 1, steps 12 -> 9\)"),
         ({"examples": Examples(22)}, r"\(num_examples 21 -> 22\)"),
         (
@@ -300,13 +300,13 @@ def test_the_rules_defaults(tmp_path):
         ({"model": make_model(zero=True)}, r"\(initial_weights .*, zero_head False -> True\)"),
     ],
 )
-def test_a_run_is_resumed_with_its_own_recipe(tmp_path, changes, message):
+def test_a_run_is_resumed_with_its_own_settings(tmp_path, changes, message):
     run(tmp_path)
     with pytest.raises(ValueError, match=message):
         run(tmp_path, **changes)
 
 
-def test_a_model_that_a_run_has_trained_goes_on_with_it(tmp_path):
+def test_a_model_that_a_run_has_trained_resumes_with_it(tmp_path):
     run(tmp_path / "whole")
     model = make_model()
     with pytest.raises(OSError, match="the disk is gone"):
@@ -316,10 +316,10 @@ def test_a_model_that_a_run_has_trained_goes_on_with_it(tmp_path):
     loaded = make_model(seed=6)
     loaded.load_state_dict(final(tmp_path / "broken").model)
     assert run(tmp_path / "broken", model=loaded).step == SETTINGS["steps"]
-    with pytest.raises(ValueError, match=r"another recipe \(initial_weights"):
+    with pytest.raises(ValueError, match=r"other settings \(initial_weights"):
         run(tmp_path / "broken", model=make_model(seed=6))
     run(tmp_path / "next", model=model)
-    with pytest.raises(ValueError, match=r"another recipe \(initial_weights"):
+    with pytest.raises(ValueError, match=r"other settings \(initial_weights"):
         run(tmp_path / "next")  # which began with trained weights
 
 
@@ -332,9 +332,9 @@ def test_a_run_of_a_version_that_recorded_its_start_otherwise_resumes_with_a_war
 ):
     run(tmp_path, steps=1)
     state = final(tmp_path)
-    recipe = {**state.recipe, **start}
-    recipe = {name: value for name, value in recipe.items() if value is not None}
-    dataclasses.replace(state, recipe=recipe).save(tmp_path)
+    settings = {**state.settings, **start}
+    settings = {name: value for name, value in settings.items() if value is not None}
+    dataclasses.replace(state, settings=settings).save(tmp_path)
     assert run(tmp_path, steps=1).step == 1
     assert "weights that it started from in the same way: they are not compared" in caplog.text
     with pytest.raises(ValueError, match="seed 0 -> 1"):
@@ -357,8 +357,8 @@ def test_a_run_of_a_version_that_recorded_its_start_otherwise_resumes_with_a_war
         ({"base_lr": math.inf}, "base_lr is a finite number, got inf"),
         (
             {"base_lr": 1e30, "steps": 40},
-            r"the loss of step .* is nan; start anew in another folder, with a base_lr smaller "
-            r"than 1e\+30: this run resumes with its own recipe alone",
+            r"the loss of step .* is nan; start again in another folder, with a base_lr smaller "
+            r"than 1e\+30: this run resumes only with its own settings",
         ),
         (
             {"base_lr": 1e30, "steps": 40, "precision": "bfloat16"},
@@ -366,12 +366,12 @@ def test_a_run_of_a_version_that_recorded_its_start_otherwise_resumes_with_a_war
         ),
     ],
 )
-def test_settings_that_are_refused(tmp_path, settings, message):
+def test_settings_that_are_rejected(tmp_path, settings, message):
     with pytest.raises(ValueError, match=message):
         run(tmp_path, **settings)
 
 
-def test_a_damaged_state_is_refused(tmp_path):
+def test_a_damaged_state_is_rejected(tmp_path):
     run(tmp_path, steps=1)
     path = tmp_path / "last.pt"
     for content in (b"", b"not a checkpoint", path.read_bytes()[:5000]):
@@ -412,5 +412,5 @@ def test_a_finished_run_is_extended_by_a_longer_schedule(tmp_path):
     assert run(tmp_path, steps=18, base_lr=0.02).step == 18
     with pytest.raises(ValueError, match=r"extended to more steps than it has: .* has 18, and 9"):
         run(tmp_path, steps=9, extend=True)
-    with pytest.raises(ValueError, match=r"another recipe \(seed 0 -> 1\); give it the same"):
+    with pytest.raises(ValueError, match=r"other settings \(seed 0 -> 1\); give it the same"):
         run(tmp_path, steps=20, seed=1, extend=True)

@@ -1,8 +1,8 @@
 """Feeds damaged files to everything that reads files: ``make fuzz``; ``tests`` is on PYTHONPATH.
 
 Each kind of file is read in a process of its own, with limited memory. A process that dies, stands
-still or finds something leaves the file that did it in the folder of findings; the campaign goes on
-behind that input and ends with status 1.
+still or finds something leaves the file that did it in the folder of findings; the campaign
+continues after that input and ends with status 1.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from fuzz.targets import TARGETS
 
 MEMORY = 6 * 2**30
 """Address space of a reader, in bytes: what torch maps, and room for honest tensors."""
-COUNTED = ("refused", "loaded")
+COUNTED = ("rejected", "loaded")
 
 
 def damaged(good: bytes, name: str, index: int) -> bytes:
@@ -51,7 +51,7 @@ def read_all(name: str, first: int, findings: Path, results: Connection) -> None
 
 
 def fuzz(name: str, seconds: float, patience: float, findings: Path) -> Counter:
-    """Fuzzes one target for some seconds; counts refused and loaded inputs and findings."""
+    """Fuzzes one target for some seconds; counts rejected and loaded inputs and findings."""
     outcomes: Counter = Counter()
     first, end = 0, time.monotonic() + seconds
     while time.monotonic() < end:

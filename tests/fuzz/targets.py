@@ -1,6 +1,6 @@
 """What is fuzzed: a good file of each kind, and what may come of reading a damaged one.
 
-An attempt ends as "refused", by a documented error, or as "loaded", and then with the right values.
+An attempt ends as "rejected", by a documented error, or as "loaded", with the right values.
 Anything else is a finding: another exception, or values that are in no file.
 """
 
@@ -64,18 +64,18 @@ def _pickle(state: dict[str, torch.Tensor], path: Path) -> None:
 
 
 def _load(path: Path) -> dict[str, torch.Tensor] | None:
-    """Loads a checkpoint into a fresh model; None if it is refused, which must change nothing."""
+    """Loads a checkpoint into a fresh model; None if it is rejected, which must change nothing."""
     torch.manual_seed(1)
     model = classifier()
     before = snapshot(model)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # NaN in the weights is told, not refused
+            warnings.simplefilter("ignore")  # NaN in the weights is told, not rejected
             load(model, path)
     except CheckpointError:
         state = model.state_dict()
         if any(not torch.equal(state[name], tensor) for name, tensor in before.items()):
-            raise WrongValuesError("a refused file has changed the model") from None
+            raise WrongValuesError("a rejected file has changed the model") from None
         return None
     return model.state_dict()
 
@@ -84,7 +84,7 @@ def with_checksums(path: Path, good: Path) -> str:
     """A kind that has checksums: nothing but the good file's values may come out."""
     state = _load(path)
     if state is None:
-        return "refused"
+        return "rejected"
     expected = _load(good)
     assert expected is not None
     for name, tensor in expected.items():
@@ -97,7 +97,7 @@ def without_checksums(path: Path, good: Path) -> str:
     """A kind that has none: each tensor must be what the file says, byte by byte."""
     state = _load(path)
     if state is None:
-        return "refused"
+        return "rejected"
     data = path.read_bytes()
     for name, tensor in state.items():
         if tensor.numpy().tobytes() not in data:
@@ -109,7 +109,7 @@ def as_torch_reads(path: Path, good: Path) -> str:
     """A kind without checksums whose tensors may have strides of their own: equal to torch's."""
     state = _load(path)
     if state is None:
-        return "refused"
+        return "rejected"
     try:
         theirs = torch.load(path, weights_only=True)
     except Exception:
@@ -130,14 +130,14 @@ def _picture(mode: str, kind: str, folder: Path) -> bytes:
 
 
 def prepared(path: Path, good: Path) -> str:
-    """An image: refused by ValueError or OSError, or preprocessed to finite pixels."""
+    """An image: rejected by ValueError or OSError, or preprocessed to finite pixels."""
     processor = BitImageProcessor(size={"shortest_edge": 32}, crop_size=32)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, of metadata that it skips
             pixels = processor(path, return_tensors="pt")["pixel_values"]
     except (ValueError, OSError):
-        return "refused"
+        return "rejected"
     if pixels.shape != (1, 3, 32, 32) or not torch.isfinite(pixels).all():
         raise WrongValuesError(f"an image became {tuple(pixels.shape)}, or infinite")
     return "loaded"

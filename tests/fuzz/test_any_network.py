@@ -95,7 +95,7 @@ NAMES = [name for name in BitConfig.__dataclass_fields__ if name not in ("id2lab
 
 
 @given(st.dictionaries(st.sampled_from(NAMES), ANYTHING, min_size=1, max_size=3))
-def test_any_argument_is_taken_or_refused_by_name(arguments):
+def test_any_argument_is_taken_or_rejected_by_name(arguments):
     try:
         config = BitConfig(**arguments)
     except ValueError:

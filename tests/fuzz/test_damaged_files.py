@@ -1,4 +1,4 @@
-"""A short run of the fuzzer: damaged files are refused, or hold what was loaded."""
+"""A short run of the fuzzer: damaged files are rejected, or hold what was loaded."""
 
 from collections import Counter
 from random import Random
@@ -11,7 +11,7 @@ INPUTS = 40
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_damaged_files_are_refused_or_read_right(name, tmp_path):
+def test_damaged_files_are_rejected_or_read_right(name, tmp_path):
     target, random = TARGETS[name], Random(name)
     good, damaged = tmp_path / "good.file", tmp_path / "damaged.file"
     good.write_bytes(target.good(tmp_path))
@@ -20,4 +20,4 @@ def test_damaged_files_are_refused_or_read_right(name, tmp_path):
     for _ in range(INPUTS):
         damaged.write_bytes(mutate(good.read_bytes(), random))
         outcomes[target.attempt(damaged, good)] += 1
-    assert outcomes["refused"], "the damage does nothing"
+    assert outcomes["rejected"], "the damage does nothing"

@@ -137,7 +137,7 @@ def test_every_key_reaches_the_network() -> None:
         ("BIT__OUT_FEATURES", ["stage2"], None),
     ],
 )
-def test_wrong_values_are_refused(key: str, value, message: str | None) -> None:
+def test_wrong_values_are_rejected(key: str, value, message: str | None) -> None:
     cfg = tiny_cfg(**{key: value})
     if message is None:
         assert list(builders.build_bit_fpn_backbone(cfg, RGB).output_shape()) == ["p3", "p4"]

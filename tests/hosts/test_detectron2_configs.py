@@ -29,7 +29,7 @@ def test_every_file_is_listed_or_a_base() -> None:
 
 
 @pytest.mark.parametrize("name", ["COCO-Detection/faster_rcnn_BiT_R50_FPN_1x.yaml", "", "../setup"])
-def test_an_unknown_configuration_is_refused(name: str) -> None:
+def test_an_unknown_configuration_is_rejected(name: str) -> None:
     with pytest.raises(ValueError, match=r"no configuration '.*'; of \d+ the closest"):
         get_config_file(name)
 

@@ -386,7 +386,7 @@ def test_a_missing_device_is_told(device, amp, training, cuda, message, monkeypa
 
 
 @pytest.mark.parametrize(
-    ("asked", "found", "eval_only", "refused"),
+    ("asked", "found", "eval_only", "rejected"),
     [
         (1, 0, False, False),
         (2, 2, False, False),
@@ -395,10 +395,10 @@ def test_a_missing_device_is_told(device, amp, training, cuda, message, monkeypa
         (4, 2, True, True),
     ],
 )
-def test_missing_gpus_are_told(asked, found, eval_only, refused, monkeypatch) -> None:
+def test_missing_gpus_are_told(asked, found, eval_only, rejected, monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: found)
     args = argparse.Namespace(num_gpus=asked, eval_only=eval_only)
-    if not refused:
+    if not rejected:
         TRAIN_NET["check_processes"](args)
     else:
         with pytest.raises(ValueError, match=rf"at most the number of GPUs here, {found}, got"):

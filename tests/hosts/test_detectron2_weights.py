@@ -149,7 +149,7 @@ def test_one_channel_gets_the_sum_of_the_colours(network, tmp_path) -> None:
         ("HIDDEN_SIZES", [32, 64, 128, 192], r"misshapen"),
     ],
 )
-def test_another_network_is_refused(key, value, message, network, tmp_path) -> None:
+def test_another_network_is_rejected(key, value, message, network, tmp_path) -> None:
     """With width 2 every shape differs, which fvcore's checkpointer would answer with silence."""
     model = Detector(BACKBONE__NAME="build_bit_fpn_backbone", **{f"BIT__{key}": value})
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -158,7 +158,7 @@ def test_another_network_is_refused(key, value, message, network, tmp_path) -> N
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
-def test_a_deeper_file_of_detectron2_names_is_refused(network, tmp_path) -> None:
+def test_a_deeper_file_of_detectron2_names_is_rejected(network, tmp_path) -> None:
     path = tmp_path / "deeper.pth"
     deeper = BitBackbone(**{**TINY, "depths": (1, 1, 2, 1)}, feature_norm="preact")
     convert(deeper.state_dict(), path, "detectron2")
@@ -174,7 +174,7 @@ def test_a_deeper_file_of_detectron2_names_is_refused(network, tmp_path) -> None
         ("bit:///nowhere/a.npz", r"'/nowhere/a.npz' is none of them"),
     ],
 )
-def test_what_does_not_exist_is_refused(path: str, message: str) -> None:
+def test_what_does_not_exist_is_rejected(path: str, message: str) -> None:
     with pytest.raises(CheckpointError, match=message):
         load(Detector(BACKBONE__NAME="build_bit_fpn_backbone"), path)
 

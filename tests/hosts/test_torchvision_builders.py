@@ -1,4 +1,4 @@
-"""The torchvision builders: one training step, one inference, what trains, what is refused."""
+"""The torchvision builders: one training step, one inference, what trains, what is rejected."""
 
 from functools import partial
 
@@ -168,7 +168,7 @@ class TestDetectors:
             ({"weights": "DEFAULT"}, "nothing is published, got 'DEFAULT'"),
         ],
     )
-    def test_refused(self, overrides, message):
+    def test_rejected(self, overrides, message):
         with pytest.raises(ValueError, match=message):
             detector(**overrides)
 
@@ -211,14 +211,14 @@ class TestSegmenters:
         ],
     )
     @pytest.mark.parametrize("builder", SEGMENTERS, ids=lambda b: b.__name__)
-    def test_refused(self, builder, overrides, message):
+    def test_rejected(self, builder, overrides, message):
         with pytest.raises(ValueError, match=message):
             builder(variant=TINY, **overrides)
 
 
 class TestArguments:
     @pytest.mark.parametrize("builder", [*DETECTORS, fasterrcnn_bit_tiny_fpn])
-    def test_one_that_nobody_reads_is_refused(self, builder):
+    def test_one_that_nobody_reads_is_rejected(self, builder):
         """torchvision's own builders drop it."""
         with pytest.raises(ValueError, match=r"does not take min_sise; it takes .*min_size, "):
             builder(min_sise=64)
@@ -235,7 +235,7 @@ class TestArguments:
         with pytest.raises(ValueError, match="tiny_fpn does not take output_stride; it takes"):
             fasterrcnn_bit_tiny_fpn(output_stride=16)  # its network is fixed
 
-    def test_a_network_that_is_built_already_is_refused(self):
+    def test_a_network_that_is_built_already_is_rejected(self):
         with pytest.raises(ValueError, match="name or a BitConfig, got a BitBackbone"):
             bit_fpn_backbone(BitBackbone(TINY))
 
@@ -295,7 +295,7 @@ class TestTrainableLayers:
         assert trained_layers(model) == {"stem", *STAGES}
 
     @pytest.mark.parametrize("count", [-1, 6, 2.0, True, "3"])
-    def test_refused(self, count):
+    def test_rejected(self, count):
         with pytest.raises(ValueError, match=r"must be in \[0, 5\].*stem, stage1.*got"):
             bit_fpn_backbone(TINY, trainable_layers=count)
 
@@ -330,7 +330,7 @@ class TestWeights:
         assert all(not t.is_meta for t in backbone.state_dict().values())
 
     @pytest.mark.parametrize("builder", [fasterrcnn_bit_fpn, deeplabv3_bit])
-    def test_another_network_is_refused(self, builder, weights_file):
+    def test_another_network_is_rejected(self, builder, weights_file):
         with pytest.raises(CheckpointError, match="does not fit"):
             builder(variant=TINY.replace(depths=(1, 2, 1, 1)), weights_backbone=weights_file)
 
@@ -377,7 +377,7 @@ class TestFPNBackbone:
             ([], TINY, "must not be empty"),
         ],
     )
-    def test_refused(self, layers, config, message):
+    def test_rejected(self, layers, config, message):
         with pytest.raises(ValueError, match=message):
             bit_fpn_backbone(config, returned_layers=layers)
 

@@ -129,7 +129,7 @@ class TestImport:
         """
         assert run(code, tmp_path) == "False False"
 
-    def test_imported_anew(self, tmp_path):
+    def test_imported_again(self, tmp_path):
         code = """
             import sys, torchvision, bit_backbone.torchvision as first
             for name in [name for name in sys.modules if name.startswith("bit_backbone")]:

@@ -195,7 +195,7 @@ def test_half_precision_returns_float32(dtype):
 
 
 @pytest.mark.parametrize("part", ["whole", "stem", "stage1"])
-def test_training_is_refused(part):
+def test_training_is_rejected(part):
     fast = optimized(tiny())
     module = fast if part == "whole" else fast.get_submodule(part)
     with pytest.raises(ValueError, match="optimized for inference cannot be trained"):
@@ -206,7 +206,7 @@ def test_training_is_refused(part):
 
 
 @pytest.mark.parametrize("change", ["images", "parameters", "norms"])
-def test_gradients_are_refused(change):
+def test_gradients_are_rejected(change):
     fast = optimized(tiny())
     images = torch.randn(1, 3, 64, 64, requires_grad=change == "images")
     if change == "parameters":
@@ -219,7 +219,7 @@ def test_gradients_are_refused(change):
         fast(images)
 
 
-def test_what_is_refused():
+def test_what_is_rejected():
     with pytest.raises(ValueError, match=r"takes a BiT model.*got a Linear"):
         optimized(nn.Linear(2, 2))
     with pytest.raises(ValueError, match=r"dtype must be None, torch.float32.*torch.int8"):
@@ -296,7 +296,7 @@ def test_from_pretrained_reads_what_an_optimized_model_saved(tmp_path):
     check_equal(BitBackbone.from_pretrained(tmp_path).eval(), backbone, sizes=SIZES[:1])
 
 
-def test_changed_weights_are_laid_out_anew():
+def test_changed_weights_are_laid_out_again():
     fast = optimized(tiny(out_indices=ALL))
     images = torch.randn(1, 3, 64, 64)
     with torch.no_grad():

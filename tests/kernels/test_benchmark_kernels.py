@@ -17,7 +17,7 @@ def run(*arguments):
     return subprocess.run(command, capture_output=True, text=True, env=environment)
 
 
-def test_a_cpu_is_refused_and_nothing_printed():
+def test_a_cpu_is_rejected_and_nothing_printed():
     found = run("--device", "cpu")
     assert found.returncode == 2
     assert "need a GPU" in found.stderr

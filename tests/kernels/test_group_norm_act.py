@@ -58,7 +58,7 @@ def test_the_kernels_pass_their_tests_in_tritons_interpreter():
 @triton_only
 @pytest.mark.parametrize("layout", ["contiguous", "channels-last", "one of everything"])
 def test_the_kernels_compile_for_gpus(layout):
-    """For GPUs that need not be here; the interpreter takes what compilers refuse."""
+    """For GPUs that need not be here; the interpreter takes what compilers reject."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, compile
     from triton.runtime.jit import JITFunction

@@ -206,7 +206,7 @@ def test_nothing_is_recomputed_without_gradients():
         assert torch.equal(backbone(X)["stage4"], expected)
 
 
-def test_compiling_and_tracing_go_on_working():
+def test_compiling_and_tracing_continue_working():
     backbone = tiny(out_indices=(1, 4)).train()
     expected = step(backbone)
     backbone.set_activation_recompute()

@@ -257,7 +257,7 @@ def test_replaced_parts_are_used():
     )
 
 
-def test_images_too_small_for_valid_padding_are_refused():
+def test_images_too_small_for_valid_padding_are_rejected():
     backbone = tiny(global_padding="valid").eval()
     assert backbone(torch.randn(1, 3, 75, 75))["stage4"].shape == (1, 256, 1, 1)
     with pytest.raises(ValueError, match=r"at least 75 pixels high and wide, got \[1, 3, 75, 74\]"):

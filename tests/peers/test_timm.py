@@ -70,7 +70,7 @@ def pair(**arguments: object) -> tuple[BitBackbone, ResNetV2]:
 
 
 def images(size: tuple[int, int], channels: int = 3) -> torch.Tensor:
-    # Two of them: timm refuses a single image where a group holds a single value.
+    # Two of them: timm rejects a single image where a group holds a single value.
     return torch.randn(2, channels, *size, dtype=torch.float64)
 
 

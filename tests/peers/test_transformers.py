@@ -45,7 +45,7 @@ def pair(**arguments: object) -> tuple[BitBackbone, torch.nn.Module]:
 
 @torch.no_grad()
 def difference(ours: BitBackbone, theirs: torch.nn.Module, size: tuple[int, int]) -> float:
-    # Two images: transformers refuses a single one where a group holds a single value.
+    # Two images: transformers rejects a single one where a group holds a single value.
     x = torch.randn(2, 3, *size, dtype=torch.float64)
     hidden = theirs(x, output_hidden_states=True).hidden_states
     return largest_difference(ours(x), dict(zip(ours.out_features, hidden, strict=True)))

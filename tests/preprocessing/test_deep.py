@@ -202,7 +202,7 @@ def test_a_depth_that_is_none(value) -> None:
 
 
 def test_it_is_said_once(tmp_path: Path, caplog, monkeypatch) -> None:
-    monkeypatch.setattr(deep, "_TOLD", bytearray(1))
+    monkeypatch.setattr(deep, "_REPORTED", bytearray(1))
     path = write_png(tmp_path / "a.png", GREY)
     with caplog.at_level(logging.WARNING):
         for _ in range(3):

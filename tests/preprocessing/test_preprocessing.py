@@ -333,7 +333,7 @@ def test_the_callers_array_is_left_alone():
         (np.full((5, 5), np.nan), r"got \[nan, nan\]"),
     ],
 )
-def test_images_that_are_refused(image, message):
+def test_images_that_are_rejected(image, message):
     with pytest.raises(ValueError, match=message):
         BitImageProcessor()(image)
 
@@ -387,7 +387,7 @@ def test_images_that_are_refused(image, message):
         (RGB, {"image_std": (1, 0, 1)}, r"image_std is positive in every channel, got \(1, 0, 1\)"),
     ],
 )
-def test_calls_that_are_refused(image, overrides, message):
+def test_calls_that_are_rejected(image, overrides, message):
     with pytest.raises(ValueError, match=message):
         BitImageProcessor()(image, **overrides)
 
@@ -529,7 +529,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
         (json.dumps({"size": {"longest_edge": 5}}), "size is an int"),
     ],
 )
-def test_files_that_are_refused(tmp_path, content, message):
+def test_files_that_are_rejected(tmp_path, content, message):
     (tmp_path / "preprocessor_config.json").write_text(content)
     with pytest.raises(ValueError, match=message):
         BitImageProcessor.from_pretrained(tmp_path)

@@ -119,7 +119,7 @@ def test_a_killed_run_resumes_over_more_processes_with_the_same_batches(
 
 
 @pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_a_killed_sharded_run_goes_on_over_as_many_processes_or_more(
+def test_a_killed_sharded_run_resumes_over_as_many_processes_or_more(
     processes: int, one_process: Path, tmp_path: Path
 ) -> None:
     killed = finetune(tmp_path, 2, pause=0.1, fsdp=True)
@@ -129,7 +129,7 @@ def test_a_killed_sharded_run_goes_on_over_as_many_processes_or_more(
     half = tmp_path / "step-0000099.dcp"  # a save that the kill cut off has no run.json
     half.mkdir()
     (half / "__0_0.distcp").write_text("half")
-    with pytest.raises(ValueError, match="holds a run with FSDP; go on with it"):
+    with pytest.raises(ValueError, match="holds a run with FSDP; continue with it"):
         run_finetuning(make_model(), Examples(), tmp_path, FineTuneSettings(**SETTINGS))
     finish(finetune(tmp_path, processes, fsdp=True))
     assert_same_run(tmp_path, one_process)
@@ -146,7 +146,7 @@ def wait_for(process: subprocess.Popen, condition) -> None:
 
 def test_a_run_without_fsdp_is_not_taken_up_with_it(one_process: Path) -> None:
     told = finish(finetune(one_process, 2, fsdp=True), 1)
-    assert "holds a run without FSDP; go on without it" in told
+    assert "holds a run without FSDP; continue without it" in told
 
 
 def test_fsdp_needs_processes(tmp_path: Path) -> None:
@@ -173,13 +173,13 @@ def detector(
 ) -> subprocess.Popen:
     """Train RetinaNet, whose loss is a mean over images: others' depends on who has which."""
     data = ["--train", str(coco / "train"), "--test", str(coco / "test"), "--output", str(run)]
-    recipe = ["--steps", "4", "--batch-size", "4", "--warmup-steps", "1", "--base-lr", "1e-3",
+    schedule = ["--steps", "4", "--batch-size", "4", "--warmup-steps", "1", "--base-lr", "1e-3",
               "--augment", "--pictures", "1", "--save-every", "2"]  # fmt: skip
     sizes = ["--argument", "min_size=48", "--argument", "max_size=64"]
     sizes = [] if model == "fcn_bit" else sizes
     options = ["--model", model, "--variant", str(coco / "bit.json"), *sizes, "--device", "cpu"]
     script = str(ROOT / "tools" / "train_torchvision.py")
-    return start(script, *data, *recipe, *options, *extra, processes=processes)
+    return start(script, *data, *schedule, *options, *extra, processes=processes)
 
 
 @pytest.fixture(scope="module")
@@ -233,6 +233,6 @@ def test_batch_norms_of_processes_keep_one_mean(processes: int, coco: Path, tmp_
 
 
 @pytest.mark.slow
-def test_a_batch_that_processes_cannot_share_is_refused(coco: Path, tmp_path: Path) -> None:
+def test_a_batch_that_processes_cannot_share_is_rejected(coco: Path, tmp_path: Path) -> None:
     told = finish(detector(coco, tmp_path / "run", 2, "--batch-size", "3"), 1)
     assert "a multiple of their number, 2; got 3" in told

@@ -55,7 +55,7 @@ def test_processes_share_every_batch(world_size):
         (lambda: accuracy.evaluate(nn.Identity(), [], ALONE), "at least one example, got none"),
     ],
 )  # fmt: skip
-def test_what_is_refused(call, message):
+def test_what_is_rejected(call, message):
     with pytest.raises(ValueError, match=message):
         call()
 

@@ -43,8 +43,8 @@ class Line(Task[RunSettings, dict[str, float]]):
         super().__init__(Noise(), Noise() if evaluates else None, settings, group, *rates)
         self.made, self.stop = 0, stop
 
-    def recipe(self, saved, folder):
-        return self.settings.recipe()
+    def run_settings(self, saved, folder):
+        return self.settings.to_record()
 
     def build(self, saved, folder):
         torch.manual_seed(self.settings.seed)
@@ -125,8 +125,8 @@ def test_a_state_is_saved_at_the_steps_told(tmp_path, monkeypatch) -> None:
 def test_the_file_of_a_state_has_the_keys_that_earlier_versions_wrote(tmp_path: Path) -> None:
     train(tmp_path)
     saved = torch.load(tmp_path / "last.pt", weights_only=True)
-    assert list(saved) == ["step", "recipe", "model", "optimizer", "extra"]
-    assert saved["recipe"] == {
+    assert list(saved) == ["step", "settings", "model", "optimizer", "extra"]
+    assert saved["settings"] == {
         "batch_size": 2, "base_lr": 0.1, "momentum": 0.9, "seed": 0, "precision": "float32"
     }  # fmt: skip
     torch.save(saved, tmp_path / "last.pt")
@@ -139,7 +139,7 @@ def test_a_record_of_shards_that_an_earlier_version_wrote_is_read(tmp_path: Path
     (shards / "run.json").write_text(json.dumps({"step": 4, "recipe": {"seed": 1}, "extra": {}}))
     with RunStore(tmp_path, ONE_PROCESS, sharded=True) as store:
         assert store.open() == RunState(4, {"seed": 1})
-    message = "holds a run with FSDP; go on with it"
+    message = "holds a run with FSDP; continue with it"
     whole = RunStore(tmp_path, ONE_PROCESS, sharded=False)
     with whole, pytest.raises(ValueError, match=message):
         whole.open()

@@ -142,7 +142,7 @@ def test_group_norms_in_float32_are_put_back() -> None:
         ({}, (2, 3, 0, 5), r"must be at least 1, got \(2, 3, 0, 5\)"),
     ],
 )
-def test_bad_requests_are_refused(options: dict, shape: tuple, message: str) -> None:
+def test_bad_requests_are_rejected(options: dict, shape: tuple, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         training_memory(backbone, shape, TrainingOptions(**options))
 

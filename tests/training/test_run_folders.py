@@ -21,8 +21,8 @@ finetune_run.main()
 
 
 def run(folder: Path, **settings):
-    recipe = FineTuneSettings(**{**SETTINGS, **settings})
-    return finetune(make_model(), Examples(), folder, recipe, device="cpu", show_progress=False)
+    own = FineTuneSettings(**{**SETTINGS, **settings})
+    return finetune(make_model(), Examples(), folder, own, device="cpu", show_progress=False)
 
 
 def launch(script: Path, *arguments: str, processes: int = 1) -> subprocess.CompletedProcess:
@@ -37,7 +37,7 @@ def launch(script: Path, *arguments: str, processes: int = 1) -> subprocess.Comp
     )
 
 
-def test_two_runs_at_once_are_refused(tmp_path: Path) -> None:
+def test_two_runs_at_once_are_rejected(tmp_path: Path) -> None:
     with (
         held(tmp_path),
         pytest.raises(ValueError, match="another process is training in"),
@@ -55,7 +55,7 @@ def test_a_folder_in_use_is_told_by_all_processes_of_a_run(tmp_path: Path) -> No
     assert "ValueError: a folder takes one run at a time" in result.stderr
 
 
-def test_a_folder_that_not_all_processes_see_is_refused(tmp_path: Path) -> None:
+def test_a_folder_that_not_all_processes_see_is_rejected(tmp_path: Path) -> None:
     """As it is on machines without a shared disk."""
     script = tmp_path / "apart.py"
     script.write_text(SCRIPT)

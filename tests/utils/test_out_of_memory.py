@@ -164,7 +164,7 @@ def test_a_command_that_does_not_fit_ends_with_one_line(monkeypatch, tmp_path, p
     assert line.startswith("bit-backbone: error: the command does not fit into memory: ")
 
 
-def test_classification_goes_on_behind_what_does_not_fit(photos, tmp_path, monkeypatch, capsys):
+def test_classification_resumes_behind_what_does_not_fit(photos, tmp_path, monkeypatch, capsys):
     BitForImageClassification(tiny().config, num_labels=3).save_pretrained(tmp_path)
     forward, sizes = BitForImageClassification.forward, []
 

@@ -61,8 +61,8 @@ def test_a_terminal_gets_no_lines(
     assert drawn.count("working") <= 2
 
 
-@pytest.mark.parametrize(("done", "told"), [(0, ""), (4, "tuning goes on after step 4\n"), (9, "")])
-def test_a_run_says_where_it_goes_on(
+@pytest.mark.parametrize(("done", "told"), [(0, ""), (4, "tuning resumes after step 4\n"), (9, "")])
+def test_a_run_says_where_it_resumes(
     done: int, told: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with Progress(enabled=True) as bars:

@@ -27,10 +27,10 @@ PARSER.add_argument("positional")
 )
 def test_passing(name, value, python, command):
     assert passing(name, value) == python
-    assert passing(name, value, "to go on") == f"{python} to go on"
+    assert passing(name, value, "to continue") == f"{python} to continue"
     with for_command(PARSER):
         assert passing(name, value) == command
-        assert passing(name, value, "to go on") == (command and f"{command} to go on")
+        assert passing(name, value, "to continue") == (command and f"{command} to continue")
     assert passing(name, value) == python
 
 

@@ -132,7 +132,7 @@ def test_other_pictures_refuse_what_is_no_feature_map_too(draw):
         (torch.full((3, 4, 4), float("inf")), "must be finite"),
     ],
 )
-def test_what_is_no_feature_map_is_refused(feature, message):
+def test_what_is_no_feature_map_is_rejected(feature, message):
     with pytest.raises(ValueError, match=message):
         to_picture(feature, (4, 4))
 

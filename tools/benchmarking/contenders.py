@@ -17,7 +17,7 @@ from bit_backbone import (
     keep_pages,
     optimize_for_inference,
 )
-from bit_backbone.utils.empty_weights import hollow
+from bit_backbone.utils.empty_weights import init_empty_weights
 
 from .floor import bandwidth, floor
 from .steps import Step
@@ -212,7 +212,7 @@ class _Padded(nn.Module):
 
 
 def _construct_ours(variant: str) -> nn.Module:
-    with hollow():
+    with init_empty_weights():
         return BitForImageClassification(variant)
 
 

@@ -1,4 +1,4 @@
-"""The bounds that contenders are compared with: convolutions alone, and the memory's bandwidth."""
+"""The lower bounds: only the convolutions, and the memory's bandwidth."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COPIED_BYTES = 1 << 28
 
 
 def floor(network: BitBackbone, images: Tensor, mode: str, kept: bool) -> Step:
-    """The network's convolutions alone, channels-last, on inputs and weights that are there.
+    """Only the network's convolutions, channels-last, on inputs and weights that are there.
 
     Args:
         network: Whose convolutions.

@@ -26,7 +26,7 @@ class Result:
         contender: Its name.
         seconds: Time of each round.
         peak_bytes: Most memory above what it held once built (CUDA: most memory).
-        facts: What it tells about itself.
+        facts: What it says about itself.
         problem: Why there is no time, or None.
     """
 

@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass
 class Step:
-    """What is timed, and what it tells about itself.
+    """What is timed, and what it says about itself.
 
     Attributes:
         run: Does the work once.

@@ -44,7 +44,7 @@ def open_archive(path: Path) -> zipfile.ZipFile:
 
 
 def _check_inflation(origin: str, infos: list[zipfile.ZipInfo]) -> None:
-    """Refuses zip bombs by the declared sizes; ``zipfile`` never hands out more than these."""
+    """Rejects zip bombs by the declared sizes; ``zipfile`` never hands out more than these."""
     inflated = sum(info.file_size for info in infos)
     stored = sum(info.compress_size for info in infos)
     if inflated > MAX_BYTES:

@@ -1,6 +1,6 @@
 """What every kind of checkpoint file offers: its tensors' names, shapes and types, then each one.
 
-Opening a file reads its headers and no weights, so that a file can be refused before gigabytes are
+Opening a file reads its headers and no weights, so that a file can be rejected before gigabytes are
 read, and only the tensors asked for are.
 """
 

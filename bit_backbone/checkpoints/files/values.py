@@ -137,7 +137,7 @@ class Storage:
     Attributes:
         storages: Where the block is.
         key: Of the block.
-        dtype: Of the numbers; None where the tensors tell it.
+        dtype: Of the numbers; None where the tensors say it.
         count: How many; of bytes where there is no type.
         first: The number that it starts with.
     """
@@ -253,7 +253,7 @@ class PickledArray(Leaf):
     """A numpy array whose bytes stand in the pickle itself.
 
     Attributes:
-        shape: Its shape, once the file has told it.
+        shape: Its shape, once the file has given it.
         dtype: Its type; None for one that holds anything but numbers.
         by_columns: Whether the first axis runs fastest.
         data: Its bytes, as they were read.

@@ -14,7 +14,7 @@ def align(file: Path, found: Annotations, names: Sequence[str]) -> None:
     """Puts the categories of a data set into an order of names.
 
     Those that it lacks get ids that it does not use. Objects of other categories are left out. Both
-    are told in ``found.problems``.
+    are listed in ``found.problems``.
 
     Args:
         file: What messages call the data set.

@@ -103,7 +103,7 @@ def check_document(
     if on_invalid == "raise":
         left = reader.found.problems
     if left and on_invalid != "skip":
-        ways = [passing("on_invalid", "skip", "to go on without these records")]
+        ways = [passing("on_invalid", "skip", "to continue without these records")]
         if on_invalid == "raise":
             ways.append(passing("on_invalid", "repair", "to correct those that can be"))
         raise AnnotationError(file, left, either("Correct the file", *ways) + ".")
@@ -125,17 +125,17 @@ def load(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_bytes())
     except OSError as error:
-        _refuse(file, "unreadable file", str(error))
+        _reject(file, "unreadable file", str(error))
     except (ValueError, RecursionError) as error:
-        _refuse(file, "no JSON", str(error))
+        _reject(file, "no JSON", str(error))
     for key in ("images", "annotations", "categories"):
         records = content.get(key) if isinstance(content, dict) else None
         if not isinstance(records, list) or not all(isinstance(r, dict) for r in records):
-            _refuse(file, "no COCO file", f"should be an object with a list of objects {key!r}")
+            _reject(file, "no COCO file", f"should be an object with a list of objects {key!r}")
     return content
 
 
-def _refuse(file: Path, kind: str, detail: str) -> None:
+def _reject(file: Path, kind: str, detail: str) -> None:
     raise AnnotationError(file, [Problem(kind, detail, file.name)], "No policy can skip this.")
 
 

@@ -14,7 +14,7 @@ class FileNames:
 
     Args:
         folder: Of the images.
-        said: Every ``file_name``; what one of them names as it stands belongs to it alone.
+        said: Every ``file_name``; what one of them names as it stands belongs only to it.
     """
 
     def __init__(self, folder: Path, said: list[Any]) -> None:

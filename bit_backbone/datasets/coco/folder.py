@@ -170,7 +170,7 @@ class CocoFolder(torch.utils.data.Dataset[tuple[Tensor, Target]]):
     def document(self) -> dict[str, Any]:
         """Returns the records that are used, crowds included, as COCO's evaluation reads them.
 
-        Annotations are numbered anew, from 1: an evaluator takes a match with id 0 for none.
+        Annotations are numbered again, from 1: an evaluator takes a match with id 0 for none.
         """
         objects = self._objects()
         records = {

@@ -1,4 +1,4 @@
-"""Whether images have the sizes that their annotations say, mostly by their headers alone."""
+"""Whether images have the sizes that their annotations say, mostly by their headers."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _other_size(folder: Path, upright: bool, record: dict[str, Any]) -> tuple[in
     try:
         if _size_in_header(path, upright) == annotated:
             return None
-        # A header does not always tell: a PNG may have its orientation behind the pixels.
+        # A header may not say it: a PNG may have its orientation after the pixels.
         size = decode(path, str(path), None, upright).size
     except Exception:  # of any kind: Pillow's plugins raise many on damaged files
         return None

@@ -27,7 +27,7 @@ def parse_runs(counts: str) -> list[int]:
     """Returns the run lengths that pycocotools has compressed to a string.
 
     The string holds little-endian numbers of 5 bits a character, offset by 48, bit 5 telling that
-    the number goes on and bit 4 of its last character being its sign. From the fourth on they are
+    the number continues and bit 4 of its last character being its sign. From the fourth on they are
     differences to the run before the previous one (cocoapi, ``common/maskApi.c``, rleToString).
 
     pycocotools' own decoder is not used: given too few runs it returns uninitialized memory.

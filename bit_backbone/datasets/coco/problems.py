@@ -11,7 +11,7 @@ POLICIES = ("repair", "raise", "skip")
 # How images are taken: turned by their EXIF orientation, as people see them, or as they are stored.
 UPRIGHT, STORED = ORIENTATIONS = ("upright", "stored")
 LISTED = 50  # problems spelled out in an error's message
-SHOWN = 3  # of each kind, spelled out where work goes on
+SHOWN = 3  # of each kind, spelled out where work continues
 
 
 @dataclass(frozen=True)

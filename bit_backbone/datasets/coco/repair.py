@@ -109,7 +109,7 @@ class _Repairer:
                 self._image_note("missing size", "width and height are missing", action, record)
 
     def _is_unreadable(self, record: Record) -> bool:
-        """Whether a file is there and does not even tell its size: it is left out."""
+        """Whether a file is there and does not even have a size: it is left out."""
         path = self.document.folder / str(record.get("file_name"))
         if record.get("width") is not None or not path.is_file():
             return False

@@ -109,7 +109,7 @@ def _is_polygon(value: Any) -> bool:
 
 
 def _is_near(polygon: list[float], width: int, height: int) -> bool:
-    """Tells whether a polygon stays within one image's size of the image."""
+    """Says whether a polygon stays within one image's size of the image."""
     return all(-width <= x <= 2 * width for x in polygon[0::2]) and all(
         -height <= y <= 2 * height for y in polygon[1::2]
     )
@@ -132,5 +132,5 @@ def _are_numbers(value: Any) -> bool:
 
 
 def is_id(value: Any) -> bool:
-    """Tells whether a value is an integer, which ids and sizes have to be."""
+    """Says whether a value is an integer, which ids and sizes have to be."""
     return isinstance(value, int) and not isinstance(value, bool)

@@ -30,7 +30,7 @@ WAY_OUT = "choose another folder or remove this one"
 
 
 class _Written(NamedTuple):
-    """What a worker tells of a scene it has written."""
+    """What a worker reports of a scene it has written."""
 
     image: dict[str, Any]
     annotations: list[dict[str, Any]]
@@ -46,7 +46,7 @@ def build_scenes(
     The folder holds ``images/000000.jpg`` ..., ``instances.json`` (boxes, masks as uncompressed
     RLE, and four keypoints a digit), ``semantic/000000.png`` ... (the category's id at each pixel,
     0 for background), ``preview.jpg`` and ``manifest.json``. It appears under its name only when
-    it is complete, and its bytes depend on the arguments of ``scenes`` alone.
+    it is complete, and its bytes depend only on the arguments of ``scenes``.
 
     Args:
         scenes: What to draw.

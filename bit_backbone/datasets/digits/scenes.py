@@ -189,9 +189,9 @@ def _background(rng: np.random.Generator, split: str, size: tuple[int, int]) -> 
     return np.clip((pixels - 0.5) * contrast + 0.5 + brightness, 0, 1)
 
 
-def _colours(rng: np.random.Generator, behind: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Draws a fill that stands out from ``behind`` [h, w, 3], and the outline's colour."""
-    luma = float((behind @ LUMA).mean())
+def _colours(rng: np.random.Generator, background: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Draws a fill that stands out from its ``background`` [h, w, 3], and the outline's colour."""
+    luma = float((background @ LUMA).mean())
     while True:
         colour = np.array(
             colorsys.hsv_to_rgb(rng.random(), rng.uniform(0.4, 1), rng.uniform(0.15, 1))

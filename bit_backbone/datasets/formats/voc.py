@@ -112,7 +112,7 @@ def _add(builder: Builder, sheet: _Sheet, images: ImageNames, origin: int) -> No
 
 
 def _whole(size: tuple[float | None, float | None]) -> tuple[int, int] | None:
-    """Returns a size in whole pixels; None where it is not told, which some tools write as 0."""
+    """Returns a size in whole pixels; None where it is missing, which some tools write as 0."""
     width, height = size
     return (int(width), int(height)) if width and height else None
 
@@ -173,7 +173,7 @@ def _listed(root: Path, part: str) -> set[str] | None:
 
 
 def _stem(line: str) -> str:
-    """Returns the name in a line of a list, which may have 1 or -1 behind it, or an ending."""
+    """Returns the name in a line of a list, which may have 1 or -1 after it, or an ending."""
     name, _, flag = line.rpartition(" ")
     name = name.rstrip() if flag in ("1", "0", "-1") and name else line
     base = name.replace("\\", "/").rpartition("/")[2]

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 
-class WatchedFolder:
+class SourceFolder:
     """The folder that stands for a source, as it was when the source was listed.
 
     Args:
@@ -17,8 +17,8 @@ class WatchedFolder:
         self.path = path.absolute()
         self._identity = _identity(self.path)
 
-    def __reduce__(self) -> tuple[type[WatchedFolder], tuple[Path]]:
-        """Looks anew where it arrives: every machine numbers its disks in its own way."""
+    def __reduce__(self) -> tuple[type[SourceFolder], tuple[Path]]:
+        """Looks again in the process that gets it: machines number their disks differently."""
         return type(self), (self.path,)
 
     def trouble(self) -> str | None:
