@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import glob
+import re
 import sys
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -41,7 +43,9 @@ def add_parser(subparsers: Any) -> None:
         description="Prints a table per photograph, with the milliseconds of each stage, and "
         "writes NAME.safetensors with the maps, and pictures. A photograph that cannot be read, is "
         "too small for the network or too large for the memory is reported and skipped; the exit "
-        "status is then 3.",
+        "status is then 3. The column ms is the time of the stem or stage by itself, in "
+        "milliseconds; the first photograph's includes what is done only once. Pictures of a "
+        "photograph that an earlier run left in DIR are removed.",
     )
     parser.add_argument("photos", nargs="+", type=Path, metavar="PHOTO")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="made if missing")
@@ -99,6 +103,7 @@ def run(args: argparse.Namespace) -> int:
         _write_maps(args.output / photo.stem, features)
         for ending, picture in pictures.items():
             _write_picture(args.output / f"{photo.stem}_{ending}.png", picture)
+        _remove_older_pictures(args.output, photo.stem, pictures)
     console.print(f"{len(args.photos) - failed} of {len(args.photos)} photographs, {failed} failed")
     return SOME_FAILED if failed else 0
 
@@ -176,6 +181,14 @@ def _draw(
             yield f"{name}_mosaic", channel_mosaic(feature[0], size)
     if "norms" in wanted:
         yield "norms", norm_histogram({name: feature[0] for name, feature in features.items()})
+
+
+def _remove_older_pictures(folder: Path, stem: str, endings: Collection[str]) -> None:
+    """Removes the pictures of a photograph that an earlier run with other options has drawn."""
+    for path in folder.glob(f"{glob.escape(stem)}_*.png"):
+        ending = path.stem[len(stem) + 1 :]
+        if ending not in endings and re.fullmatch(r"norms|(stem|stage\d+)(_mosaic)?", ending):
+            path.unlink()
 
 
 def _write_picture(target: Path, picture: Image) -> None:

@@ -98,7 +98,10 @@ def _resolution(text: str) -> Resolution:
     sides = text.split(",")
     if len(sides) != 2 or not all(side.isdecimal() for side in sides):
         raise argparse.ArgumentTypeError(f"RESIZE,CROP in pixels, such as 512,480; got {text!r}")
-    return Resolution(*map(int, sides))
+    try:
+        return Resolution(*map(int, sides))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def run(args: argparse.Namespace) -> int:

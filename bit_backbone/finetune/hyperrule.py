@@ -32,10 +32,21 @@ class Resolution:
     Attributes:
         resize: Of training images, before the random crop.
         crop: Of that crop, and of whole images in evaluation.
+
+    Raises:
+        ValueError: The crop is not positive, or larger than what it is taken from.
     """
 
     resize: int
     crop: int
+
+    def __post_init__(self) -> None:
+        """Checks that there is something to crop from."""
+        if not 1 <= self.crop <= self.resize:
+            raise ValueError(
+                f"the crop is at least 1 pixel and at most as large as the resized image, got "
+                f"resize {self.resize} and crop {self.crop}; 512,480 means resize 512, crop 480"
+            )
 
 
 def resolution(height: int, width: int) -> Resolution:

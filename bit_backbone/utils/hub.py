@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +35,8 @@ def hub_file(repo: str, name: str, **options: Any) -> Path | None:
     from huggingface_hub import errors as theirs
 
     try:
-        return Path(hf_hub_download(repo, name, **options))
+        with _quiet_retries():
+            return Path(hf_hub_download(repo, name, **options))
     except theirs.LocalEntryNotFoundError as error:
         missing = f"{name} of {repo} is not on this machine and"
         if constants.HF_HUB_OFFLINE:
@@ -43,3 +47,15 @@ def hub_file(repo: str, name: str, **options: Any) -> Path | None:
     except (theirs.HfHubHTTPError, theirs.HFValidationError, OSError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise HubError(f"{name} of {repo} could not be fetched ({reason})") from error
+
+
+@contextmanager
+def _quiet_retries() -> Iterator[None]:
+    """Hides two warnings for each of five retries: the error says what they say."""
+    logger = logging.getLogger("huggingface_hub.utils._http")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

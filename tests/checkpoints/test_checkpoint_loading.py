@@ -304,8 +304,8 @@ def test_the_report_reads_well(path, caplog):
     for line in (
         "loaded 30 tensors",
         "left out, the file's head: 2 tensors: classifier.weight, classifier.bias",
-        "left out, behind the model's last stage: 22 tensors: stage3.0.norm1.weight, ",
-        "initialised again: 4 tensors: feature_norms.stage1.weight, ",
+        "left out, after the model's last stage: 22 tensors: stage3.0.norm1.weight, ",
+        "initialised at random: 4 tensors: feature_norms.stage1.weight, ",
         "adapted to the image's channels: stem.conv.weight",
     ):
         assert line in text

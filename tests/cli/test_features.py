@@ -52,6 +52,17 @@ def test_maps_and_pictures_are_written_and_equal_the_backbones(photos, tmp_path,
     assert len(list(out.iterdir())) == 3 * 3
 
 
+def test_pictures_of_an_earlier_run_are_removed_and_nothing_else(photos, tmp_path):
+    out = tmp_path / "out"
+    kinds = ("--pictures", "components", "mosaic", "norms")
+    assert run(photos[0], "--output", out, "--out-indices", 1, 2, *kinds) == 0
+    others = {out / name for name in ("china_notes.png", "china.png", "chinaware_stage2.png")}
+    for path in others:
+        path.touch()
+    assert run(photos[0], "--output", out, "--out-indices", 1) == 0
+    assert set(out.iterdir()) == others | {out / "china_stage1.png", out / "china.safetensors"}
+
+
 def test_the_short_side_is_resized_and_phone_photographs_are_turned(photos, tmp_path):
     turned = tmp_path / "turned.jpg"
     exif = Image.Exif()

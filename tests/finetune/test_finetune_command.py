@@ -131,6 +131,11 @@ def test_a_class_may_be_called_like_a_split(folders):
         ),
         (("--examples-per-class", "7"), "every class needs 7 examples, but class 0 has 6"),
         (("--batch-size", "0"), "a whole number of at least 1, got '0'"),
+        (
+            ("--resolution", "32,40"),
+            "as large as the resized image, got resize 32 and",
+        ),
+        (("--resolution", "40,0"), "at least 1 pixel"),
         (("--resolution", "40"), "RESIZE,CROP in pixels, such as 512,480; got '40'"),
         (("--mixup-alpha", "-1"), "mixup_alpha is at least 0, got -1.0"),
         (("--weights", "BiT-M-R5x1"), "BiT-M-R50x1"),

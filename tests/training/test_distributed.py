@@ -129,7 +129,7 @@ def test_a_killed_sharded_run_resumes_over_as_many_processes_or_more(
     half = tmp_path / "step-0000099.dcp"  # a save that the kill cut off has no run.json
     half.mkdir()
     (half / "__0_0.distcp").write_text("half")
-    with pytest.raises(ValueError, match="holds a run with FSDP; continue with it"):
+    with pytest.raises(ValueError, match="holds a run with FSDP; resume with it"):
         run_finetuning(make_model(), Examples(), tmp_path, FineTuneSettings(**SETTINGS))
     finish(finetune(tmp_path, processes, fsdp=True))
     assert_same_run(tmp_path, one_process)
@@ -146,7 +146,7 @@ def wait_for(process: subprocess.Popen, condition) -> None:
 
 def test_a_run_without_fsdp_is_not_taken_up_with_it(one_process: Path) -> None:
     told = finish(finetune(one_process, 2, fsdp=True), 1)
-    assert "holds a run without FSDP; continue without it" in told
+    assert "holds a run without FSDP; resume without it" in told
 
 
 def test_fsdp_needs_processes(tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ def test_a_record_of_shards_that_an_earlier_version_wrote_is_read(tmp_path: Path
     (shards / "run.json").write_text(json.dumps({"step": 4, "recipe": {"seed": 1}, "extra": {}}))
     with RunStore(tmp_path, ONE_PROCESS, sharded=True) as store:
         assert store.open() == RunState(4, {"seed": 1})
-    message = "holds a run with FSDP; continue with it"
+    message = "holds a run with FSDP; resume with it"
     whole = RunStore(tmp_path, ONE_PROCESS, sharded=False)
     with whole, pytest.raises(ValueError, match=message):
         whole.open()
