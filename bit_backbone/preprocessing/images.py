@@ -21,7 +21,7 @@ from bit_backbone.preprocessing.deep import (
     numbers_to_eight_bits,
     to_eight_bits,
 )
-from bit_backbone.preprocessing.tiffs import is_for_tifffile, read_tiff
+from bit_backbone.preprocessing.tiffs import is_for_tifffile, read_tiff, tiff_size
 from bit_backbone.utils.files import BoundedReader
 from bit_backbone.utils.out_of_memory import is_out_of_memory
 from bit_backbone.utils.ways_out import after, either, in_python, passing
@@ -203,8 +203,8 @@ def _as_stored(image: Image.Image) -> Image.Image:
 def header_size(file: str | os.PathLike[str] | IO[bytes]) -> tuple[int, int] | None:
     """Returns width and height as an image's header says, None where it cannot be read."""
     try:
-        with _opened(file) as opened, Image.open(opened) as image:
-            return image.size
+        with _opened(file) as opened, _identified(opened, "the image") as image:
+            return tiff_size(opened, "the image") if image is None else image.size
     except Exception:  # of any kind, as in decode
         return None
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import IO, Any
 
 import numpy as np
@@ -40,13 +42,7 @@ def read_tiff(file: IO[bytes], name: str, bit_depth: BitDepth | None) -> Image.I
         ValueError: tifffile is not installed or cannot read it, it has more than four channels or
             more pixels than Pillow's limit, or its values are larger than the bits allow.
     """
-    try:
-        tifffile = require("tifffile", "demo", f"{name}, a TIFF that Pillow cannot read,")
-    except MissingExtraError as error:
-        raise ValueError(str(error)) from error
-    file.seek(0)
-    with tifffile.TiffFile(file) as opened:
-        page = opened.pages[0]
+    with _first_page(file, name) as page:
         pixels = _pixels(page, name)
         tag = page.tags.get(int(Base.Orientation))
     image = _image(pixels, name, bit_depth)
@@ -55,21 +51,41 @@ def read_tiff(file: IO[bytes], name: str, bit_depth: BitDepth | None) -> Image.I
     return image
 
 
+def tiff_size(file: IO[bytes], name: str) -> tuple[int, int]:
+    """Returns width and height as stored.
+
+    Raises:
+        ValueError: tifffile is not installed.
+    """
+    with _first_page(file, name) as page:
+        return page.imagewidth, page.imagelength
+
+
+@contextmanager
+def _first_page(file: IO[bytes], name: str) -> Iterator[Any]:
+    try:
+        tifffile = require("tifffile", "demo", f"{name}, a TIFF that Pillow cannot read,")
+    except MissingExtraError as error:
+        raise ValueError(str(error)) from error
+    file.seek(0)
+    with tifffile.TiffFile(file) as opened:
+        yield opened.pages[0]
+
+
 def _pixels(page: Any, name: str) -> np.ndarray:
     """Returns [H, W, C]."""
     height, width, limit = page.imagelength, page.imagewidth, Image.MAX_IMAGE_PIXELS
     if limit is not None and height * width > 2 * limit:  # where Pillow raises too
         raise ValueError(f"{name} has {height * width} pixels, more than the limit of {2 * limit}")
-    pixels = np.asarray(page.asarray())
-    if pixels.ndim == 2:
-        return pixels[..., None]
-    pixels = np.moveaxis(pixels, 0, -1) if page.axes == "SYX" else pixels
-    if page.axes not in ("YXS", "SYX") or pixels.shape[-1] > _MOST_CHANNELS:
+    if page.axes not in ("YX", "YXS", "SYX") or page.samplesperpixel > _MOST_CHANNELS:
         raise ValueError(
             f"an image has 1 to {_MOST_CHANNELS} channels, got axes {page.axes} of shape "
             f"{page.shape} in {name}; save the channels that are meant"
         )
-    return pixels
+    pixels = np.asarray(page.asarray())
+    if pixels.ndim == 2:
+        return pixels[..., None]
+    return np.moveaxis(pixels, 0, -1) if page.axes == "SYX" else pixels
 
 
 def _image(pixels: np.ndarray, name: str, bit_depth: BitDepth | None) -> Image.Image:

@@ -17,7 +17,7 @@ from bit_backbone.datasets.coco.headers import size_of
 from bit_backbone.datasets.semantic import SemanticFolder
 from bit_backbone.preprocessing import deep
 from bit_backbone.preprocessing.deep import check_depth
-from bit_backbone.preprocessing.images import decode, read
+from bit_backbone.preprocessing.images import decode, header_size, read
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 4096, (20, 30), np.uint16)
@@ -140,7 +140,9 @@ def test_an_orientation_is_followed(kind, upright: bool, orientation: int, tmp_p
 
 def test_without_tifffile_a_message_says_how_to_get_it(tmp_path: Path, monkeypatch) -> None:
     path = tiff((COLOUR / 4095).astype(np.float32), **RGB)(tmp_path)
+    assert header_size(path) == (30, 20)
     monkeypatch.setitem(__import__("sys").modules, "tifffile", None)
+    assert header_size(path) is None
     with pytest.raises(ValueError, match=r"a.tif, a TIFF that Pillow cannot read, needs tifffile"):
         read(path, True, None, 255.0)
 
