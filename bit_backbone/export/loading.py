@@ -116,15 +116,16 @@ class ExportedModel(nn.Module):
             return BitImageProcessor(do_resize=False, do_center_crop=False)
         return BitImageProcessor.from_dict(self.metadata.preprocessing)
 
-    def require(self, task: str, command: str) -> ExportedModel:
-        """Returns the model itself, if it is for a task.
+    def require(self, tasks: str | Sequence[str], command: str) -> ExportedModel:
+        """Returns the model itself, if it is for one of some tasks.
 
         Raises:
             CheckpointError: It is for another.
         """
-        if self.metadata.task != task:
+        tasks = (tasks,) if isinstance(tasks, str) else tuple(tasks)
+        if self.metadata.task not in tasks:
             raise CheckpointError(
-                f"{command} takes a model for {task}, and {self.path} is one for "
+                f"{command} takes a model for {' or '.join(tasks)}, and {self.path} is one for "
                 f"{self.metadata.task}"
             )
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -76,7 +77,8 @@ def write_onnx(program: Program, path: Path, metadata: Metadata) -> None:
     axes = {program.input_name: {a: (names | sizes)[a] for a in program.dynamic}}
     with _quiet():
         torch.onnx.export(
-            program.module, (program.example,), str(path), dynamo=False, opset_version=OPSET,
+            copy.deepcopy(program.module),  # for the exporter changes what it is given
+ (program.example,), str(path), dynamo=False, opset_version=OPSET,
             input_names=[program.input_name], output_names=list(program.outputs),
             dynamic_axes=axes if program.dynamic else None,
         )  # fmt: skip
