@@ -30,13 +30,9 @@ class Format:
 FORMATS: Mapping[str, Format] = MappingProxyType(
     {
         # ONNX Runtime has no bfloat16 convolution for CPUs, so such a file could not be verified.
-        "onnx": Format(
-            (".onnx",), ("float32", "float16"), "onnx", ("onnx", "onnxscript", "onnxruntime")
-        ),
+        "onnx": Format((".onnx",), ("float32", "float16"), "onnx", ("onnx", "onnxruntime")),
         # What OpenVINO computes in is chosen where a model is compiled; the file holds the weights.
-        "openvino": Format(
-            (".xml",), ("float32", "float16"), "openvino", ("onnx", "onnxscript", "openvino")
-        ),
+        "openvino": Format((".xml",), ("float32", "float16"), "openvino", ("onnx", "openvino")),
         "torch-export": Format((".pt2",)),
         "aoti": Format((".pt2",)),
         "torchscript": Format((".pt", ".ts")),
