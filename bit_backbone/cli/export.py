@@ -132,6 +132,8 @@ def _print(report: ExportReport) -> None:
         table.add_row(size, check.difference.text, *times)
     console = Output.of_tables()
     console.print(table)
+    if not any(check.difference.compares for check in report.checks):
+        console.print("no image has a detection: give --images with some that have")
     console.print(
         f"{report.path}: {report.format}, {report.task}, {report.size / 1e6:.1f} MB", soft_wrap=True
     )

@@ -23,10 +23,12 @@ class Difference:
     Attributes:
         text: In words, for a table.
         problem: What is more than may be, for an error; None where nothing is.
+        compares: Whether there was anything to compare.
     """
 
     text: str
     problem: str | None = None
+    compares: bool = True
 
 
 def compare_maps(
@@ -90,7 +92,7 @@ def compare_detections(
             f"{tolerance.score:g}"
         )
     problem = problem or _inside(expected, found, pairs, tolerance)
-    return Difference(text, problem)
+    return Difference(text, problem, compares=max(counts) > 0)
 
 
 def _pairs(

@@ -90,7 +90,9 @@ def test_a_detectors_canvas_is_torchvisions(fixed):
     ids=repr,
 )
 def test_preprocessing_in_a_file_is_the_processors_to_a_level_of_255(processor):
-    """Pillow rounds its filters to 22 bits, this to 24: a value between two levels may differ."""
+    """Pillow rounds its filters to 22 bits, this to 24: a value between two levels may differ,
+    of photographs 2 in 1000.
+    """
     pixels = Pixels(processor)
     noise = np.random.default_rng(0).integers(0, 256, (203, 151, 3), np.uint8)
     for image in (noise, noise[:97], noise[:, :64].copy()):
