@@ -3,10 +3,12 @@
 import builtins
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,11 +16,11 @@ import torch
 from networks import TINY, randomise, tiny
 from PIL import Image
 
+import bit_backbone
 from bit_backbone import BitBackbone, BitConfig, BitForImageClassification, BitImageProcessor
 from bit_backbone.cli import main
 from bit_backbone.detection.models import DetectorSpec
 from bit_backbone.detection.runs import save_spec
-from bit_backbone.detection.segmenters import Segmenter  # noqa: F401 (what fcn_bit's run builds)
 from bit_backbone.export import export, load
 from bit_backbone.training.state import STATE_NAME
 
@@ -84,31 +86,16 @@ def test_a_backbone_gives_its_maps(images, photo, tmp_path, capsys):
     ours, theirs = (load_file(tmp_path / out / "photo.safetensors") for out in "ab")
     assert set(ours) == set(theirs) == {"stage1", "stage4"}
     for name, value in ours.items():
-        torch.testing.assert_close(
-            theirs[name], value, atol=1e-3 * float(value.abs().max()), rtol=0
-        )
+        most = 1e-3 * float(value.abs().max())
+        torch.testing.assert_close(theirs[name], value, atol=most, rtol=0)
     assert "stage4" in capsys.readouterr().out
-
-
-def make_run(folder, name):
-    """A run of ``train`` that has saved untrained weights."""
-    from bit_backbone.training.state import RunState
-
-    arguments = {"variant": BitConfig(**TINY).to_dict()}
-    if name != "fcn_bit":
-        arguments |= {"min_size": 128, "max_size": 256}
-    spec = DetectorSpec(name, ("one", "two"), arguments)
-    folder.mkdir()
-    save_spec(folder, spec)
-    model = randomise(spec.build())
-    state = {key: value.clone() for key, value in model.state_dict().items()}
-    torch.save(state, folder / "weights.pt")
-    return folder, RunState
 
 
 @pytest.mark.parametrize("name", ["fasterrcnn_bit_fpn", "fcn_bit"])
 def test_a_run_without_weights(name, tmp_path, capsys):
-    folder, _ = make_run(tmp_path / "run", name)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    save_spec(folder, DetectorSpec(name, ("one", "two"), {"variant": BitConfig(**TINY).to_dict()}))
     assert run("export", folder, "--format", "onnx", "--output", tmp_path / "m.onnx") == 2
     assert f"holds no {STATE_NAME}; train first" in capsys.readouterr().err
     assert not list(tmp_path.glob("*.onnx"))
@@ -149,7 +136,7 @@ def _trained(name):
         (("--format", "onnx", "--output", "m.onnx", "--precision", "bfloat16"), "onnx takes float"),
         (("--format", "onnx", "--output", "m.onnx", "--no-with-nms"), "classification has none"),
         (("--format", "onnx", "--output", "/proc/no/m.onnx"), "No such file|Permission"),
-        (("--format", "onnx", "--output", "m.onnx", "--images", "."), "three|3 images, and"),
+        (("--format", "onnx", "--output", "m.onnx", "--images", "."), "3 images, and"),
     ],
 )
 def test_errors_leave_nothing(arguments, message, classifier, tmp_path, monkeypatch, capsys):
@@ -159,8 +146,6 @@ def test_errors_leave_nothing(arguments, message, classifier, tmp_path, monkeypa
     assert run("export", classifier, *arguments) == 2
     error = capsys.readouterr().err
     assert error.count("bit-backbone: error") == 1
-    import re
-
     assert re.search(message, error)
     assert not list(empty.iterdir())
 
@@ -185,7 +170,8 @@ def test_a_file_that_differs_is_not_written(images, tmp_path, monkeypatch):
     from bit_backbone.export import writers
 
     def wrong(program, path, metadata, write=writers.WRITERS["onnx"]):
-        next(program.module.parameters()).mul_(1.01)
+        for parameter in program.module.parameters():
+            parameter.mul_(1.01)
         write(program, path, metadata)
 
     monkeypatch.setitem(writers.WRITERS, "onnx", wrong)
@@ -202,15 +188,14 @@ def test_a_kill_leaves_the_earlier_file(signal_, classifier, tmp_path):
     target.write_text("earlier")
     command = [sys.executable, "-m", "bit_backbone", "export", str(classifier), "--format", "onnx",
                "--output", str(target)]  # fmt: skip
-    process = subprocess.Popen(
-        command, stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": "."}
-    )
+    root = str(Path(bit_backbone.__file__).parents[1])
+    process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": root})
     deadline = time.monotonic() + 120
     while len(list(target.parent.iterdir())) == 1 and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(signal_)
-    assert process.wait() != 0
+    assert process.wait(60) != 0
     assert target.read_text() == "earlier"
 
 
