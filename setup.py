@@ -18,16 +18,18 @@ DEMO = [
 ]
 FINETUNE = ["tensorboard>=2.17"]
 EXTRACT = ["pyarrow>=17", "webdataset>=0.2.100"]
+ONNX = ["onnx>=1.17", "onnxruntime>=1.20", "scikit-learn>=1.5"]
+OPENVINO = ["onnx>=1.17", "openvino>=2025.0", "scikit-learn>=1.5"]
 DOCS = ["mkdocs-material>=9.6", "mkdocstrings-python>=2.0"]
 TEST = [
     *DEMO,
     *FINETUNE,
     *EXTRACT,
+    *ONNX,
+    *OPENVINO,
     "build>=1.2",
     "faster-coco-eval>=1.6",
     "hypothesis>=6.100",
-    "onnx>=1.17",
-    "onnxruntime>=1.20",
     "onnxscript>=0.3",
     "playwright>=1.50",
     "pytest>=8.2",
@@ -40,6 +42,8 @@ EXTRAS = {
     "demo": DEMO,
     "finetune": FINETUNE,
     "extract": EXTRACT,
+    "onnx": ONNX,
+    "openvino": OPENVINO,
     "docs": DOCS,
     "ray": [*EXTRACT, "ray[data]>=2.40"],
     "test": TEST,

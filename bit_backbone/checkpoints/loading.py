@@ -52,7 +52,7 @@ def load(
             a ``Source``, which names a part.
         head: What becomes of the classification head, where the model has one. "keep": the
             file's, which must fit. "drop": the file's is not read, and the model's stays as it is.
-            "new": the file's is not read, and the model's is initialised again.
+            "new": the file's is not read, and the model's is random.
         strict: Whether anything missing, unexpected or misshapen is an error; otherwise it is a
             warning, and whatever fits is loaded.
         part: Which network of a file that holds several: "state_dict_ema", "teacher". None for

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bit_backbone.cli.exported import exported_model
 from bit_backbone.cli.image_options import add_bit_depth_option
 from bit_backbone.cli.networks import add_part_option, weights_of
 from bit_backbone.cli.options import (
@@ -22,6 +23,7 @@ from bit_backbone.cli.options import (
 
 if TYPE_CHECKING:
     from bit_backbone.checkpoints import LoadReport
+    from bit_backbone.export import ExportedModel
     from bit_backbone.finetune.classification import Prediction
     from bit_backbone.heads import BitForImageClassification
     from bit_backbone.preprocessing import BitImageProcessor
@@ -38,7 +40,7 @@ def add_parser(subparsers: Any) -> None:
         "or does not fit into memory is reported and skipped; the exit status is then 3.",
     )
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
-    text = "a published name, a file, a folder, or that of a fine-tuning"
+    text = "a published name, a file, a folder, that of a fine-tuning, or an exported file"
     add_weights_option(parser, "NAME", text, required=True)
     add_part_option(parser)
     parser.add_argument("--top", type=positive, default=5, metavar="K", help="default 5")
@@ -72,11 +74,11 @@ def run(args: argparse.Namespace) -> int:
     from bit_backbone.finetune.classification import classify
     from bit_backbone.finetune.labels import class_names, read_labels
 
-    weights = weights_of(args.weights)
-    model = _classifier(weights, args.part).to(device_of(args), getattr(torch, args.precision))
+    model, processor = _open(args)
+    model = model.to(device_of(args), getattr(torch, args.precision))
     names = class_names(model.config, None if args.labels is None else read_labels(args.labels))
     predictions = classify(
-        model, _processor(weights, args.preset).replace(bit_depth=args.bit_depth), args.images,
+        model, processor.replace(bit_depth=args.bit_depth), args.images,
         top_k=args.top, batch_size=args.batch_size, workers=args.workers,
     )  # fmt: skip
     show = _print_json if args.json else _print_table
@@ -91,7 +93,25 @@ def run(args: argparse.Namespace) -> int:
     return SOME_FAILED if failed else 0
 
 
-def _classifier(name: str, part: str | None) -> BitForImageClassification:
+def _open(args: argparse.Namespace) -> tuple[Any, BitImageProcessor]:
+    """Returns the classifier, or the exported file of one, and its preprocessing."""
+    exported = exported_model(args, "classification", "classify")
+    if exported is not None:
+        return exported, _own_processor(exported, args.preset)
+    weights = weights_of(args.weights)
+    return classifier_of(weights, args.part), processor_of(weights, args.preset)
+
+
+def _own_processor(exported: ExportedModel, preset: str | None) -> BitImageProcessor:
+    return exported.processor if preset is None else processor_of("", preset)
+
+
+def classifier_of(name: str, part: str | None) -> BitForImageClassification:
+    """Reads the classifier of a checkpoint.
+
+    Raises:
+        ValueError: It cannot be read, or has no head.
+    """
     from bit_backbone.checkpoints import CheckpointError
     from bit_backbone.heads import BitForImageClassification
 
@@ -123,7 +143,8 @@ def _tracked(predictions: Iterable[Prediction], total: int) -> Iterator[Predicti
         yield from bar.track(predictions, total=total, description="classifying")
 
 
-def _processor(checkpoint: str, preset: str | None) -> BitImageProcessor:
+def processor_of(checkpoint: str, preset: str | None) -> BitImageProcessor:
+    """Returns a preset, or the preprocessing that a checkpoint comes with."""
     from bit_backbone.preprocessing import BitImageProcessor
     from bit_backbone.preprocessing.saved import FILE_NAME, has_timm_settings
 

@@ -27,6 +27,7 @@ COMMANDS: tuple[str, ...] = (
     "bit_backbone.cli.convert_dataset",
     "bit_backbone.cli.extract",
     "bit_backbone.cli.finetune",
+    "bit_backbone.cli.export",
 )
 
 USAGE_ERROR = 2  # what argparse itself exits with

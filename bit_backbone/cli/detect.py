@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bit_backbone.cli.exported import exported_model
 from bit_backbone.cli.image_options import add_bit_depth_option
 from bit_backbone.cli.options import (
     SOME_FAILED,
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from bit_backbone.detection.models import DetectorSpec
+    from bit_backbone.export.metadata import Metadata
 
 MIN_SCORE = 0.5
 DESCRIPTION = """
@@ -40,7 +42,9 @@ def add_parser(subparsers: Any) -> None:
     )
     option = parser.add_argument
     option("images", nargs="+", type=Path, metavar="IMAGE")
-    add_weights_option(parser, "RUN", "folder of a run of bit-backbone train", required=True)
+    add_weights_option(
+        parser, "RUN", "folder of a run of train, or a file of export", required=True
+    )
     option("--output", type=Path, metavar="DIR", help="made if missing; default: beside the image")
     option(
         "--json",
@@ -77,13 +81,12 @@ def _score(text: str) -> float:
 def run(args: argparse.Namespace) -> int:
     """Detects in every image; returns the exit status."""
     from bit_backbone.detection.results import coco_records
-    from bit_backbone.detection.runs import bit_depth_of, load_detector
     from bit_backbone.utils.files import atomic_path
 
     targets = _targets(args)
     device = device_of(args)
-    model, spec = load_detector(args.weights, device)
-    args.bit_depth = args.bit_depth or bit_depth_of(args.weights)
+    model, spec, bit_depth = _open(args, device)
+    args.bit_depth = args.bit_depth or bit_depth
     ids = _coco_ids(args, spec, list(targets))
     records, failed = [], 0
     for path, target in targets.items():
@@ -105,6 +108,16 @@ def run(args: argparse.Namespace) -> int:
     done = f"{len(targets) - failed} of {len(targets)} images, {failed} failed"
     print(done, file=sys.stderr if args.json else sys.stdout)
     return SOME_FAILED if failed else 0
+
+
+def _open(args: argparse.Namespace, device: str) -> tuple[Any, Any, int | str]:
+    """Returns the detector or its exported file, what it finds, and the bits of deep images."""
+    exported = exported_model(args, ("detection", "segmentation"), "detect")
+    if exported is not None:
+        return exported, exported.metadata, exported.metadata.bit_depth
+    from bit_backbone.detection.runs import bit_depth_of, load_detector
+
+    return *load_detector(args.weights, device), bit_depth_of(args.weights)
 
 
 def _targets(args: argparse.Namespace) -> dict[Path, Path | None]:
@@ -131,14 +144,13 @@ class _Ids:
 
 
 def _coco_ids(args: argparse.Namespace, spec: DetectorSpec, images: list[Path]) -> _Ids | None:
-    from bit_backbone.detection.models import is_segmenter
     from bit_backbone.utils.files import read_json
 
     if args.coco is None:
         if args.annotations is not None:
             raise ValueError("--annotations goes with --coco, which is missing")
         return None
-    if is_segmenter(spec.name):
+    if _finds_regions(spec):
         raise ValueError(
             f"COCO's results format holds objects, and {spec.name} finds none; take --json"
         )
@@ -153,6 +165,14 @@ def _coco_ids(args: argparse.Namespace, spec: DetectorSpec, images: list[Path]) 
     categories = {entry["name"]: entry["id"] for entry in document["categories"]}
     _require_all(list(spec.categories), set(categories), where)
     return _Ids({i: by_name[i.name] for i in images}, [categories[n] for n in spec.categories])
+
+
+def _finds_regions(spec: DetectorSpec | Metadata) -> bool:
+    if hasattr(spec, "task"):  # of an exported file, for which torchvision's registry stays shut
+        return spec.task == "segmentation"
+    from bit_backbone.detection.models import is_segmenter
+
+    return is_segmenter(spec.name)
 
 
 def _require_all(wanted: list[Any], known: set[Any], otherwise: str) -> None:
@@ -170,7 +190,6 @@ def _detect(
     """Returns what is found in an image, and a picture of it if wanted."""
     import torch
 
-    from bit_backbone.detection.models import check_image
     from bit_backbone.training.precision import autocast
     from bit_backbone.utils.out_of_memory import fitting
     from bit_backbone.visualization.objects import draw_result
@@ -178,12 +197,20 @@ def _detect(
     device = torch.device(device_of(args))
     with fitting("the image"), torch.inference_mode():
         image = _read(path, args.bit_depth)
-        check_image(model, image)
+        _check_image(model, image)
         with autocast(device, args.precision):
             (found,) = model([image.to(device)])
         if not draws:
             return found, None
         return found, draw_result(image, found, spec.categories, min_score=_least(args))
+
+
+def _check_image(model: Any, image: Tensor) -> None:
+    if not hasattr(model, "transform"):  # an exported file, or a segmenter: neither can tell
+        return
+    from bit_backbone.detection.models import check_image
+
+    check_image(model, image)
 
 
 def _least(args: argparse.Namespace) -> float:

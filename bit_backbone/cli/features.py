@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bit_backbone.cli.exported import exported_model
 from bit_backbone.cli.image_options import add_bit_depth_option
 from bit_backbone.cli.networks import (
     add_network_options,
@@ -80,13 +81,15 @@ def run(args: argparse.Namespace) -> int:
 
     _check_names(args.photos)
     console = Output()
-    backbone = backbone_of(args).to(device_of(args), getattr(torch, args.precision))
+    exported = exported_model(args, "features", "features")
+    backbone: Any = exported or backbone_of(args)
+    backbone = backbone.to(device_of(args), getattr(torch, args.precision))
     console.print(
         f"weights of {args.weights}"
         if args.weights
         else f"{args.variant} with random weights (seed {args.seed})"
     )
-    timer = StageTimer(backbone)
+    timer = StageTimer(backbone) if exported is None else None
     args.output.mkdir(parents=True, exist_ok=True)
     failed = 0
     for photo in args.photos:
@@ -148,10 +151,15 @@ def _extract(backbone: BitBackbone, pixels: Tensor) -> dict[str, Tensor]:
 
 
 def _table(
-    photo: Path, backbone: BitBackbone, features: dict[str, Tensor], timer: StageTimer
+    photo: Path, backbone: BitBackbone, features: dict[str, Tensor], timer: StageTimer | None
 ) -> Any:
     from rich.table import Table
 
+    if timer is None:  # an exported file does not say how long its stages take
+        table = Table("output", "channels", "shape", title=photo.name)
+        for name, feature in features.items():
+            table.add_row(name, str(feature.shape[1]), str(list(feature.shape)))
+        return table
     table = Table("stage", "channels", "stride", "shape", "ms", title=photo.name)
     for info in backbone.feature_info:
         shape = list(features[info.name].shape)

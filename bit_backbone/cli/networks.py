@@ -40,7 +40,7 @@ def add_weights_options(group: Any) -> None:
         group,
         "NAME",
         "a file, a folder, a run's folder, a published name or owner/name on the Hub, which "
-        "decides the variant; default: random weights",
+        "decides the variant, or an exported file; default: random weights",
         required=False,
     )
     add_part_option(group)

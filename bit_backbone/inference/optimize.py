@@ -132,7 +132,7 @@ def _optimize(
     networks = [module for module in model.modules() if isinstance(module, BitNetwork)]
     if dtype is not None:
         for network in networks:
-            _compute_in(network, dtype)
+            compute_in(network, dtype)
     if channels_last:
         model.to(memory_format=torch.channels_last)
     if compile:
@@ -195,7 +195,8 @@ def _norms_behind_convolutions(module: nn.Module) -> list[tuple[nn.Module, nn.Mo
     return list(zip(convs[:2], norms[1:], strict=True))
 
 
-def _compute_in(network: BitNetwork, dtype: torch.dtype) -> None:
+def compute_in(network: BitNetwork, dtype: torch.dtype) -> None:
+    """Makes a network compute in a type between float32 inputs and outputs."""
     network.to(dtype)
     hooks = (*network._forward_pre_hooks.values(), *network._forward_hooks.values())
     for hook in hooks:

@@ -35,6 +35,31 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def staging_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
+    """Gives a temporary folder beside the target, whose files take their places on success.
+
+    For what comes as several files, or is written by a library that minds the file's name. The one
+    with the target's name comes last, and its earlier version goes first: whoever sees it sees the
+    others that belong to it. An exception leaves everything as it was.
+    """
+    target = Path(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f".{target.name}."
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=target.parent) as name:
+        folder = Path(name)
+        yield folder
+        others = sorted(path.name for path in folder.iterdir() if path.name != target.name)
+        for name in (*others, target.name):
+            sync(folder / name)
+            (folder / name).chmod(_mode(target.parent / name))
+        if others:
+            target.unlink(missing_ok=True)
+        for name in (*others, target.name):
+            os.replace(folder / name, target.parent / name)
+        sync(target.parent)
+
+
 def leftovers(target: str | os.PathLike[str]) -> list[Path]:
     """Returns the temporary files of ``atomic_path`` that processes left when they were killed.
 

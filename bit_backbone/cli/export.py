@@ -1,0 +1,139 @@
+"""``bit-backbone export``: what was trained here as a file that another runtime runs."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bit_backbone.cli.classify import classifier_of, processor_of
+from bit_backbone.cli.networks import (
+    add_network_options,
+    add_part_option,
+    checkpoint_config,
+    network_overrides,
+    weights_of,
+)
+from bit_backbone.cli.options import image_size
+
+if TYPE_CHECKING:
+    from bit_backbone.export import ExportReport
+    from bit_backbone.export.sources import Exportable
+
+FORMATS = ("onnx", "openvino", "torch-export", "aoti", "torchscript")
+PRECISIONS = ("float32", "bfloat16", "float16")
+DESCRIPTION = """
+Writes a detector, segmenter, classifier or backbone as a file that runs without this package. The
+file is run on three images and compared with the model; where it differs, nothing is written. A
+checkpoint is exported as a classifier, or, with --out-indices or --out-features, as a backbone.
+"""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Adds the command."""
+    parser = subparsers.add_parser(
+        "export",
+        help="write a model as a file for ONNX Runtime, OpenVINO or torch without this package",
+        description=DESCRIPTION,
+    )
+    option = parser.add_argument
+    option(
+        "source",
+        metavar="SOURCE",
+        help="folder of a run of train or of finetune, a file, a folder, a published name or "
+        "owner/name on the Hub",
+    )
+    option("--format", required=True, choices=FORMATS, help="of the file")
+    option(
+        "--output",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="NAME.onnx; NAME.xml of openvino, with NAME.bin; NAME.pt2 of torch-export and aoti; "
+        "NAME.pt of torchscript",
+    )
+    option(
+        "--image-size",
+        type=image_size,
+        metavar="HxW",
+        help="the only size that the file takes; default: any size, and any batch of a classifier, "
+        "backbone or segmenter",
+    )
+    option(
+        "--precision",
+        choices=PRECISIONS,
+        default=PRECISIONS[0],
+        help="what BiT computes in (default %(default)s); onnx and openvino have no bfloat16",
+    )
+    option(
+        "--with-preprocessing",
+        action="store_true",
+        help="the file takes an image as it is read, uint8 height x width x 3, RGB",
+    )
+    option(
+        "--with-nms",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="whether a detector's file chooses among its candidates (default) or gives them all",
+    )
+    option(
+        "--images", type=Path, metavar="DIR", help="to verify with; default: two photographs' parts"
+    )
+    option("--preset", help="preprocessing of a classifier: a preset or a published name")
+    add_part_option(parser)
+    add_network_options(parser)
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Exports, and prints how the file compares."""
+    from bit_backbone.export import export
+    from bit_backbone.export.settings import ExportSettings, check_target
+
+    settings = {
+        "format": args.format,
+        "image_size": args.image_size,
+        "precision": args.precision,
+        "with_preprocessing": args.with_preprocessing,
+        "with_nms": args.with_nms,
+    }
+    ExportSettings(**settings)
+    check_target(args.output, args.format)
+    found = _open(args)
+    report = export(found.model, args.output, **settings, images=args.images, **found.details)
+    _print(report)
+
+
+def _open(args: argparse.Namespace) -> Exportable:
+    from bit_backbone.backbone import BitBackbone
+    from bit_backbone.export.sources import Exportable, is_run, of_classifier, open_run
+    from bit_backbone.finetune.labels import class_names
+
+    asks_for_maps = bool(args.out_indices or args.out_features)
+    if is_run(Path(args.source)) and not asks_for_maps:
+        return open_run(Path(args.source))
+    weights = weights_of(args.source)
+    if asks_for_maps:
+        overrides = network_overrides(args, checkpoint_config(weights, args.part))
+        return Exportable(BitBackbone.from_pretrained(weights, part=args.part, **overrides))
+    model = classifier_of(weights, args.part)
+    return of_classifier(model, processor_of(weights, args.preset), class_names(model.config))
+
+
+def _print(report: ExportReport) -> None:
+    from rich.table import Table
+
+    from bit_backbone.cli.output import Output
+
+    table = Table("image", "difference from the model", "ms", "PyTorch ms")
+    for check in report.checks:
+        size = f"{check.size[0]}x{check.size[1]}"
+        times = f"{check.file_ms:.1f}", f"{check.model_ms:.1f}"
+        table.add_row(size, check.difference.text, *times)
+    console = Output.of_tables()
+    console.print(table)
+    if not any(check.difference.compares for check in report.checks):
+        console.print("no image has a detection: give --images with some that have")
+    console.print(
+        f"{report.path}: {report.format}, {report.task}, {report.size / 1e6:.1f} MB", soft_wrap=True
+    )

@@ -1,0 +1,193 @@
+"""Exporting: a model becomes a file, which is verified in its own runtime before it is there."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bit_backbone.checkpoints import CheckpointError
+from bit_backbone.export.comparing import Difference
+from bit_backbone.export.metadata import Metadata
+from bit_backbone.export.photographs import photographs
+from bit_backbone.export.program import Program, program_of
+from bit_backbone.export.reference import Reference, reference_of
+from bit_backbone.export.runtimes import Run, open_file
+from bit_backbone.export.settings import FORMATS, TOLERANCES, ExportSettings, check_target
+from bit_backbone.export.writers import WRITERS
+from bit_backbone.preprocessing import BitImageProcessor
+from bit_backbone.utils.extras import require
+from bit_backbone.utils.files import staging_folder
+
+ROUNDS = 3  # of the comparison of times
+
+
+@dataclass(frozen=True)
+class Checked:
+    """One image of the verification.
+
+    Attributes:
+        size: (height, width).
+        difference: Of the file from the model.
+        file_ms: Milliseconds of the file, the median of ``ROUNDS``.
+        model_ms: Of the PyTorch model.
+    """
+
+    size: tuple[int, int]
+    difference: Difference
+    file_ms: float
+    model_ms: float
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written.
+
+    Attributes:
+        path: The file.
+        format: Of the file.
+        task: What the model is for.
+        size: Bytes, of all files of the export.
+        checks: One for each image.
+    """
+
+    path: Path
+    format: str
+    task: str
+    size: int
+    checks: tuple[Checked, ...]
+
+
+def export(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    format: str,
+    image_size: tuple[int, int] | None = None,
+    precision: str = "float32",
+    with_preprocessing: bool = False,
+    with_nms: bool = True,
+    processor: BitImageProcessor | None = None,
+    categories: Sequence[str] = (),
+    keypoint_names: Sequence[str] = (),
+    name: str | None = None,
+    bit_depth: int | str = "auto",
+    images: str | os.PathLike[str] | None = None,
+) -> ExportReport:
+    """Writes a model as a file that another runtime runs.
+
+    The file is run on three images of different sizes before it gets its name, and is not written
+    where it differs from the model.
+
+    Args:
+        model: A classifier, a backbone, one with a feature pyramid, a detector or a segmenter of
+            this package; not changed.
+        path: The file to write; a folder that is missing is made.
+        format: "onnx", "openvino" (two files, NAME.xml and NAME.bin), "torch-export", "aoti" or
+            "torchscript".
+        image_size: (height, width) that the file takes alone, in batches of one; None for any.
+        precision: "float32", "bfloat16" or "float16": what the BiT network computes in.
+        with_preprocessing: Whether the file takes an image as it is read, uint8 [H, W, 3], RGB.
+        with_nms: Whether a detector's file gives detections, else all candidates.
+        processor: The preprocessing of a classifier or backbone; None for scale and normalisation.
+        categories: Names of the classes; those of a detector from label 1 on.
+        keypoint_names: Names of the keypoints.
+        name: Of the model; None for that of its class.
+        bit_depth: Bits used of images of more than 8 per channel, for the file to say.
+        images: A folder with three images to verify with; None for scikit-learn's photographs.
+
+    Raises:
+        ValueError: The model cannot be exported so, or the file differs from it.
+        MissingExtraError: What the format needs is not installed.
+    """
+    settings = ExportSettings(format, image_size, precision, with_preprocessing, with_nms)
+    target = Path(path)
+    check_target(target, format)
+    for module in FORMATS[format].modules:
+        require(module, str(FORMATS[format].extra), f"the format {format}")
+    pictures = photographs(None if images is None else Path(images), image_size)
+    program = program_of(model, settings, processor)
+    metadata = Metadata(
+        program.task,
+        name or type(model).__name__,
+        program.input_name,
+        program.outputs,
+        tuple(categories),
+        tuple(keypoint_names),
+        None if processor is None else processor.to_dict(),
+        with_preprocessing,
+        with_nms,
+        image_size,
+        precision,
+        bit_depth,
+    )
+    with staging_folder(target) as folder:
+        staged = folder / target.name
+        WRITERS[format](program, staged, metadata)
+        checks = verify(program, reference_of(model, program), staged, pictures, settings)
+        size = sum(file.stat().st_size for file in folder.iterdir())
+    return ExportReport(target, format, program.task, size, checks)
+
+
+def verify(
+    program: Program,
+    reference: Reference,
+    path: Path,
+    images: Sequence[np.ndarray],
+    settings: ExportSettings,
+) -> tuple[Checked, ...]:
+    """Compares a file with the model on images.
+
+    The model goes first: runtimes keep threads that wait for work, and slow down others meanwhile.
+
+    Raises:
+        ValueError: It differs on one of them; the message says by what.
+    """
+    tolerance = TOLERANCES[settings.precision]
+    inputs = [reference.inputs(image) for image in images]
+    if program.takes_batches and not settings.image_size:
+        inputs[0] = torch.cat([inputs[0], inputs[0].flip(-1)])
+    expectations = [_timed(reference.expected, given) for given in inputs]
+    run, _ = open_file(path)
+    checks = []
+    for image, given, (expected, model_ms) in zip(images, inputs, expectations, strict=True):
+        found, file_ms = _timed(_run, run, given)
+        named = dict(zip(program.outputs, found, strict=True))
+        difference = reference.compare(expected, named, tolerance)
+        size = image.shape[0], image.shape[1]
+        if difference.problem is not None:
+            raise ValueError(
+                f"the {settings.format} file differs from the model on an image of "
+                f"{size[0]}x{size[1]}, and is not written: {difference.problem}"
+            )
+        checks.append(Checked(size, difference, file_ms, model_ms))
+    return tuple(checks)
+
+
+def _run(run: Run, x: Tensor) -> Sequence[Tensor]:
+    try:
+        return run(x)
+    except Exception as error:
+        reason = str(error).strip().splitlines()
+        raise CheckpointError(
+            f"the exported file does not run on {list(x.shape)}, and is not written: "
+            f"{reason[0] if reason else error!r}"
+        ) from error
+
+
+def _timed(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
+    """Returns what a function returns, and the median of its milliseconds."""
+    times = []
+    for _ in range(ROUNDS):
+        start = time.perf_counter()
+        result = function(*arguments)
+        times.append(time.perf_counter() - start)
+    return result, 1000 * statistics.median(times)

@@ -1,0 +1,75 @@
+"""What an exported file says of itself."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from bit_backbone import __version__
+from bit_backbone.checkpoints import CheckpointError
+
+KEY = "bit_backbone"  # under which every format keeps it
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What an exported file says of itself.
+
+    Attributes:
+        task: "classification", "features", "segmentation" or "detection".
+        name: Of the model, such as "fasterrcnn_bit_fpn".
+        input: Name of the tensor that it takes.
+        outputs: Names of those that it gives.
+        categories: Names of the classes: of a classifier in order, of a detector or segmenter from
+            label 1 on; empty where they are not known.
+        keypoint_names: Names of the keypoints.
+        preprocessing: What a BitImageProcessor has to do to an image, in JSON's terms, where the
+            file does not do it; None for a detector or segmenter, which takes images in 0..1.
+        with_preprocessing: Whether the file takes uint8 [H, W, 3].
+        with_nms: Whether a detector's file gives detections.
+        image_size: (height, width) that the file takes alone; None for any.
+        precision: What BiT computes in.
+        bit_depth: Bits used of images of more than 8 per channel.
+        version: Of the package that wrote the file.
+    """
+
+    task: str
+    name: str
+    input: str
+    outputs: tuple[str, ...]
+    categories: tuple[str, ...] = ()
+    keypoint_names: tuple[str, ...] = ()
+    preprocessing: dict[str, Any] | None = None
+    with_preprocessing: bool = False
+    with_nms: bool = True
+    image_size: tuple[int, int] | None = None
+    precision: str = "float32"
+    bit_depth: int | str = "auto"
+    version: str = field(default=__version__)
+
+    def to_json(self) -> str:
+        """Returns it as a line of JSON."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str | None, origin: str) -> Metadata:
+        """Reads what ``to_json`` wrote.
+
+        Raises:
+            CheckpointError: There is none, or it is of another version.
+        """
+        if not text:
+            raise CheckpointError(
+                f"{origin} does not say what it holds: it was not written by `bit-backbone export`"
+            )
+        try:
+            values = json.loads(text)
+            names = ("outputs", "categories", "keypoint_names", "image_size")
+            lists = {name: values[name] and tuple(values[name]) for name in names}
+            return cls(**values | lists)
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"{origin} says something else of itself than this version writes ({error!r}); "
+                "export again"
+            ) from error

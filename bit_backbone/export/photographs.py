@@ -1,0 +1,55 @@
+"""The images that an export is verified on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from bit_backbone.preprocessing.images import read
+from bit_backbone.utils.extras import require
+from bit_backbone.utils.image_files import IMAGE_SUFFIXES
+from bit_backbone.utils.ways_out import after, passing
+
+COUNT = 3
+# Parts of two photographs of 427x640: three sizes, one of them upright, none of a whole stride.
+_PARTS = (("china.jpg", (0, 0, 640, 427)), ("flower.jpg", (130, 30, 449, 407)),
+          ("china.jpg", (301, 60, 562, 331)))  # fmt: skip
+
+
+def photographs(folder: Path | None, size: tuple[int, int] | None) -> list[np.ndarray]:
+    """Returns images uint8 [H, W, 3].
+
+    Args:
+        folder: With images; None for three parts of scikit-learn's two photographs.
+        size: (height, width) to resize them to; None leaves them.
+
+    Raises:
+        ValueError: The folder has fewer than three images.
+        MissingExtraError: There is no folder, and scikit-learn is not installed.
+    """
+    images = _of_folder(folder) if folder is not None else _of_sklearn()
+    if size is not None:
+        images = [image.resize(size[::-1], Image.Resampling.BILINEAR) for image in images]
+    return [np.array(image) for image in images]
+
+
+def _of_folder(folder: Path) -> Sequence[Image.Image]:
+    if not folder.is_dir():
+        raise ValueError(f"the images to verify with stand in a folder, and {folder} is none")
+    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)[:COUNT]
+    if len(paths) < COUNT:
+        raise ValueError(
+            f"an export is verified on {COUNT} images, and {folder} has {len(paths)}"
+            + after("; or ", passing("images", "FOLDER", "of another place"))
+        )
+    return [read(path, True, None, 255.0) for path in paths]  # type: ignore[misc]
+
+
+def _of_sklearn() -> Sequence[Image.Image]:
+    require("sklearn.datasets", "demo", "an export without images of yours to verify with")
+    from sklearn.datasets import load_sample_image
+
+    return [Image.fromarray(load_sample_image(name)).crop(part) for name, part in _PARTS]

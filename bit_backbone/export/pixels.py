@@ -1,0 +1,145 @@
+"""Preprocessing inside an exported file: uint8 [H, W, 3] in, what the network takes out.
+
+Resizing follows Pillow: a filter as wide as the reduction, rows after columns, and 8 bits after
+each. Pillow computes in fixed point and this in float32, so that a value within some 1e-5 of the
+middle of two levels may become the other of the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from PIL.Image import Resampling
+from torch import Tensor, nn
+
+from bit_backbone.export.sizes import Size, largest, least
+from bit_backbone.preprocessing import BitImageProcessor
+
+LEVELS = 255.0
+_CUBIC = -0.5  # Pillow's; PyTorch's is -0.75
+_FILTERS = (Resampling.BILINEAR, Resampling.BICUBIC)
+
+
+class ScaledPixels(nn.Module):
+    """uint8 [H, W, 3] to [1, 3, H, W] in 0..1."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Scales."""
+        return (image.permute(2, 0, 1).to(torch.float32) / LEVELS)[None]
+
+
+class Pixels(nn.Module):
+    """What a BitImageProcessor does to an 8-bit RGB image.
+
+    Args:
+        processor: Resizes by bilinear or bicubic filter to a height and width or by the shorter
+            side, crops, rescales and normalises, each where it is switched on.
+
+    Raises:
+        ValueError: It does something else.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, processor: BitImageProcessor) -> None:
+        super().__init__()
+        _check(processor)
+        self.size = dict(processor.size) if processor.do_resize else None
+        self.crop = dict(processor.crop_size) if processor.do_center_crop else None
+        self.rounds_down = processor.crop_rounding == "down"
+        self.filter = processor.resample
+        self.factor = processor.rescale_factor if processor.do_rescale else None
+        statistics = (processor.image_mean, processor.image_std)
+        if not processor.do_normalize:
+            statistics = (0.0, 1.0)
+        for name, values in zip(("mean", "std"), statistics, strict=True):
+            numbers = list(values) if isinstance(values, Sequence) else [values] * 3
+            self.register_buffer(name, torch.tensor(numbers)[:, None, None])
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Maps uint8 [H, W, 3] to float32 [1, 3, height, width]."""
+        x = image.permute(2, 0, 1).to(torch.float32)
+        height, width = self._targets(image.shape[0], image.shape[1])
+        x = self._resample(x, width, "width")
+        x = self._resample(x.transpose(1, 2), height, "height").transpose(1, 2)
+        if self.factor is not None:
+            exact = abs(self.factor * LEVELS - 1) < 1e-12
+            x = x / LEVELS if exact else x * self.factor
+        return ((x - self.mean) / self.std)[None]
+
+    def _targets(self, height: Size, width: Size) -> tuple[Size, Size]:
+        """Returns the size after resizing, before the crop."""
+        if self.size is None:
+            return height, width
+        if "height" in self.size:
+            return self.size["height"], self.size["width"]
+        short, edge = least(height, width), self.size["shortest_edge"]
+        # of the shorter side: edge itself; as pixels.target_size rounds the longer one
+        return largest(edge * height // short, 1), largest(edge * width // short, 1)
+
+    def _resample(self, x: Tensor, target: Size, side: str) -> Tensor:
+        """Resizes and crops [3, rows, n] along the last axis."""
+        count = x.shape[-1]
+        if self.size is None and self.crop is None:
+            return x
+        positions = torch.arange(target if self.crop is None else self.crop[side])
+        if self.crop is not None:
+            positions = positions + self._first(target, self.crop[side])
+        sources = torch.arange(count)
+        if self.size is None:
+            weights = (positions[:, None] == sources[None]).to(torch.float32)
+            return x @ weights.T
+        weights = self._weights(positions, sources, count, target)
+        return (x @ weights.T).add(0.5).floor().clamp(0, LEVELS)
+
+    def _first(self, target: Size, crop: int) -> Size:
+        """Returns where the crop begins, which is negative where there is too little to cut."""
+        margin = target - crop
+        if self.rounds_down:
+            return margin // 2
+        # torchvision pads too small images first, the odd row at the end; else it rounds to even
+        cut = largest(margin, 0)
+        half = cut // 2 + (cut % 4) // 3
+        lacking = largest(-margin, 0)
+        return half - lacking // 2
+
+    def _weights(self, positions: Tensor, sources: Tensor, count: Size, target: Size) -> Tensor:
+        """Returns what each source pixel adds to each position, [positions, sources]."""
+        # Distances of the pixels' centres in whole numbers, for float32 ends at seven digits.
+        distance = (2 * positions[:, None] + 1) * count - (2 * sources[None] + 1) * target
+        unit = 2 * largest(count, target)  # of one step of the filter
+        weights = self._kernel(distance.to(torch.float32) / unit)
+        weights = weights / weights.sum(1, keepdim=True)
+        inside = (positions >= 0) & (positions < target)
+        return torch.where(inside[:, None], weights, 0.0)
+
+    def _kernel(self, x: Tensor) -> Tensor:
+        x = x.abs()
+        if self.filter == Resampling.BILINEAR:
+            return (1 - x).clamp(min=0)
+        a = _CUBIC
+        near = ((a + 2) * x - (a + 3)) * x * x + 1
+        far = (((x - 5) * x + 8) * x - 4) * a
+        return torch.where(x < 1, near, torch.where(x < 2, far, 0.0))
+
+
+def _check(processor: BitImageProcessor) -> None:
+    """Raises ValueError where a graph cannot do what a processor does."""
+    problem = None
+    if processor.do_resize and processor.resample not in _FILTERS:
+        problem = f"resample {processor.resample.name.lower()}"
+    elif processor.do_resize and set(processor.size) not in (
+        {"height", "width"},
+        {"shortest_edge"},
+    ):
+        problem = f"size {processor.size}"
+    elif processor.do_pad:
+        problem = "do_pad"
+    if problem is not None:
+        raise ValueError(
+            "preprocessing in an exported file resizes by bilinear or bicubic to a height and "
+            f"width or by the shorter side, and does not pad; the model's has {problem}: export "
+            "without preprocessing, and let BitImageProcessor do it"
+        )

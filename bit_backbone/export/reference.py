@@ -1,0 +1,107 @@
+"""What the PyTorch model gives where a file is to give the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bit_backbone.detection.segmenters import Segmenter, normalise
+from bit_backbone.export.comparing import (
+    Difference,
+    compare_detections,
+    compare_labels,
+    compare_maps,
+)
+from bit_backbone.export.pixels import LEVELS, Pixels, ScaledPixels
+from bit_backbone.export.program import Program, output_name
+from bit_backbone.export.settings import Tolerance
+from bit_backbone.preprocessing import BitImageProcessor
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The model's side of the comparison.
+
+    Attributes:
+        inputs: Makes an image uint8 [H, W, 3] what the file takes.
+        expected: What the model gives for that.
+        compare: Compares it with what the file gives, by name.
+    """
+
+    inputs: Callable[[np.ndarray], Tensor]
+    expected: Callable[[Tensor], Any]
+    compare: Callable[[Any, Mapping[str, Tensor], Tolerance], Difference]
+
+
+def reference_of(model: nn.Module, program: Program) -> Reference:
+    """Returns what a file of a program has to equal.
+
+    Args:
+        model: What was exported; put into eval mode, on the CPU.
+        program: Made from it.
+    """
+    model = model.cpu().eval()
+    takes_bytes = program.example.dtype == torch.uint8
+    if program.task == "detection":
+        return _of_detector(model, program, takes_bytes)
+    pixels = program.module[0] if isinstance(program.module, nn.Sequential) else _plain(model)
+    inputs = _bytes if takes_bytes else (lambda image: pixels(_bytes(image)))
+
+    def ready(given: Tensor) -> Tensor:
+        scaled: Tensor = pixels(given) if takes_bytes else given
+        return scaled
+
+    if isinstance(model, Segmenter):
+        network: Any = model.network
+        return Reference(
+            inputs,
+            torch.inference_mode()(lambda given: network(normalise(ready(given)))["out"]),
+            lambda logits, found, tolerance: compare_labels(logits, found["semantic"], tolerance),
+        )
+    expected = torch.inference_mode()(lambda given: _values(model, ready(given), program.outputs))
+    return Reference(inputs, expected, compare_maps)
+
+
+def _bytes(image: np.ndarray) -> Tensor:
+    return torch.from_numpy(image)
+
+
+def _plain(model: nn.Module) -> nn.Module:
+    if isinstance(model, Segmenter):
+        return ScaledPixels()
+    return Pixels(BitImageProcessor(do_resize=False, do_center_crop=False))
+
+
+def _values(model: nn.Module, images: Tensor, outputs: tuple[str, ...]) -> dict[str, Tensor]:
+    found = model(images)
+    if isinstance(found, Tensor):  # a classifier with torchvision's interface
+        return {outputs[0]: found}
+    named = {output_name(key): value for key, value in found.items()}
+    return {name: named[name] for name in outputs}
+
+
+def _of_detector(model: Any, program: Program, takes_bytes: bool) -> Reference:
+    module: Any = program.module
+
+    def inputs(image: np.ndarray) -> Tensor:
+        return _bytes(image) if takes_bytes else _bytes(image).permute(2, 0, 1) / LEVELS
+
+    @torch.inference_mode()
+    def expected(given: Tensor) -> dict[str, Tensor]:
+        image = given.permute(2, 0, 1) / LEVELS if takes_bytes else given
+        (found,) = model([image])
+        return dict(found)
+
+    def compare(
+        wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], tolerance: Tolerance
+    ) -> Difference:
+        if not module.with_nms:
+            found = dict(zip(program.outputs, module.choose(*found.values()), strict=True))
+        return compare_detections(wanted, found, tolerance)
+
+    return Reference(inputs, expected, compare)

@@ -1,0 +1,121 @@
+"""What can be exported to what: formats, their suffixes, precisions and tolerances."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+HALVES = ("bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format of exported files.
+
+    Attributes:
+        suffixes: Of its files; the first is the usual one.
+        precisions: That its runtime computes in, on a CPU too.
+        extra: The extra that its runtime comes with; None where torch is enough.
+        modules: Packages that writing takes.
+    """
+
+    suffixes: tuple[str, ...]
+    precisions: tuple[str, ...] = ("float32", *HALVES)
+    extra: str | None = None
+    modules: tuple[str, ...] = ()
+
+
+FORMATS: Mapping[str, Format] = MappingProxyType(
+    {
+        # ONNX Runtime has no bfloat16 convolution for CPUs, so such a file could not be verified.
+        "onnx": Format((".onnx",), ("float32", "float16"), "onnx", ("onnx", "onnxruntime")),
+        # What OpenVINO computes in is chosen where a model is compiled; the file holds the weights.
+        "openvino": Format((".xml",), ("float32", "float16"), "openvino", ("onnx", "openvino")),
+        "torch-export": Format((".pt2",)),
+        "aoti": Format((".pt2",)),
+        "torchscript": Format((".pt", ".ts")),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far an exported file may be from the model.
+
+    Attributes:
+        maps: Largest difference of a map, relative to its largest value.
+        iou: Least overlap of two boxes that are one detection.
+        score: Largest difference of their scores.
+        unmatched: Largest share of detections without a partner.
+    """
+
+    maps: float
+    iou: float
+    score: float
+    unmatched: float
+
+
+TOLERANCES: Mapping[str, Tolerance] = MappingProxyType(
+    {
+        "float32": Tolerance(1e-4, 0.99, 1e-3, 0.0),
+        # ten and eight bits of fraction, through some fifty layers
+        "float16": Tolerance(2e-2, 0.9, 0.05, 0.1),
+        "bfloat16": Tolerance(1e-1, 0.8, 0.15, 0.25),
+    }
+)
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """How a model is exported.
+
+    Args:
+        format: A key of ``FORMATS``.
+        image_size: (height, width) that the file takes alone; None for any.
+        precision: What the BiT network computes in; the layers around it stay in float32.
+        with_preprocessing: Whether the file takes an image as it is read, uint8 [H, W, 3], RGB.
+        with_nms: Whether a detector's file gives detections; False: the scores and boxes of all
+            candidates.
+
+    Raises:
+        ValueError: A value is none of those there are, or the format has no such precision.
+    """
+
+    format: str
+    image_size: tuple[int, int] | None = None
+    precision: str = "float32"
+    with_preprocessing: bool = False
+    with_nms: bool = True
+
+    def __post_init__(self) -> None:
+        if self.format not in FORMATS:
+            raise ValueError(f"a format is one of {', '.join(FORMATS)}, got {self.format!r}")
+        if self.precision not in TOLERANCES:
+            raise ValueError(
+                f"a precision is one of {', '.join(TOLERANCES)}, got {self.precision!r}"
+            )
+        precisions = FORMATS[self.format].precisions
+        if self.precision not in precisions:
+            raise ValueError(
+                f"{self.format} takes {' or '.join(precisions)}, got {self.precision}; "
+                "torch-export, aoti and torchscript take it"
+            )
+        if self.image_size is not None and min(self.image_size) < 1:
+            raise ValueError(f"an image size is two positive numbers, got {self.image_size}")
+
+
+def check_target(path: Path, format_name: str) -> None:
+    """Checks where a file of a format is to be written.
+
+    Raises:
+        ValueError: The name has another suffix than the format's, or is that of a folder.
+    """
+    suffixes = FORMATS[format_name].suffixes
+    if path.suffix not in suffixes:
+        raise ValueError(
+            f"a file of format {format_name} is named *{' or *'.join(suffixes)}, got {path}"
+        )
+    if path.is_dir():
+        raise ValueError(f"the file to write is a folder: {path}; name a file in it")

@@ -1,0 +1,83 @@
+"""Small models of every kind that can be exported, with detections to compare."""
+
+import torch
+from networks import TINY as TINY_ARGUMENTS
+from networks import randomise, tiny
+from torch import nn
+
+from bit_backbone import BitConfig, BitForImageClassification
+from bit_backbone.detection.segmenters import Segmenter
+from bit_backbone.torchvision import (
+    bit_fpn_backbone,
+    deeplabv3_bit,
+    fasterrcnn_bit_fpn,
+    fcn_bit,
+    fcos_bit_fpn,
+    keypointrcnn_bit_fpn,
+    maskrcnn_bit_fpn,
+    retinanet_bit_fpn,
+)
+
+TINY = BitConfig(**TINY_ARGUMENTS)
+REGIONS = (fasterrcnn_bit_fpn, maskrcnn_bit_fpn, keypointrcnn_bit_fpn)
+DENSE = (retinanet_bit_fpn, fcos_bit_fpn)
+FEW = 20
+SIZES = ((97, 131), (200, 150), (49, 49))  # the last is one that torchvision resizes to 127
+
+
+def detector(builder, **overrides):
+    """A detector that looks at few boxes; no two scores are as good as equal."""
+    arguments = {"variant": TINY, "num_classes": 4, "min_size": 128, "max_size": 256}
+    if builder in REGIONS:
+        boxes = {"rpn_post_nms_top_n_test": FEW, "box_detections_per_img": FEW}
+    else:
+        boxes = {"detections_per_img": FEW, "topk_candidates": 100, "score_thresh": 0.0}
+    torch.manual_seed(0)
+    model = randomise(builder(**arguments, **boxes, **overrides)).eval()
+    spread(model)
+    return model
+
+
+def spread(model) -> None:
+    """Bounds what the heads say of random features."""
+    images = [torch.rand(3, 128, 171)]
+    for head, scale in _heads(model):
+        seen: list[torch.Tensor] = []
+        hook = head.register_forward_hook(lambda _, __, y, seen=seen: seen.append(y.flatten()))
+        with torch.no_grad():
+            model(images)
+            head.weight.mul_(scale / torch.cat(seen).abs().max())
+        hook.remove()
+        nn.init.zeros_(head.bias)
+
+
+def _heads(model):
+    if hasattr(model, "rpn"):
+        box = model.roi_heads.box_predictor
+        return [(model.rpn.head.cls_logits, 4.0), (model.rpn.head.bbox_pred, 0.5),
+                (box.cls_score, 4.0), (box.bbox_pred, 2.0)]  # fmt: skip
+    head = model.head
+    return [(head.classification_head.cls_logits, 4.0), (head.regression_head.bbox_reg, 1.0)]
+
+
+def classifier():
+    config = TINY.replace(num_labels=3, id2label={0: "cat", 1: "dog", 2: "eel"})
+    return randomise(BitForImageClassification(config)).eval()
+
+
+MODELS = {
+    "backbone": lambda: tiny(out_indices=(1, 4)).eval(),
+    "same": lambda: tiny(out_indices=(2, 4), global_padding="same", layer_type="bottleneck").eval(),
+    "classifier": classifier,
+    "pyramid": lambda: randomise(bit_fpn_backbone(TINY)).eval(),
+    "deeplab": lambda: randomise(Segmenter(deeplabv3_bit(variant=TINY, num_classes=4))).eval(),
+    "fcn": lambda: randomise(Segmenter(fcn_bit(variant=TINY, num_classes=4))).eval(),
+    **{b.__name__.split("_")[0]: lambda b=b: detector(b) for b in (*REGIONS, *DENSE)},
+}
+SUFFIX = {
+    "onnx": ".onnx",
+    "openvino": ".xml",
+    "torch-export": ".pt2",
+    "aoti": ".pt2",
+    "torchscript": ".pt",
+}

@@ -1,0 +1,119 @@
+"""Every kind of model in every format, verified on three sizes, written, and read back."""
+
+import pytest
+import torch
+from models import MODELS, SUFFIX
+
+from bit_backbone.export import export, load
+
+# Capturing a detector by torch.export takes half a minute, compiling it some.
+SLOW = {
+    *((model, "torch-export") for model in ("fasterrcnn", "maskrcnn", "keypointrcnn", "retinanet")),
+    ("fcos", "torch-export"),
+    *((model, "aoti") for model in MODELS),
+}
+MATRIX = [
+    pytest.param(model, name, marks=pytest.mark.slow if (model, name) in SLOW else ())
+    for model in MODELS
+    for name in SUFFIX
+]
+
+
+@pytest.mark.parametrize(("kind", "name"), MATRIX)
+def test_matrix(kind, name, images, tmp_path):
+    model = MODELS[kind]()
+    path = tmp_path / "made" / f"model{SUFFIX[name]}"
+    report = export(model, path, format=name, images=images)
+    assert [check.size for check in report.checks] == [(97, 131), (200, 150), (113, 113)]
+    assert report.size == sum(file.stat().st_size for file in path.parent.iterdir())
+    names = {path.name, "model.bin"} if name == "openvino" else {path.name}
+    assert {file.name for file in path.parent.iterdir()} == names
+    read = load(path)
+    assert (read.format, read.metadata.task) == (name, report.task)
+    given = _given(report.task)
+    with torch.no_grad():
+        _assert_close(read(given), model(given))
+
+
+def _given(task):
+    image = torch.rand(3, 90, 120)
+    return image[None] if task in ("features", "classification") else [image]
+
+
+def _assert_close(found, expected):
+    if isinstance(expected, list):
+        (found,), (expected,) = found, expected
+    if "logits" in expected:
+        found, expected = {"": found["logits"]}, {"": expected["logits"]}
+    values = list(expected.values()) if "boxes" not in expected else [expected["boxes"]]
+    others = list(found.values()) if "boxes" not in expected else [found["boxes"]]
+    for ours, theirs in zip(values, others, strict=True):
+        assert ours.shape == theirs.shape
+        if ours.is_floating_point():
+            scale = float(ours.abs().max())
+            torch.testing.assert_close(theirs, ours, atol=2e-4 * scale, rtol=0)
+        else:
+            assert (ours != theirs).float().mean() < 1e-3
+
+
+@pytest.mark.parametrize("kind", ["classifier", "pyramid", "deeplab", "fasterrcnn"])
+@pytest.mark.parametrize("name", ["onnx", "openvino", "torchscript"])
+def test_preprocessing_in_the_file(kind, name, images, tmp_path):
+    from bit_backbone import BitImageProcessor
+
+    processor = BitImageProcessor(size=80, crop_size=64) if kind == "classifier" else None
+    path = tmp_path / f"model{SUFFIX[name]}"
+    export(MODELS[kind](), path, format=name, images=images, with_preprocessing=True,
+           processor=processor)  # fmt: skip
+    found = load(path)(torch.randint(0, 256, (75, 99, 3), dtype=torch.uint8))
+    assert all(isinstance(value, torch.Tensor) for value in found.values())
+
+
+@pytest.mark.parametrize("kind", ["backbone", "fcn", "retinanet"])
+@pytest.mark.parametrize("name", ["onnx", "openvino", "torch-export", "torchscript"])
+def test_one_size(kind, name, images, tmp_path):
+    path = tmp_path / f"model{SUFFIX[name]}"
+    export(MODELS[kind](), path, format=name, images=images, image_size=(96, 128))
+    read = load(path)
+    given = torch.rand(3, 96, 160)
+    with pytest.raises(ValueError, match="images of 96x128 alone, got 96x160"):
+        read(given[None] if kind == "backbone" else [given])
+
+
+@pytest.mark.parametrize("kind", ["fasterrcnn", "fcos"])
+def test_all_candidates(kind, images, tmp_path):
+    path = tmp_path / "model.onnx"
+    export(MODELS[kind](), path, format="onnx", images=images, with_nms=False)
+    (found,) = load(path)([torch.rand(3, 90, 120)])
+    assert len(found["boxes"]) == len(found["scores"]) == len(found["labels"]) > 20
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [
+        ("onnx", "float16"),
+        ("openvino", "float16"),
+        ("torch-export", "bfloat16"),
+        ("torchscript", "bfloat16"),
+        ("torchscript", "float16"),
+    ],
+)
+def test_half_precision(name, precision, images, tmp_path):
+    sizes = []
+    for each in ("float32", precision):
+        path = tmp_path / f"{each}{SUFFIX[name]}"
+        model = MODELS["backbone"]()
+        sizes.append(export(model, path, format=name, images=images, precision=each).size)
+    assert sizes[1] < 0.75 * sizes[0]
+
+
+def test_a_files_weights_are_the_models_and_its_graph_holds_no_standardization(images, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    path = tmp_path / "model.onnx"
+    export(MODELS["backbone"](), path, format="onnx", images=images)
+    graph = onnx.load(path).graph
+    stored = {tensor.name for tensor in graph.initializer}
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    assert len(convolutions) == 17
+    assert all(node.input[1] in stored for node in convolutions)
+    assert not {"ReduceMean", "LayerNormalization"} & {node.op_type for node in graph.node}
