@@ -8,6 +8,7 @@ from bit_backbone.kernels.group_norm import (
     is_faster_in_triton,
     kernel_policy,
 )
+from bit_backbone.kernels.in_place_norms import norms_overwrite
 from bit_backbone.kernels.max_pool import max_pool
 from bit_backbone.kernels.recompute import recomputable
 from bit_backbone.kernels.residual import in_place_where_unseen, returns_new_memory
@@ -23,6 +24,7 @@ __all__ = [
     "kernel_policy",
     "max_pool",
     "native_where_possible",
+    "norms_overwrite",
     "recomputable",
     "returns_new_memory",
 ]

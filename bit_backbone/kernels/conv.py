@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bit_backbone.kernels.gate import is_eager
+from bit_backbone.kernels.gate import has_values, is_eager, is_recorded
+from bit_backbone.kernels.huge_pages import SMALLEST, in_huge_pages
 
 
 def conv2d(
@@ -64,10 +65,24 @@ def _outweighs_filters(x: Tensor, weight: Tensor, stride: tuple[int, int]) -> bo
 def _product(x: Tensor, weight: Tensor) -> Tensor:
     if torch.is_autocast_enabled("cpu") and weight.dtype == torch.float32:
         weight = weight.to(torch.get_autocast_dtype("cpu"))  # once, and not for each image
-    filters = weight.flatten(1).expand(len(x), -1, -1)
-    product = torch.bmm(filters, x.flatten(2))
+    filters, pixels = weight.flatten(1).expand(len(x), -1, -1), x.flatten(2)
+    if _fills_huge_pages(x, weight, pixels.shape[2]):
+        product = in_huge_pages(x.new_empty(len(x), len(weight), pixels.shape[2]))
+        torch.bmm(filters, pixels, out=product)
+    else:
+        product = torch.bmm(filters, pixels)
     # To autograd a view is not a tensor of its own: a sum in its memory would copy it.
     return torch.ops.aten._unsafe_view(product, [*product.shape[:2], *x.shape[2:]])
+
+
+def _fills_huge_pages(x: Tensor, weight: Tensor, pixels: int) -> bool:
+    """Whether a product is large, and can be written into memory that is given."""
+    return (
+        len(x) * len(weight) * pixels * x.itemsize >= SMALLEST
+        and weight.dtype == x.dtype
+        and has_values(x, weight)
+        and not is_recorded(x, weight)
+    )
 
 
 def num_output_pixels(conv: nn.Conv2d, x: Tensor) -> int:

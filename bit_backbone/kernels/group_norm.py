@@ -20,6 +20,7 @@ from torch import Tensor
 from bit_backbone.kernels import native, torch_group_norm
 from bit_backbone.kernels.activations import activate, activation_name, check_activation
 from bit_backbone.kernels.gate import has_values, is_compiled, is_eager, is_recorded
+from bit_backbone.kernels.in_place_norms import may_overwrite
 
 Policy = Literal["auto", "triton", "torch"]
 
@@ -121,8 +122,9 @@ def fused_where_faster(forward: Callable[[Any, Tensor], Tensor]) -> Callable[[An
         elif runs_natively(x, norm.num_groups, norm.weight, norm.bias):
             act = activation_name(norm.act)
             if act in native.ACTIVATIONS:
+                out = x if may_overwrite(norm) else None
                 return native.group_norm_act(
-                    x, norm.num_groups, norm.weight, norm.bias, norm.eps, act
+                    x, norm.num_groups, norm.weight, norm.bias, norm.eps, act, out
                 )
         return forward(norm, x)
 

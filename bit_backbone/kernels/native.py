@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from bit_backbone.kernels.gate import has_values, is_eager
+from bit_backbone.kernels.huge_pages import in_huge_pages
 
 SOURCE = Path(__file__).with_name("native.cpp")
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-fopenmp", "-fno-math-errno")
@@ -77,7 +78,7 @@ def group_norm_act(
     """
     channels_last = not x.is_contiguous()
     images, channels, height, width = x.shape
-    out = torch.empty_like(x) if out is None else out
+    out = in_huge_pages(torch.empty_like(x)) if out is None else out
     threads = torch.get_num_threads()
     weight, bias = weight.float().contiguous(), bias.float().contiguous()
     # doubles, then floats: see native.cpp

@@ -24,6 +24,11 @@ def returns_new_memory(layer: Layer) -> Layer:
     return layer
 
 
+def are_owned(*layers: nn.Module) -> bool:
+    """Whether only their caller holds what layers return: they are ours, and without hooks."""
+    return _OWNERS.issuperset(map(type, layers)) and not has_hooks(*layers)
+
+
 def in_place_where_unseen(add: Add) -> Add:
     """Decorates a residual unit's ``add(branch, shortcut)``.
 
@@ -34,8 +39,7 @@ def in_place_where_unseen(add: Add) -> Add:
 
     @wraps(add)  # TorchScript compiles what it wraps
     def run(unit: Any, branch: Tensor, shortcut: Tensor) -> Tensor:
-        makers = (unit.conv3, unit.norm3, unit.drop_path)
-        owned = _OWNERS.issuperset(map(type, makers)) and not has_hooks(*makers)
+        owned = are_owned(unit.conv3, unit.norm3, unit.drop_path)
         if is_eager(branch) and owned and activation_name(unit.norm3.act) is not None:
             return branch.add_(shortcut)
         return add(unit, branch, shortcut)

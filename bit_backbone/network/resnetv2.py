@@ -101,6 +101,7 @@ class PreActUnit(Unit):
         """All but the last one, whose result goes only into the sum."""
         return 2 if self.downsample is None else 3
 
+    @kernels.norms_overwrite(("conv1", "norm2"), ("conv2", "norm3"))
     @kernels.recomputable
     def forward(self, x: Tensor, activated: Tensor | None = None) -> Tensor:
         """Maps raw residual sums to raw residual sums; ``activated``: norm1(x), if at hand."""
@@ -124,6 +125,7 @@ class BottleneckUnit(Unit):
         self.norm3 = group_norm(config, stage.channels, act=False)
         self.act = activation(config.hidden_act)
 
+    @kernels.norms_overwrite(("conv1", "norm1"), ("conv2", "norm2"), ("conv3", "norm3"))
     @kernels.recomputable
     def forward(self, x: Tensor, activated: Tensor | None = None) -> Tensor:
         """Maps activated features to activated features; ``activated`` is ``x`` here."""

@@ -13,7 +13,7 @@ BEGIN, END = "<!-- options -->\n", "<!-- end of the options -->\n"
 
 
 def rows() -> list[tuple[str, str, str]]:
-    """Returns name, default and comment of each option; the text is read, detectron2 is not needed."""
+    """Returns name, default and comment of each option, without detectron2."""
     found, comment = [], []
     for line in SOURCE.read_text(encoding="utf-8").splitlines():
         if line.startswith("    # "):
