@@ -37,8 +37,8 @@ from bit_backbone.utils.progress import track
 IMAGE_SIZE = (96, 96)
 CATEGORY = "digit"  # one for all: classes take longer to learn than places
 SCENES = {"train": 1000, "test": 200}
+STEPS, REAL_STEPS = 400, 500
 SETTINGS = {
-    "steps": 400,
     "digits": 6000,
     "pretraining_steps": 600,
     "batch_size": 2,
@@ -70,10 +70,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", choices=ARMS, metavar="ARM")
     parser.add_argument("--scenes", type=int, nargs=2, default=list(SCENES.values()))
+    parser.add_argument("--steps", type=int, help=f"default {STEPS}, with --data {REAL_STEPS}")
     for name, value in SETTINGS.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     args = parser.parse_args()
     settings = {name: getattr(args, name) for name in SETTINGS}
+    settings["steps"] = args.steps or (REAL_STEPS if args.data else STEPS)
     if args.data is None:
         data = {s: open_scenes(args.output, s, n) for s, n in zip(SCENES, args.scenes, strict=True)}
         settings |= {"scenes": args.scenes, "detector": DETECTOR}
