@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_map_only
 
 from bit_backbone.inference.allocator import keep_pages as keep_pages_of_process
 from bit_backbone.inference.convolution import NO_TRAINING, FoldedConv2d
+from bit_backbone.inference.fast_dtype import fast_dtype
 from bit_backbone.inference.norm import InferenceGroupNormAct
 from bit_backbone.inference.units import InPlacePreActUnit
 from bit_backbone.network import (
@@ -37,7 +38,7 @@ def optimize_for_inference(
     model: Model,
     channels_last: bool = True,
     compile: bool = False,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
     keep_pages: bool = True,
 ) -> Model:
     """Returns a copy of a model, of the same type, with its BiT parts made fast for inference.
@@ -66,7 +67,8 @@ def optimize_for_inference(
             afterwards. The first image takes half a minute, and so does the first batch of several;
             the code holds for all sizes but where the first image was square, and on CPUs where a
             single image is smaller than some 200 pixels: these have up to a few codes of their own.
-        dtype: What the BiT networks compute in, torch.float32, torch.bfloat16 or torch.float16.
+        dtype: What the BiT networks compute in, torch.float32, torch.bfloat16 or torch.float16, or
+            "auto": bfloat16 where the device of the model has it in hardware, else float32.
             They convert what they are given and return float32, so that the layers around them go
             on as before. None leaves everything as it is.
         keep_pages: Whether the process keeps the memory that it frees, where a model on the CPU
@@ -75,17 +77,17 @@ def optimize_for_inference(
     Raises:
         ValueError: There is no BiT layer in ``model``, or ``dtype`` is not one of these.
     """
-    _check(model, dtype)
+    found = _checked(model, dtype)
     with torch.inference_mode(False):  # parameters made within it would stay bound to it
         optimized = copy.deepcopy(model)
-    return _optimize(optimized, channels_last, compile, dtype, keep_pages)
+    return _optimize(optimized, channels_last, compile, found, keep_pages)
 
 
 def optimize_in_place(
     model: Model,
     channels_last: bool = True,
     compile: bool = False,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
     keep_pages: bool = True,
 ) -> Model:
     """Does what ``optimize_for_inference`` does to the model itself, and returns it.
@@ -105,23 +107,27 @@ def optimize_in_place(
     Raises:
         ValueError: There is no BiT layer in ``model``, or ``dtype`` is not one of these.
     """
-    _check(model, dtype)
-    optimized = _optimize(model, channels_last, compile, dtype, keep_pages)
+    found = _checked(model, dtype)
+    optimized = _optimize(model, channels_last, compile, found, keep_pages)
     for module in optimized.modules():
         if isinstance(module, FoldedConv2d):
             module.lays_out = False
     return optimized
 
 
-def _check(model: nn.Module, dtype: torch.dtype | None) -> None:
-    """Rejects what cannot be optimized before anything is changed."""
-    if dtype is not None and dtype not in _DTYPES:
-        raise ValueError(f"dtype must be None, {', '.join(map(str, _DTYPES))}, got {dtype!r}")
+def _checked(model: nn.Module, dtype: torch.dtype | str | None) -> torch.dtype | None:
+    """Returns the type to compute in; rejects what cannot be optimized before it is changed."""
+    if dtype is not None and dtype not in (*_DTYPES, "auto"):
+        known = ", ".join(map(str, _DTYPES))
+        raise ValueError(f'dtype must be None, "auto", {known}, got {dtype!r}')
     if not any(type(m) is StdConv2d or isinstance(m, FoldedConv2d) for m in model.modules()):
         raise ValueError(
             "optimizing for inference takes a BiT model, or a model that holds one, got a "
             f"{type(model).__name__} without a convolution of BiT's"
         )
+    if not isinstance(dtype, str):
+        return dtype
+    return fast_dtype(next(model.parameters()).device)
 
 
 def _optimize(
