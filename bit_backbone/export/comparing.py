@@ -14,6 +14,7 @@ from bit_backbone.export.settings import Tolerance
 # Pixels of the canvas between two keypoints that are one: the best of two equal neighbours.
 KEYPOINT_DISTANCE = 2.0
 LEAST_MASK_IOU = 0.95
+SAME_CORNERS = 1e-2  # pixels
 
 
 @dataclass(frozen=True)
@@ -95,11 +96,21 @@ def compare_detections(
     return Difference(text, problem, compares=max(counts) > 0)
 
 
+def overlap(expected: Tensor, found: Tensor) -> Tensor:
+    """Returns the IoU of [N, 4] with [M, 4], and 1 for boxes that are equal but for rounding.
+
+    FCOS and RetinaNet keep boxes without width or height, whose IoU is 0 / 0.
+    """
+    ious = box_iou(expected.double(), found.double()).nan_to_num(0.0)
+    distance = (expected[:, None] - found[None]).abs().amax(-1)
+    return torch.where(distance <= SAME_CORNERS, 1.0, ious)
+
+
 def _pairs(
     expected: Mapping[str, Tensor], found: Mapping[str, Tensor], tolerance: Tolerance
 ) -> list[tuple[int, int]]:
     """Returns partners, each of the model's with the free one of the file's that overlaps most."""
-    overlaps = box_iou(expected["boxes"].double(), found["boxes"].double())
+    overlaps = overlap(expected["boxes"], found["boxes"])
     same = expected["labels"][:, None] == found["labels"][None]
     near = (expected["scores"][:, None] - found["scores"][None]).abs() <= tolerance.score
     overlaps = torch.where(same & near & (overlaps >= tolerance.iou), overlaps, -1.0)
@@ -119,7 +130,7 @@ def _agreement(
     if not pairs:
         return 1.0, 0.0
     rows, columns = map(list, zip(*pairs, strict=True))
-    overlaps = box_iou(expected["boxes"][rows].double(), found["boxes"][columns].double())
+    overlaps = overlap(expected["boxes"][rows], found["boxes"][columns])
     scores = (expected["scores"][rows] - found["scores"][columns]).abs()
     return float(overlaps.diagonal().min()), float(scores.max())
 

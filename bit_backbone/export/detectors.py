@@ -32,8 +32,16 @@ def detector_program(model: Any, settings: ExportSettings) -> Program:
     """Returns what a detector's file computes: one image in, its objects out.
 
     Raises:
-        ValueError: The detector finds masks or keypoints, and suppression is to be left out.
+        ValueError: The detector finds masks or keypoints, and suppression is to be left out; or the
+            format is "aoti".
     """
+    if settings.format == "aoti":
+        # Seen with torch 2.14: operators on boxes, whose number is known only when the code runs,
+        # get wrong strides, and the detections are others.
+        raise ValueError(
+            "torch's ahead-of-time compiler makes wrong code of detectors, and aoti is for "
+            "classifiers, backbones and segmenters; take torch-export, torchscript or onnx"
+        )
     outputs = (*BOXES, *_parts(model))
     if not settings.with_nms and len(outputs) > len(BOXES):
         raise ValueError(

@@ -17,6 +17,9 @@ from bit_backbone.export.sizes import Size, largest, least
 from bit_backbone.preprocessing import BitImageProcessor
 
 LEVELS = 255.0
+# Sums that end in a half exactly are common where a size is a simple ratio of another; the rest of
+# the number keeps every runtime's rounding errors from deciding over them.
+_HALF = 0.5 + 1e-4
 _CUBIC = -0.5  # Pillow's; PyTorch's is -0.75
 _FILTERS = (Resampling.BILINEAR, Resampling.BICUBIC)
 
@@ -92,7 +95,7 @@ class Pixels(nn.Module):
             weights = (positions[:, None] == sources[None]).to(torch.float32)
             return x @ weights.T
         weights = self._weights(positions, sources, count, target)
-        return (x @ weights.T).add(0.5).floor().clamp(0, LEVELS)
+        return (x @ weights.T).add(_HALF).floor().clamp(0, LEVELS)
 
     def _first(self, target: Size, crop: int) -> Size:
         """Returns where the crop begins, which is negative where there is too little to cut."""

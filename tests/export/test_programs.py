@@ -124,6 +124,7 @@ def test_preprocessing_that_a_file_cannot_do(processor, message):
 @pytest.mark.parametrize(
     ("model", "options", "message"),
     [
+        (lambda: detector(maskrcnn_bit_fpn), {"format": "aoti"}, "wrong code of detectors"),
         (lambda: torch.nn.Linear(1, 1), {}, "what is exported is a classifier.*got a Linear"),
         (
             lambda: optimize_for_inference(tiny(out_indices=(1,))),
@@ -140,7 +141,7 @@ def test_preprocessing_that_a_file_cannot_do(processor, message):
 )
 def test_what_cannot_be_exported(model, options, message):
     with pytest.raises(ValueError, match=message):
-        program_of(model(), ExportSettings("onnx", **options), None)
+        program_of(model(), ExportSettings(**{"format": "onnx"} | options), None)
 
 
 @pytest.mark.parametrize(
