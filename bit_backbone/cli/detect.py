@@ -206,7 +206,7 @@ def _detect(
 
 
 def _check_image(model: Any, image: Tensor) -> None:
-    if not hasattr(model, "transform"):  # an exported file, or a segmenter: neither can tell
+    if not hasattr(model, "transform"):  # an exported file, or a segmenter: neither has the sizes
         return
     from bit_backbone.detection.models import check_image
 

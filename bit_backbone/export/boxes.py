@@ -45,7 +45,7 @@ def are_large(boxes: Tensor, least: float) -> Tensor:
     return ((boxes[:, 2:] - boxes[:, :2]) >= least).all(1)
 
 
-# Two boxes that lie outside of every image, apart, with less score than any. torchvision tells
+# Two boxes that lie outside of every image, apart, with less score than any. torchvision chooses
 # exporters that at least two boxes are kept, and a file would check that.
 _OUTSIDE = ((-4.0, -4.0, -3.0, -3.0), (-2.0, -2.0, -1.0, -1.0))
 _LEAST_SCORE = 1e-30

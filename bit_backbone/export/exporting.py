@@ -93,7 +93,7 @@ def export(
         path: The file to write; a folder that is missing is made.
         format: "onnx", "openvino" (two files, NAME.xml and NAME.bin), "torch-export", "aoti" or
             "torchscript".
-        image_size: (height, width) that the file takes alone, in batches of one; None for any.
+        image_size: the only (height, width) that the file takes, in batches of one; None for any.
         precision: "float32", "bfloat16" or "float16": what the BiT network computes in.
         with_preprocessing: Whether the file takes an image as it is read, uint8 [H, W, 3], RGB.
         with_nms: Whether a detector's file gives detections, else all candidates.

@@ -1,4 +1,4 @@
-"""A copy of a model made of plain operators alone: filters folded, no kernel of this package."""
+"""A copy of a model made only of plain operators: filters folded, no kernel of this package."""
 
 from __future__ import annotations
 

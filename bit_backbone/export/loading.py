@@ -93,7 +93,7 @@ class ExportedModel(nn.Module):
         size = self.metadata.image_size
         if size is not None and tuple(images.shape[-2:]) != size:
             raise ValueError(
-                f"{self.path} is for images of {size[0]}x{size[1]} alone, got "
+                f"{self.path} takes only images of {size[0]}x{size[1]}, got "
                 f"{images.shape[-2]}x{images.shape[-1]}; export without an image size for any"
             )
         return images

@@ -28,7 +28,7 @@ class Metadata:
             file does not do it; None for a detector or segmenter, which takes images in 0..1.
         with_preprocessing: Whether the file takes uint8 [H, W, 3].
         with_nms: Whether a detector's file gives detections.
-        image_size: (height, width) that the file takes alone; None for any.
+        image_size: the only (height, width) that the file takes; None for any.
         precision: What BiT computes in.
         bit_depth: Bits used of images of more than 8 per channel.
         version: Of the package that wrote the file.

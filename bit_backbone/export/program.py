@@ -80,7 +80,7 @@ def program_of(
         model: In any mode; not changed.
         settings: Of the export.
         processor: The preprocessing of a classifier or backbone, for ``with_preprocessing``; None
-            for scale and normalisation alone.
+            only for scale and normalisation.
 
     Raises:
         ValueError: The model cannot be exported, or not with these settings.
@@ -154,7 +154,7 @@ class Values(nn.Module):
 
 
 class Logits(nn.Module):
-    """A classifier that returns its logits alone."""
+    """A classifier that returns only its logits."""
 
     def __init__(self, network: BitForImageClassification) -> None:
         super().__init__()

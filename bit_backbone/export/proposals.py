@@ -17,7 +17,7 @@ class RegionCandidates(nn.Module):
     """Every class's box and score for every proposal.
 
     Numbers of proposals stay as large as they can be, and those that do not exist have no score,
-    so that layers run on sizes that depend on the image's size alone.
+    so that layers run on sizes that depend only on the image's size.
 
     Args:
         model: torchvision's Faster, Mask or Keypoint R-CNN.

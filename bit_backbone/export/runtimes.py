@@ -49,7 +49,7 @@ def format_of(path: Path) -> str:
 
 
 def _kind_of_archive(path: Path) -> str | None:
-    """Tells torch's kinds of archives apart, which share their suffixes."""
+    """Distinguishes torch's kinds of archives, which share their suffixes."""
     if not zipfile.is_zipfile(path):
         return None
     with zipfile.ZipFile(path) as archive:

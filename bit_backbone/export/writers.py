@@ -91,7 +91,7 @@ def _check_size(program: Program) -> None:
     size = sum(p.numel() * p.element_size() for p in program.module.parameters())
     if size >= ONNX_LIMIT:
         raise ValueError(
-            f"an ONNX file holds less than 2 GiB, and the weights alone take {size / 2**30:.1f} "
+            f"an ONNX file holds less than 2 GiB, and its weights take {size / 2**30:.1f} "
             "GiB: export with precision float16, or to torch-export"
         )
 
