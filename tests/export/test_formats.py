@@ -78,7 +78,7 @@ def test_one_size(kind, name, images, tmp_path):
     export(MODELS[kind](), path, format=name, images=images, image_size=(96, 128))
     read = load(path)
     given = torch.rand(3, 96, 160)
-    with pytest.raises(ValueError, match="images of 96x128 alone, got 96x160"):
+    with pytest.raises(ValueError, match="takes only images of 96x128, got 96x160"):
         read(given[None] if kind == "backbone" else [given])
 
 
