@@ -125,6 +125,7 @@ def export(
         None if processor is None else processor.to_dict(),
         with_preprocessing,
         with_nms,
+        program.takes_batches,
         image_size,
         precision,
         bit_depth,
@@ -153,7 +154,7 @@ def verify(
     """
     tolerance = TOLERANCES[settings.precision]
     inputs = [reference.inputs(image) for image in images]
-    if program.takes_batches and not settings.image_size:
+    if program.takes_batches:
         inputs[0] = torch.cat([inputs[0], inputs[0].flip(-1)])
     expectations = [_timed(reference.expected, given) for given in inputs]
     run, _ = open_file(path)

@@ -78,10 +78,17 @@ class ExportedModel(nn.Module):
             return [self._of_one(image) for image in images]
         if self.metadata.task == "segmentation":
             return [self._map_of_one(image) for image in images]
-        maps = self.run(self._fitting(images))
+        maps = self._of_batch(self._fitting(images))
         if self.metadata.task == "classification":
             return ImageClassifierOutput(None, maps["logits"], None)
         return maps
+
+    def _of_batch(self, images: Tensor) -> dict[str, Tensor]:
+        """Returns what the file gives for a batch, one image at a time where it takes but one."""
+        if self.metadata.takes_batches:
+            return self.run(images)
+        found = [self.run(image[None]) for image in images]
+        return {name: torch.cat([of[name] for of in found]) for name in self.metadata.outputs}
 
     def _of_one(self, image: Tensor) -> dict[str, Tensor]:
         return self.run(self._fitting(image))

@@ -28,6 +28,7 @@ class Metadata:
             file does not do it; None for a detector or segmenter, which takes images in 0..1.
         with_preprocessing: Whether the file takes uint8 [H, W, 3].
         with_nms: Whether a detector's file gives detections.
+        takes_batches: Whether the file takes any number of images at once.
         image_size: the only (height, width) that the file takes; None for any.
         precision: What BiT computes in.
         bit_depth: Bits used of images of more than 8 per channel.
@@ -43,6 +44,7 @@ class Metadata:
     preprocessing: dict[str, Any] | None = None
     with_preprocessing: bool = False
     with_nms: bool = True
+    takes_batches: bool = True
     image_size: tuple[int, int] | None = None
     precision: str = "float32"
     bit_depth: int | str = "auto"

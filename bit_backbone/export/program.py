@@ -45,8 +45,8 @@ class Program:
 
     @property
     def takes_batches(self) -> bool:
-        """Whether the first axis counts images."""
-        return self.example.ndim == 4
+        """Whether the first axis counts images, as many as there are."""
+        return self.example.ndim == 4 and 0 in self.dynamic
 
 
 def task_of(model: nn.Module) -> str:
@@ -99,8 +99,12 @@ def program_of(
     plain = portable(model, getattr(torch, settings.precision))
     module, outputs = _maps(plain, _size(settings))
     if not settings.with_preprocessing:
-        example = torch.rand(1 if settings.image_size else 2, 3, *_size(settings))
-        return Program(module, task, "images", example, _free(settings, 0, 2, 3), outputs)
+        # torch's ahead-of-time compiler lays out maps of one image otherwise than those of several,
+        # and code for any batch is wrong for one.
+        axes = (2, 3) if settings.format == "aoti" else (0, 2, 3)
+        dynamic = _free(settings, *axes)
+        example = torch.rand(2 if 0 in dynamic else 1, 3, *_size(settings))
+        return Program(module, task, "images", example, dynamic, outputs)
     module = nn.Sequential(_pixels(model, processor), module)
     example = torch.randint(0, 256, (*_size(settings), 3), dtype=torch.uint8)
     return Program(module, task, "image", example, _free(settings, 0, 1), outputs)

@@ -77,6 +77,9 @@ def test_one_size(kind, name, images, tmp_path):
     path = tmp_path / f"model{SUFFIX[name]}"
     export(MODELS[kind](), path, format=name, images=images, image_size=(96, 128))
     read = load(path)
+    if kind == "backbone":
+        batch = torch.rand(2, 3, 96, 128)
+        assert read(batch)["stage4"].shape[0] == 2
     given = torch.rand(3, 96, 160)
     with pytest.raises(ValueError, match="takes only images of 96x128, got 96x160"):
         read(given[None] if kind == "backbone" else [given])
