@@ -7,9 +7,9 @@
 
 Every contender runs in a process of its own, because the allocator's settings are a process's, and
 the processes take turns, one step at a time, so that all meet the same machine. Medians are shown.
-"own floor" is only the network's convolutions, with their weights already standardized, in
+"lower bound" is only the network's convolutions, with their weights already standardized, in
 channels-last, with the contender's setting of the allocator; "peak" is the most memory above what
-the built model holds. Peers are measured as their users get them.
+the built model holds. Peers are measured with their defaults.
 """
 
 import argparse

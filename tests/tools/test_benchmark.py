@@ -29,6 +29,12 @@ def benchmark(*arguments: str) -> subprocess.CompletedProcess[str]:
             marks=pytest.mark.slow,
         ),
         pytest.param("train", ["floor", "ours", "recompute-kept"], 1, marks=pytest.mark.slow),
+        pytest.param(
+            "224-runtimes",
+            ["optimized", "onnxruntime", "openvino", "timm-onnxruntime", "timm-openvino"],
+            1,
+            marks=pytest.mark.slow,
+        ),
         ("construct", ["ours"], 1),
     ],
 )
@@ -93,7 +99,31 @@ def test_floors_and_ratios(monkeypatch):
         Result("bandwidth", [0.1], facts={"moved_bytes": 2e9}),
     ]
     text = report.table(WORKLOADS["800"], results)
-    assert "| optimized | 500.0 | 1.25 | 2.00 | 7 |" in text  # of its own floor, 0.4
+    assert "| optimized | 500.0 | 1.25 | 2.00 | 7 |" in text  # of its own lower bound, 0.4
     assert "| timm | 1000.0 | 2.00 | 1.00 | 0 |" in text
     assert "| transformers | not installed (No module named 'transformers') |" in text
     assert "Roofline at 20.0 GB/s: 550 ms over floor, 450 ms over floor-kept." in text
+
+
+def test_the_chart_of_the_front_page(tmp_path):
+    names = ("optimized", "timm-onnxruntime", "timm-openvino", "timm", "transformers")
+    runs = [
+        {
+            "workload": {"size": [side, side]},
+            "results": [
+                {"contender": name, "median_seconds": side * (i + 1) / 1e6}
+                for i, name in enumerate(names)
+            ],
+        }
+        for side in (224, 800)
+    ]
+    (tmp_path / "measured.json").write_text(json.dumps({"runs": runs}))
+    command = [sys.executable, "tools/speed_chart.py", str(tmp_path / "measured.json")]
+    images = [tmp_path / "one.svg", tmp_path / "two.svg"]
+    for image in images:
+        env = os.environ | {"PYTHONPATH": str(ROOT)}
+        subprocess.run([*command, "--output", image], cwd=ROOT, env=env, check=True)
+    text = images[0].read_text()
+    assert text == images[1].read_text()
+    for shown in ("bit_backbone", "224 x 224, ms", "800 x 800, ms", ">4<", ">1<"):
+        assert shown in text

@@ -20,6 +20,7 @@ from bit_backbone import (
 from bit_backbone.utils.empty_weights import init_empty_weights
 
 from .floor import bandwidth, floor
+from .runtimes import exported, plainly_exported
 from .steps import Step
 from .workloads import Workload
 
@@ -58,7 +59,7 @@ def build(name: str, work: Workload, setting: Setting) -> Step:
         return bandwidth(setting.device)
     images = setting.place(torch.randn(work.batch, 3, *work.size))
     if name.startswith("floor"):
-        network = setting.place(_ours(work, setting).eval())
+        network = setting.place(_ours(work).eval())
         return floor(network, images, work.mode, kept=name == "floor-kept")
     network = CONTENDERS[name](work, setting)
     if work.mode == "training":
@@ -101,18 +102,18 @@ def _cuda_graph(network: nn.Module, images: Tensor) -> Callable[[], None]:
     return graph.replay
 
 
-def _ours(work: Workload, setting: Setting) -> BitBackbone:
+def _ours(work: Workload) -> BitBackbone:
     return BitBackbone(work.variant, out_indices=work.out_indices)
 
 
 def _eager(work: Workload, setting: Setting) -> nn.Module:
-    return setting.place(_ours(work, setting))
+    return setting.place(_ours(work))
 
 
 def _kept(recompute: bool) -> Callable[[Workload, Setting], nn.Module]:
     def build_kept(work: Workload, setting: Setting) -> nn.Module:
         keep_pages()
-        network = _ours(work, setting)
+        network = _ours(work)
         network.set_activation_recompute(recompute)
         return setting.place(network)
 
@@ -121,19 +122,21 @@ def _kept(recompute: bool) -> Callable[[Workload, Setting], nn.Module]:
 
 def _optimized(**options: Any) -> Callable[[Workload, Setting], nn.Module]:
     def build_optimized(work: Workload, setting: Setting) -> nn.Module:
-        return optimize_for_inference(setting.place(_ours(work, setting)), **options)
+        return optimize_for_inference(setting.place(_ours(work)), **options)
 
     return build_optimized
 
 
-def _timm(work: Workload, setting: Setting) -> nn.Module:
+def _their_network(work: Workload) -> nn.Module:
     import timm
 
-    return setting.place(
-        timm.create_model(
-            f"resnetv2_{work.variant[1:]}_bit", features_only=True, out_indices=work.out_indices
-        )
+    return timm.create_model(
+        f"resnetv2_{work.variant[1:]}_bit", features_only=True, out_indices=work.out_indices
     )
+
+
+def _timm(work: Workload, setting: Setting) -> nn.Module:
+    return setting.place(_their_network(work))
 
 
 def _transformers_config(variant: str, **options: Any) -> Any:
@@ -245,6 +248,10 @@ CONTENDERS: dict[str, Callable[[Workload, Setting], nn.Module]] = {
     "timm-compiled": _compiled(_timm),
     "transformers": _transformers,
     "transformers-compiled": _compiled(_transformers),
+    "onnxruntime": exported(_ours, "onnx"),
+    "openvino": exported(_ours, "openvino"),
+    "timm-onnxruntime": plainly_exported(_their_network, "onnx"),
+    "timm-openvino": plainly_exported(_their_network, "openvino"),
     "ours-fpn": _our_pyramid,
     "optimized-fpn": _optimized_pyramid,
     "torchvision-r50-fpn": _torchvision_pyramid,

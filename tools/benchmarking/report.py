@@ -60,7 +60,7 @@ def table(work: Workload, results: Sequence[Result]) -> str:
     timed = {r.contender: r for r in results if r.problem is None}
     floors = {name: timed[name].median for name in ("floor", "floor-kept") if name in timed}
     peers = [name for name in PEERS if name in timed]
-    heads = ["contender", "ms", "/ own floor", *(f"{p} / it" for p in peers), "peak MB"]
+    heads = ["contender", "ms", "/ lower bound", *(f"{p} / it" for p in peers), "peak MB"]
     lines = [f"### {work.describe()}", "", _row(heads), _row(["---", *["---:"] * (len(heads) - 1)])]
     for result in results:
         if result.problem is not None:

@@ -7,6 +7,10 @@ from dataclasses import dataclass
 # The first of each tuple is what the others are compared with where it is a floor.
 PLAIN = ("floor", "floor-kept", "ours", "optimized-unkept", "optimized", "timm", "transformers")
 COMPILED = ("compiled", "timm-compiled", "transformers-compiled")
+RUNTIMES = (
+    *("optimized", "timm", "transformers", "onnxruntime", "openvino"),
+    *("timm-onnxruntime", "timm-openvino"),
+)
 LARGE = ("floor-kept", "optimized", "timm", "transformers")  # what fits in memory side by side
 TRAINING = ("floor", "ours", "ours-kept", "recompute-kept", "timm", "transformers")
 PYRAMIDS = (
@@ -60,6 +64,9 @@ WORKLOADS = {
         Workload("224-batch8", size=(224, 224), batch=8),
         Workload("800-compiled", contenders=("floor-kept", "optimized", *COMPILED)),
         Workload("224-compiled", (224, 224), contenders=("floor-kept", "optimized", *COMPILED)),
+        Workload("800-runtimes", contenders=RUNTIMES),
+        Workload("224-runtimes", (224, 224), contenders=RUNTIMES),
+        Workload("224-runtimes-batch16", (224, 224), batch=16, contenders=RUNTIMES),
         Workload("train", size=(384, 512), batch=2, mode="training", contenders=TRAINING),
         Workload("fpn", contenders=PYRAMIDS),
         Workload("R101x3-224", size=(224, 224), variant="R101x3", contenders=LARGE),
