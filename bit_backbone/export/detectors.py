@@ -33,14 +33,14 @@ def detector_program(model: Any, settings: ExportSettings) -> Program:
 
     Raises:
         ValueError: The detector finds masks or keypoints, and suppression is to be left out; or the
-            format is "aoti".
+            format is "aoti", and images may have any size.
     """
-    if settings.format == "aoti":
-        # Seen with torch 2.14: operators on boxes, whose number is known only when the code runs,
-        # get wrong strides, and the detections are others.
+    if settings.format == "aoti" and settings.image_size is None:
+        # Seen with torch 2.14: a small Faster R-CNN was not compiled within twenty minutes, and for
+        # one size within one.
         raise ValueError(
-            "torch's ahead-of-time compiler makes wrong code of detectors, and aoti is for "
-            "classifiers, backbones and segmenters; take torch-export, torchscript or onnx"
+            "torch's ahead-of-time compiler takes hours over a detector for images of any size: "
+            "give aoti an image size, or take torch-export or torchscript"
         )
     outputs = (*BOXES, *_parts(model))
     if not settings.with_nms and len(outputs) > len(BOXES):

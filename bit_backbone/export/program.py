@@ -99,10 +99,7 @@ def program_of(
     plain = portable(model, getattr(torch, settings.precision))
     module, outputs = _maps(plain, _size(settings))
     if not settings.with_preprocessing:
-        # torch's ahead-of-time compiler lays out maps of one image otherwise than those of several,
-        # and code for any batch is wrong for one.
-        axes = (2, 3) if settings.format == "aoti" else (0, 2, 3)
-        dynamic = _free(settings, *axes)
+        dynamic = _free(settings, 0, 2, 3)
         example = torch.rand(2 if 0 in dynamic else 1, 3, *_size(settings))
         return Program(module, task, "images", example, dynamic, outputs)
     module = nn.Sequential(_pixels(model, processor), module)

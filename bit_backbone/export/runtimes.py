@@ -134,7 +134,8 @@ def _open_torchscript(path: Path) -> tuple[Run, Metadata]:
 def _of_torch(module: Any) -> Run:
     def run(x: Tensor) -> Sequence[Tensor]:
         with torch.inference_mode():
-            found: Sequence[Tensor] = module(x)
+            # compiled code takes the strides of its example for granted, and checks none
+            found: Sequence[Tensor] = module(x.contiguous())
             return found
 
     return run

@@ -85,6 +85,14 @@ def test_one_size(kind, name, images, tmp_path):
         read(given[None] if kind == "backbone" else [given])
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", DETECTORS)
+def test_detectors_compiled_for_one_size(kind, images, tmp_path):
+    path = tmp_path / "model.pt2"
+    export(MODELS[kind](), path, format="aoti", images=images, image_size=(160, 192))
+    assert load(path).metadata.image_size == (160, 192)
+
+
 @pytest.mark.parametrize("kind", ["fasterrcnn", "fcos"])
 def test_all_candidates(kind, images, tmp_path):
     path = tmp_path / "model.onnx"

@@ -124,7 +124,7 @@ def test_preprocessing_that_a_file_cannot_do(processor, message):
 @pytest.mark.parametrize(
     ("model", "options", "message"),
     [
-        (lambda: detector(maskrcnn_bit_fpn), {"format": "aoti"}, "wrong code of detectors"),
+        (lambda: detector(maskrcnn_bit_fpn), {"format": "aoti"}, "give aoti an image size"),
         (lambda: torch.nn.Linear(1, 1), {}, "what is exported is a classifier.*got a Linear"),
         (
             lambda: optimize_for_inference(tiny(out_indices=(1,))),
