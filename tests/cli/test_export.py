@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -226,3 +227,19 @@ def test_files_of_others_and_for_others(tmp_path, photo, images, capsys):
     onnx.save(model, file)
     with pytest.raises(ValueError, match="does not say what it holds"):
         load(file)
+
+
+def test_an_archive_whose_list_of_files_is_damaged(tmp_path):
+    file = tmp_path / "m.pt2"
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("m/models/model.json", "{}")
+    content = file.read_bytes()
+    file.write_bytes(content.replace(b"PK\x01\x02", b"PK??"))
+    with pytest.raises(ValueError, match=r"named \*\.onnx, .* does not"):
+        load(file)
+
+
+def test_a_model_stays_in_training(images, tmp_path):
+    model = tiny(out_indices=(1,)).train()
+    export(model, tmp_path / "m.pt", format="torchscript", images=images)
+    assert all(module.training for module in model.modules())
