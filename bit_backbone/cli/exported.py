@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from bit_backbone.export import ExportedModel
 
+_WITHOUT_CODE = ("onnx", "openvino")  # weights and operators; torch's have pickles or machine code
+
 
 def exported_model(
     args: argparse.Namespace, tasks: str | Sequence[str], command: str
@@ -17,14 +19,21 @@ def exported_model(
     """Returns the exported file that ``--weights`` names, or None where it names something else.
 
     Raises:
-        ValueError: The file is for another task, or has another interface than the command needs.
+        ValueError: The file is for another task, has another interface than the command needs, or
+            is a program of torch, which can hold any code.
     """
     if not args.weights or not Path(args.weights).is_file():
         return None
-    from bit_backbone.export.runtimes import is_exported
+    from bit_backbone.export.runtimes import format_of, is_exported
 
     if not is_exported(Path(args.weights)):
         return None
+    if format_of(Path(args.weights)) not in _WITHOUT_CODE:
+        raise ValueError(
+            f"{args.weights} is a program of torch, which runs code of its own as it is loaded: "
+            f"{command} takes exported files of format {' and '.join(_WITHOUT_CODE)}; in Python, "
+            "bit_backbone.export.load opens those that you trust"
+        )
     from bit_backbone.export import load
 
     model = load(args.weights).require(tasks, command)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -43,7 +44,8 @@ def compare_maps(
             return Difference("other shapes", f"{name} has the shape {shapes}")
         scale = value.abs().max().clamp(min=1e-12)
         difference = float((found[name].float() - value.float()).abs().max() / scale)
-        if not difference <= worst:  # NaN is no less
+        difference = math.inf if math.isnan(difference) else difference
+        if difference > worst:
             worst, where = difference, name
     text = f"{worst:.1e} of the largest value"
     if worst <= tolerance.maps:
@@ -150,7 +152,7 @@ def _inside(
             distance = (expected["keypoints"][row] - found["keypoints"][column]).abs().max()
             extent = (expected["boxes"][row][2:] - expected["boxes"][row][:2]).max()
             apart.append(float(distance / (KEYPOINT_DISTANCE + 0.02 * extent)) - 1 + 0.05)
-    wrong = sum(value > 1 - LEAST_MASK_IOU for value in apart)
+    wrong = sum(not value <= 1 - LEAST_MASK_IOU for value in apart)  # NaN is no less
     if wrong <= max(tolerance.unmatched, 0.05) * len(pairs):
         return None
     return f"the masks or keypoints of {wrong} of {len(pairs)} detections differ"

@@ -23,6 +23,9 @@ LEVELS = 255.0
 def load(path: str | os.PathLike[str]) -> ExportedModel:
     """Opens what ``export`` wrote, in its own runtime and on the CPU.
 
+    Files of torch's formats (*.pt2, *.pt, *.ts) can run any code as they are loaded: open only
+    those that you trust.
+
     Raises:
         CheckpointError: The file is missing or damaged, or was not written by ``export``.
         MissingExtraError: Its runtime is not installed.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -42,10 +43,11 @@ def reference_of(model: nn.Module, program: Program) -> Reference:
     """Returns what a file of a program has to equal.
 
     Args:
-        model: What was exported; put into eval mode, on the CPU.
+        model: What was exported; not changed, for a training may continue with it.
         program: Made from it.
     """
-    model = model.cpu().eval()
+    with torch.inference_mode(False):
+        model = copy.deepcopy(model).cpu().eval()
     takes_bytes = program.example.dtype == torch.uint8
     if program.task == "detection":
         return _of_detector(model, program, takes_bytes)

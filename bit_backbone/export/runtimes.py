@@ -52,8 +52,11 @@ def _kind_of_archive(path: Path) -> str | None:
     """Distinguishes torch's kinds of archives, which share their suffixes."""
     if not zipfile.is_zipfile(path):
         return None
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except zipfile.BadZipFile:  # with a zip's end, and a damaged list of its files
+        return None
     if any("/data/aotinductor/" in name for name in names):
         return "aoti"
     if any("/models/" in name and name.endswith(".json") for name in names):

@@ -70,14 +70,20 @@ def is_recorded(*tensors: Tensor) -> bool:
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
+def is_watched() -> bool:
+    """Whether a mode of PyTorch's sees every operator or function, and may keep what it returns."""
+    return bool(torch._C._len_torch_dispatch_stack() or torch._C._len_torch_function_stack())
+
+
 def has_hooks(*modules: Any) -> bool:
     """Whether hooks, PyTorch's global ones included, see one of the modules called.
 
     They may keep what it returns, or replace it. A backward hook makes it a view that rejects
-    writes in place.
+    writes in place. A forward that was set on a module, as some libraries do, is a hook too.
     """
     return bool(_has_any_global_hook()) or any(
-        module._forward_hooks
+        "forward" in module.__dict__
+        or module._forward_hooks
         or module._forward_pre_hooks
         or module._backward_hooks
         or module._backward_pre_hooks

@@ -8,9 +8,9 @@ from functools import wraps
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from bit_backbone.kernels.gate import is_compiled
+from bit_backbone.kernels.gate import is_compiled, is_watched
 from bit_backbone.kernels.residual import are_owned
 
 Forward = Callable[..., Tensor]
@@ -41,7 +41,7 @@ def norms_overwrite(*pairs: tuple[str, str]) -> Callable[[Forward], Forward]:
                 return forward(unit, x, activated)
             layers = [(getattr(unit, conv), getattr(unit, norm)) for conv, norm in pairs]
             before = _inside.norms
-            _inside.norms = frozenset(id(norm) for conv, norm in layers if are_owned(conv, norm))
+            _inside.norms = frozenset(id(n) for c, n in layers if _is_between_them(unit, c, n))
             try:
                 return forward(unit, x, activated)
             finally:
@@ -50,6 +50,20 @@ def norms_overwrite(*pairs: tuple[str, str]) -> Callable[[Forward], Forward]:
         return run
 
     return decorate
+
+
+def _is_between_them(unit: nn.Module, conv: nn.Module, norm: nn.Module) -> bool:
+    """Whether only a convolution and a norm of a unit ever see the map that goes between them.
+
+    Not if the place of the convolution is taken by what passes its own input on, nor if the norm
+    has a second place in the unit, where it gets another input.
+    """
+    return (
+        isinstance(conv, nn.Conv2d)
+        and are_owned(conv, norm)
+        and list(unit._modules.values()).count(norm) == 1
+        and not is_watched()
+    )
 
 
 def may_overwrite(norm: Any) -> bool:

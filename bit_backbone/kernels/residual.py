@@ -14,19 +14,20 @@ from bit_backbone.kernels.gate import has_hooks, is_eager
 Layer = TypeVar("Layer", bound=type[nn.Module])
 Add = Callable[[Any, Tensor, Tensor], Tensor]
 
-# Exactly these classes: a subclass of a user's may keep what it returns.
-_OWNERS: set[type] = {nn.Identity}
+# Exactly these classes with these forwards: another of a user's may keep what it returns.
+_OWNERS: dict[type, Any] = {nn.Identity: nn.Identity.forward}
 
 
 def returns_new_memory(layer: Layer) -> Layer:
     """Class decorator: neither the layer nor autograd keeps what its forward returns."""
-    _OWNERS.add(layer)
+    _OWNERS[layer] = layer.forward
     return layer
 
 
 def are_owned(*layers: nn.Module) -> bool:
     """Whether only their caller holds what layers return: they are ours, and without hooks."""
-    return _OWNERS.issuperset(map(type, layers)) and not has_hooks(*layers)
+    owned = all(type(of) in _OWNERS and type(of).forward is _OWNERS[type(of)] for of in layers)
+    return owned and not has_hooks(*layers)
 
 
 def in_place_where_unseen(add: Add) -> Add:
@@ -34,14 +35,20 @@ def in_place_where_unseen(add: Add) -> Add:
 
     The sum is written over the branch if ``conv3``, ``norm3`` with its activation and
     ``drop_path``, which made it, are the package's own and no hook sees them. Elsewhere ``add``
-    itself runs: tracers and compilers record it, and may return any operation's result.
+    itself runs: tracers and compilers record it, and may return any operation's result. So it does
+    without a norm: the branch may then be what an earlier layer, which a hook sees, has returned.
     """
 
     @wraps(add)  # TorchScript compiles what it wraps
     def run(unit: Any, branch: Tensor, shortcut: Tensor) -> Tensor:
-        owned = are_owned(unit.conv3, unit.norm3, unit.drop_path)
-        if is_eager(branch) and owned and activation_name(unit.norm3.act) is not None:
+        if is_eager(branch) and _owns_branch(unit):
             return branch.add_(shortcut)
         return add(unit, branch, shortcut)
 
     return run
+
+
+def _owns_branch(unit: Any) -> bool:
+    norm = unit.norm3
+    owned = are_owned(unit.conv3, norm, unit.drop_path) and isinstance(norm, nn.GroupNorm)
+    return owned and activation_name(norm.act) is not None

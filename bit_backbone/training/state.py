@@ -101,7 +101,13 @@ class RunState:
 
 
 def as_present(values: dict[str, Any]) -> dict[str, Any]:
-    """Gives the fields of a saved state the names that they have had since version 0.1."""
+    """Gives the fields of a saved state the names that they have had since version 0.1.
+
+    Raises:
+        TypeError: The state is no dict.
+    """
+    if not isinstance(values, dict):
+        raise TypeError(f"a state is a dict, got {type(values).__name__}")
     return {"settings" if name == "recipe" else name: value for name, value in values.items()}
 
 

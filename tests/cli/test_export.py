@@ -1,6 +1,7 @@
 """``bit-backbone export``, and the commands that read what it wrote."""
 
 import builtins
+import io
 import json
 import os
 import re
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -226,3 +228,45 @@ def test_files_of_others_and_for_others(tmp_path, photo, images, capsys):
     onnx.save(model, file)
     with pytest.raises(ValueError, match="does not say what it holds"):
         load(file)
+
+
+@pytest.mark.parametrize("command", ["classify", "features", "detect"])
+@pytest.mark.parametrize("name", ["m.pt2", "m.pt"])
+def test_commands_load_no_program_of_torch(command, name, photo, tmp_path, capsys):
+    file = tmp_path / name
+    with zipfile.ZipFile(file, "w") as archive:  # as a stranger may send it
+        archive.writestr("m/models/model.json", "{}")
+        archive.writestr("m/data/sample_inputs/model.pt", Touch(tmp_path / "ran").pickled())
+    output = ("--output", tmp_path / "out") if command == "features" else ()
+    assert run(command, photo, "--weights", file, *output) == 2
+    assert "runs code of its own as it is loaded" in capsys.readouterr().err
+    assert not (tmp_path / "ran").exists()
+
+
+class Touch:
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+    def pickled(self):
+        content = io.BytesIO()
+        torch.save((self,), content)
+        return content.getvalue()
+
+
+def test_an_archive_whose_list_of_files_is_damaged(tmp_path):
+    file = tmp_path / "m.pt2"
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("m/models/model.json", "{}")
+    content = file.read_bytes()
+    file.write_bytes(content.replace(b"PK\x01\x02", b"PK??"))
+    with pytest.raises(ValueError, match=r"named \*\.onnx, .* does not"):
+        load(file)
+
+
+def test_a_model_stays_in_training(images, tmp_path):
+    model = tiny(out_indices=(1,)).train()
+    export(model, tmp_path / "m.pt", format="torchscript", images=images)
+    assert all(module.training for module in model.modules())

@@ -57,7 +57,7 @@ def test_nothing_to_compare_is_said():
     [
         (torch.tensor([0.0, 10.0005]), None),
         (torch.tensor([0.0, 10.01]), "a differs by 1.0e-03"),
-        (torch.tensor([0.0, float("nan")]), "a differs by nan"),
+        (torch.tensor([0.0, float("nan")]), "a differs by inf"),
         (torch.tensor([0.0]), r"a has the shape \[1\] instead of \[2\]"),
     ],
 )

@@ -1,6 +1,7 @@
 """Fine-tuning runs: learning, resuming, splitting, distributing and stopping."""
 
 import dataclasses
+import io
 import json
 import math
 import os
@@ -374,7 +375,9 @@ def test_settings_that_are_rejected(tmp_path, settings, message):
 def test_a_damaged_state_is_rejected(tmp_path):
     run(tmp_path, steps=1)
     path = tmp_path / "last.pt"
-    for content in (b"", b"not a checkpoint", path.read_bytes()[:5000]):
+    other = io.BytesIO()
+    torch.save([1, 2], other)
+    for content in (b"", b"not a checkpoint", path.read_bytes()[:5000], other.getvalue()):
         path.write_bytes(content)
         with pytest.raises(ValueError, match="holds no state of a training run"):
             run(tmp_path, steps=1)

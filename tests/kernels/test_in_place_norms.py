@@ -5,6 +5,8 @@ import threading
 import pytest
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from bit_backbone import BitBackbone, BitConfig
 from bit_backbone.kernels import in_place_norms, native
@@ -136,3 +138,83 @@ def test_an_error_inside_leaves_nothing_overwritable():
     with torch.no_grad(), pytest.raises(RuntimeError):
         unit(torch.randn(1, 7, 10, 14))
     assert not in_place_norms.may_overwrite(unit.norm2)
+
+
+def keeping(function, kept):
+    def keep(*arguments):
+        kept.append(function(*arguments))
+        return kept[-1]
+
+    return keep
+
+
+@pytest.mark.parametrize("layer_type", PAIRS)
+@pytest.mark.parametrize("owner", ["module", "class"])
+def test_a_forward_that_was_replaced_may_keep_what_it_returns(layer_type, owner, monkeypatch):
+    backbone, kept = network(layer_type), []
+    conv = backbone.stage1[1].conv2
+    if owner == "module":  # as accelerate does
+        monkeypatch.setattr(conv, "forward", keeping(conv.forward, kept))
+    else:
+        own = StdConv2d.forward
+        forward = lambda self, x: keeping(own, kept if self is conv else [])(self, x)  # noqa: E731
+        monkeypatch.setattr(StdConv2d, "forward", forward)
+    with torch.no_grad():
+        backbone(X)
+    assert kept[0].min() < 0  # it went through no ReLU
+
+
+class DispatchKeeper(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.kept = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if function in (torch.ops.aten.convolution.default, torch.ops.aten.bmm.default):
+            self.kept.append((result, result.clone()))
+        return result
+
+
+class FunctionKeeper(TorchFunctionMode):
+    def __init__(self):
+        super().__init__()
+        self.kept = []
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if function is torch.conv2d:
+            self.kept.append((result, result.clone()))
+        return result
+
+
+@pytest.mark.parametrize("mode", [DispatchKeeper, FunctionKeeper])
+def test_a_mode_that_keeps_maps_finds_those_before_norms_unchanged(mode):
+    unit = network().stage1[1]
+    with torch.no_grad(), mode() as watching:
+        unit(torch.randn(1, 32, 10, 14).contiguous(memory_format=torch.channels_last))
+    *before_norms, _ = watching.kept  # the sum is written over the last one, for a mode to see
+    assert len(before_norms) == 2
+    assert all(torch.equal(map_, copy) for map_, copy in before_norms)
+
+
+def test_what_passes_a_map_on_in_place_of_a_convolution_owns_none():
+    unit, seen = network().stage1[1], []
+    unit.conv2 = nn.Identity()
+    unit.norm2.register_forward_hook(lambda *a: seen.append((a[2], a[2].clone())))
+    with torch.no_grad():
+        unit(torch.randn(1, 32, 10, 14))
+    assert torch.equal(*seen[0])
+
+
+def test_a_norm_with_two_places_in_a_unit_overwrites_in_neither():
+    config = BitConfig(
+        embedding_size=32, hidden_sizes=(128,), depths=(1,), num_groups=8, out_indices=(1,)
+    )
+    unit = BitBackbone(config).eval().stage1[0]
+    unit.norm1 = unit.norm2
+    x = torch.randn(1, 32, 10, 14)
+    before = x.clone()
+    with torch.no_grad():
+        unit(x)
+    assert torch.equal(x, before)

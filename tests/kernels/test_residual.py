@@ -97,3 +97,11 @@ def test_a_module_in_the_place_of_a_convolution_keeps_what_it_returns():
     with torch.no_grad():
         backbone(torch.randn(1, 3, 33, 33))
     assert torch.equal(constant.value, before)
+
+
+@pytest.mark.parametrize("layer_type", ["preactivation", "bottleneck"])
+def test_a_unit_without_its_last_norm_runs(layer_type):
+    backbone = tiny(layer_type=layer_type, out_indices=(1,)).eval()
+    backbone.stage1[-1].norm3 = nn.Identity()
+    with torch.no_grad():
+        assert backbone(torch.randn(1, 3, 33, 33))["stage1"].isfinite().all()
