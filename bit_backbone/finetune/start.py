@@ -61,19 +61,21 @@ def as_resumed(
         folder: Of the run.
     """
     recorded = saved.settings.get("initial_weights", "")
-    if len(recorded) != len(settings["initial_weights"]):
-        _LOGGER.warning(
-            "the run in %s is of an earlier version, which did not record the weights that it "
-            "started from in the same way: they are not compared with those given now",
-            folder,
-        )
-        known = {n: v for n, v in settings.items() if n in saved.settings or n not in _START}
-        return {**known, "initial_weights": recorded} if recorded else known
     is_of_run = _trained_in.get(model) == Path(os.path.realpath(folder))
-    if saved.settings["initial_weights"] != settings["initial_weights"]:
+    if recorded != settings["initial_weights"]:
         is_of_run |= saved.model is not None and _same_weights(model, saved.model)
-    kept = ("zero_head", "initial_weights") if is_of_run else ()
-    return {**settings, **{name: saved.settings[name] for name in kept}}
+    if recorded and is_of_run:
+        kept = ("zero_head", "initial_weights")
+        return {**settings, **{name: saved.settings[name] for name in kept}}
+    if len(recorded) == len(settings["initial_weights"]):
+        return dict(settings)
+    _LOGGER.warning(
+        "the run in %s is of an earlier version, which did not record the weights that it "
+        "started from in the same way: they are not compared with those given now",
+        folder,
+    )
+    known = {n: v for n, v in settings.items() if n in saved.settings or n not in _START}
+    return {**known, "initial_weights": recorded} if recorded else known
 
 
 def _same_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> bool:

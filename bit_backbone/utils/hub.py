@@ -53,9 +53,12 @@ def hub_file(repo: str, name: str, **options: Any) -> Path | None:
 def _quiet_retries() -> Iterator[None]:
     """Hides two warnings for each of five retries: the error says what they say."""
     logger = logging.getLogger("huggingface_hub.utils._http")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+
+    def is_error(record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.ERROR
+
+    logger.addFilter(is_error)  # of this call: a level would be that of other threads, too
     try:
         yield
     finally:
-        logger.setLevel(level)
+        logger.removeFilter(is_error)

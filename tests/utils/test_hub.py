@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from bit_backbone.utils.hub import HubError, NotCachedError, hub_file
+from bit_backbone.utils.hub import HubError, NotCachedError, _quiet_retries, hub_file
 
 
 @pytest.fixture
@@ -36,3 +36,14 @@ def test_offline(unreachable, monkeypatch):
     monkeypatch.setattr(unreachable, "HF_HUB_OFFLINE", True)
     with pytest.raises(NotCachedError, match="HF_HUB_OFFLINE is set"):
         hub_file("a/b", "a.bin")
+
+
+def test_downloads_at_the_same_time_leave_the_logger_as_it_was():
+    logger = logging.getLogger("huggingface_hub.utils._http")
+    before = logger.level, list(logger.filters)
+    first, second = _quiet_retries(), _quiet_retries()
+    for step in (first.__enter__, second.__enter__):
+        step()
+    for step in (first.__exit__, second.__exit__):  # in another order than they were nested
+        step(None, None, None)
+    assert (logger.level, logger.filters) == before
