@@ -214,7 +214,7 @@ class TestFolders:
         assert all(torch.equal(state[name], t) for name, t in model.state_dict().items())
 
     def test_others_need_their_configuration(self, official, tmp_path):
-        with pytest.raises(CheckpointError, match="alone do not tell the network: num_groups"):
+        with pytest.raises(CheckpointError, match="do not show the network: num_groups"):
             convert(official, tmp_path / "folder", "transformers")
         assert not (tmp_path / "folder").exists()
         convert(official, tmp_path / "folder", "transformers", config=BitConfig(**TINY_CONFIG))
