@@ -8,6 +8,11 @@ from bit_backbone.export import export, load
 
 # Capturing a detector by torch.export takes half a minute, compiling it some.
 SLOW = {
+    *(
+        (kind, name)
+        for kind in ("maskrcnn", "keypointrcnn")
+        for name in ("openvino", "torchscript")
+    ),
     *((model, "torch-export") for model in ("fasterrcnn", "maskrcnn", "keypointrcnn", "retinanet")),
     ("fcos", "torch-export"),
     *((model, "aoti") for model in MODELS),
