@@ -93,7 +93,7 @@ def export(
         path: The file to write; a folder that is missing is made.
         format: "onnx", "openvino" (two files, NAME.xml and NAME.bin), "torch-export", "aoti" or
             "torchscript".
-        image_size: the only (height, width) that the file takes, in batches of one; None for any.
+        image_size: The only (height, width) that the file takes, in batches of one; None for any.
         precision: "float32", "bfloat16" or "float16": what the BiT network computes in.
         with_preprocessing: Whether the file takes an image as it is read, uint8 [H, W, 3], RGB.
         with_nms: Whether a detector's file gives detections, else all candidates.
@@ -109,33 +109,51 @@ def export(
         MissingExtraError: What the format needs is not installed.
     """
     settings = ExportSettings(format, image_size, precision, with_preprocessing, with_nms)
-    target = Path(path)
-    check_target(target, format)
-    for module in FORMATS[format].modules:
-        require(module, str(FORMATS[format].extra), f"the format {format}")
+    target = _checked_target(Path(path), format)
     pictures = photographs(None if images is None else Path(images), image_size)
     program = program_of(model, settings, processor)
-    metadata = Metadata(
-        program.task,
-        name or type(model).__name__,
-        program.input_name,
-        program.outputs,
-        tuple(categories),
-        tuple(keypoint_names),
-        None if processor is None else processor.to_dict(),
-        with_preprocessing,
-        with_nms,
-        program.takes_batches,
-        image_size,
-        precision,
-        bit_depth,
-    )
+    names = name or type(model).__name__, tuple(categories), tuple(keypoint_names)
+    metadata = _metadata_of(program, settings, processor, *names, bit_depth)
     with staging_folder(target) as folder:
         staged = folder / target.name
         WRITERS[format](program, staged, metadata)
         checks = verify(program, reference_of(model, program), staged, pictures, settings)
         size = sum(file.stat().st_size for file in folder.iterdir())
     return ExportReport(target, format, program.task, size, checks)
+
+
+def _checked_target(target: Path, format: str) -> Path:
+    """Returns where to write, once it can be written and what the format needs is installed."""
+    check_target(target, format)
+    for module in FORMATS[format].modules:
+        require(module, str(FORMATS[format].extra), f"the format {format}")
+    return target
+
+
+def _metadata_of(
+    program: Program,
+    settings: ExportSettings,
+    processor: BitImageProcessor | None,
+    name: str,
+    categories: tuple[str, ...],
+    keypoint_names: tuple[str, ...],
+    bit_depth: int | str,
+) -> Metadata:
+    return Metadata(
+        program.task,
+        name,
+        program.input_name,
+        program.outputs,
+        categories,
+        keypoint_names,
+        None if processor is None else processor.to_dict(),
+        settings.with_preprocessing,
+        settings.with_nms,
+        program.takes_batches,
+        settings.image_size,
+        settings.precision,
+        bit_depth,
+    )
 
 
 def verify(

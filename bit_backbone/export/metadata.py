@@ -29,7 +29,7 @@ class Metadata:
         with_preprocessing: Whether the file takes uint8 [H, W, 3].
         with_nms: Whether a detector's file gives detections.
         takes_batches: Whether the file takes any number of images at once.
-        image_size: the only (height, width) that the file takes; None for any.
+        image_size: The only (height, width) that the file takes; None for any.
         precision: What BiT computes in.
         bit_depth: Bits used of images of more than 8 per channel.
         version: Of the package that wrote the file.

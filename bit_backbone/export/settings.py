@@ -73,7 +73,7 @@ class ExportSettings:
 
     Args:
         format: A key of ``FORMATS``.
-        image_size: the only (height, width) that the file takes; None for any.
+        image_size: The only (height, width) that the file takes; None for any.
         precision: What the BiT network computes in; the layers around it stay in float32.
         with_preprocessing: Whether the file takes an image as it is read, uint8 [H, W, 3], RGB.
         with_nms: Whether a detector's file gives detections; False: the scores and boxes of all

@@ -3,7 +3,7 @@
 import torch
 from networks import TINY as TINY_ARGUMENTS
 from networks import randomise, tiny
-from torch import nn
+from untrained import spread_scores
 
 from bit_backbone import BitConfig, BitForImageClassification
 from bit_backbone.detection.segmenters import Segmenter
@@ -34,30 +34,8 @@ def detector(builder, **overrides):
         boxes = {"detections_per_img": FEW, "topk_candidates": 100, "score_thresh": 0.0}
     torch.manual_seed(0)
     model = randomise(builder(**arguments, **boxes, **overrides)).eval()
-    spread(model)
+    spread_scores(model, [torch.rand(3, 128, 171)])
     return model
-
-
-def spread(model) -> None:
-    """Bounds what the heads say of random features."""
-    images = [torch.rand(3, 128, 171)]
-    for head, scale in _heads(model):
-        seen: list[torch.Tensor] = []
-        hook = head.register_forward_hook(lambda _, __, y, seen=seen: seen.append(y.flatten()))
-        with torch.no_grad():
-            model(images)
-            head.weight.mul_(scale / torch.cat(seen).abs().max())
-        hook.remove()
-        nn.init.zeros_(head.bias)
-
-
-def _heads(model):
-    if hasattr(model, "rpn"):
-        box = model.roi_heads.box_predictor
-        return [(model.rpn.head.cls_logits, 4.0), (model.rpn.head.bbox_pred, 0.5),
-                (box.cls_score, 4.0), (box.bbox_pred, 2.0)]  # fmt: skip
-    head = model.head
-    return [(head.classification_head.cls_logits, 4.0), (head.regression_head.bbox_reg, 1.0)]
 
 
 def classifier():

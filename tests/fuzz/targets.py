@@ -70,7 +70,7 @@ def _load(path: Path) -> dict[str, torch.Tensor] | None:
     before = snapshot(model)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # NaN in the weights is told, not rejected
+            warnings.simplefilter("ignore")  # NaN in the weights is reported, not rejected
             load(model, path)
     except CheckpointError:
         state = model.state_dict()
