@@ -1,8 +1,9 @@
 """Preprocessing inside an exported file: uint8 [H, W, 3] in, what the network takes out.
 
-Resizing follows Pillow: a filter as wide as the reduction, rows after columns, and 8 bits after
-each. Pillow computes in fixed point and this in float32, so that a value within some 1e-5 of the
-middle of two levels may become the other of the two.
+Resizing follows Pillow: a filter as wide as the reduction, rows after columns, 8 bits after each,
+and its fixed-point arithmetic, so that values in the middle of two levels fall to the same side.
+Pillow 13 resizes the rows first where the height shrinks by more than twice what the width does;
+of such images a quarter of the values may be the neighbouring one of the 256 levels.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from bit_backbone.export.sizes import Size, largest, least
 from bit_backbone.preprocessing import BitImageProcessor
 
 LEVELS = 255.0
-# Sums that end in a half exactly are common where a size is a simple ratio of another; the rest of
-# the number keeps every runtime's rounding errors from deciding over them.
-_HALF = 0.5 + 1e-4
+# Pillow's weights have 22 bits after the point. Each is split into two halves of 11 bits, because
+# float32 adds products of 8 and 11 bits without rounding, in every runtime and in any order.
+_BITS = 2.0**11
 _CUBIC = -0.5  # Pillow's; PyTorch's is -0.75
 _FILTERS = (Resampling.BILINEAR, Resampling.BICUBIC)
 
@@ -94,8 +95,12 @@ class Pixels(nn.Module):
         if self.size is None:
             weights = (positions[:, None] == sources[None]).to(torch.float32)
             return x @ weights.T
-        weights = self._weights(positions, sources, count, target)
-        return (x @ weights.T).add(_HALF).floor().clamp(0, LEVELS)
+        weights = (self._weights(positions, sources, count, target) * _BITS**2).round()
+        high = (weights / _BITS).floor()
+        low = (weights - high * _BITS).to(torch.float32)
+        high = high.to(torch.float32)
+        carry = ((x @ low.T) / _BITS).floor()
+        return ((x @ high.T + carry) / _BITS + 0.5).floor().clamp(0, LEVELS)
 
     def _first(self, target: Size, crop: int) -> Size:
         """Returns where the crop begins, which is negative where there is too little to cut."""
@@ -110,10 +115,11 @@ class Pixels(nn.Module):
 
     def _weights(self, positions: Tensor, sources: Tensor, count: Size, target: Size) -> Tensor:
         """Returns what each source pixel adds to each position, [positions, sources]."""
-        # Distances of the pixels' centres in whole numbers, for float32 ends at seven digits.
+        # Distances of the pixels' centres in whole numbers: a runtime may compute in float32 what
+        # is float64 here, as OpenVINO does, and that ends at seven digits.
         distance = (2 * positions[:, None] + 1) * count - (2 * sources[None] + 1) * target
         unit = 2 * largest(count, target)  # of one step of the filter
-        weights = self._kernel(distance.to(torch.float32) / unit)
+        weights = self._kernel(distance.to(torch.float64) / unit)
         weights = weights / weights.sum(1, keepdim=True)
         inside = (positions >= 0) & (positions < target)
         return torch.where(inside[:, None], weights, 0.0)

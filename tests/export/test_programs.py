@@ -89,23 +89,25 @@ def test_a_detectors_canvas_is_torchvisions(fixed):
     ],
     ids=repr,
 )
-def test_preprocessing_in_a_file_is_the_processors_to_a_level_of_255(processor):
-    """Pillow rounds its filters to 22 bits, this to 24: a value between two levels may differ,
-    of photographs 2 in 1000.
-    """
+def test_preprocessing_in_a_file_is_the_processors(processor):
+    """To the bit, also where sizes are simple ratios, so that sums end in exact halves."""
     pixels = Pixels(processor)
-    noise = np.random.default_rng(0).integers(0, 256, (203, 151, 3), np.uint8)
-    for image in (noise, noise[:97], noise[:, :64].copy()):
-        found = pixels(torch.from_numpy(image))
+    noise = np.random.default_rng(0).integers(0, 256, (203, 303, 3), np.uint8)
+    for image in (noise, noise[:97], noise[:64, :64].copy(), noise[:32, :256].copy()):
         expected = processor(Image.fromarray(image), return_tensors="pt")["pixel_values"]
-        assert found.shape == expected.shape
-        std = np.broadcast_to(processor.image_std, 3)[0] if processor.do_normalize else 1.0
-        level = (1 / 255 if processor.do_rescale else 1.0) / std
-        difference = (found - expected).abs() / level
-        assert difference.max() < 1.01
-        assert (
-            difference > 0.5
-        ).float().mean() < 4e-2  # of noise, enlarged by a simple ratio; 2e-3 of photographs
+        torch.testing.assert_close(pixels(torch.from_numpy(image)), expected, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("resample", ["bilinear", "bicubic"])
+def test_a_tall_image_is_resized_columns_first(resample):
+    """As Pillow does it before version 13, whatever the one that is installed does first."""
+    steps = {"do_center_crop": False, "do_normalize": False, "do_rescale": False}
+    processor = BitImageProcessor(size={"height": 64, "width": 96}, resample=resample, **steps)
+    image = np.random.default_rng(0).integers(0, 256, (203, 151, 3), np.uint8)
+    columns = Image.fromarray(image).resize((96, 203), processor.resample)
+    expected = np.asarray(columns.resize((96, 64), processor.resample))
+    found = Pixels(processor)(torch.from_numpy(image))[0].permute(1, 2, 0)
+    assert np.array_equal(found.numpy(), expected)
 
 
 @pytest.mark.parametrize(
