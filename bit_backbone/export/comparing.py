@@ -15,6 +15,9 @@ from bit_backbone.export.settings import Tolerance
 # Pixels of the canvas between two keypoints that are one: the best of two equal neighbours.
 KEYPOINT_DISTANCE = 2.0
 LEAST_MASK_IOU = 0.95
+# Of the tolerance of scores: a mask's probabilities on average, and keypoints' scores, which move
+# with a box that moves by a thousandth of its side.
+MASK_FACTOR = 10.0
 SAME_CORNERS = 1e-2  # pixels
 
 
@@ -144,18 +147,34 @@ def _inside(
     tolerance: Tolerance,
 ) -> str | None:
     """Returns what differs in masks and keypoints by more than a pixel at their border."""
-    apart = []
-    for row, column in pairs:
-        if "masks" in expected:
-            apart.append(1 - _mask_iou(expected["masks"][row], found["masks"][column]))
-        if "keypoints" in expected:
-            distance = (expected["keypoints"][row] - found["keypoints"][column]).abs().max()
-            extent = (expected["boxes"][row][2:] - expected["boxes"][row][:2]).max()
-            apart.append(float(distance / (KEYPOINT_DISTANCE + 0.02 * extent)) - 1 + 0.05)
-    wrong = sum(not value <= 1 - LEAST_MASK_IOU for value in apart)  # NaN is no less
+    wrong = sum(not _same_inside(expected, found, *pair, tolerance) for pair in pairs)
     if wrong <= max(tolerance.unmatched, 0.05) * len(pairs):
         return None
     return f"the masks or keypoints of {wrong} of {len(pairs)} detections differ"
+
+
+def _same_inside(
+    expected: Mapping[str, Tensor],
+    found: Mapping[str, Tensor],
+    row: int,
+    column: int,
+    tolerance: Tolerance,
+) -> bool:
+    """Returns whether the mask or the keypoints of two detections are the same."""
+    if "masks" in expected:
+        masks = expected["masks"][row], found["masks"][column]
+        inside = ((masks[0] > 0) | (masks[1] > 0)).sum().clamp(min=1)
+        apart = float((masks[0] - masks[1]).abs().sum() / inside)  # NaN is not less, below
+        return _mask_iou(*masks) >= LEAST_MASK_IOU and apart <= MASK_FACTOR * tolerance.score
+    if "keypoints" in expected:
+        distance = (expected["keypoints"][row] - found["keypoints"][column]).abs().max()
+        extent = (expected["boxes"][row][2:] - expected["boxes"][row][:2]).max()
+        heights = expected["keypoints_scores"][row], found["keypoints_scores"][column]
+        scale = heights[0].abs().max().clamp(min=1.0)
+        apart = float((heights[0] - heights[1]).abs().max() / scale)
+        near = bool(distance <= KEYPOINT_DISTANCE + 0.02 * extent)
+        return near and apart <= MASK_FACTOR * tolerance.score
+    return True
 
 
 def _mask_iou(a: Tensor, b: Tensor) -> float:

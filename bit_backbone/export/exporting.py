@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,8 @@ from bit_backbone.export.photographs import photographs
 from bit_backbone.export.program import Program, program_of
 from bit_backbone.export.reference import Reference, reference_of
 from bit_backbone.export.runtimes import Run, open_file
-from bit_backbone.export.settings import FORMATS, TOLERANCES, ExportSettings, check_target
+from bit_backbone.export.settings import FORMATS, ExportSettings, check_target
+from bit_backbone.export.silent import lower_threshold
 from bit_backbone.export.writers import WRITERS
 from bit_backbone.preprocessing import BitImageProcessor
 from bit_backbone.utils.extras import require
@@ -85,7 +87,8 @@ def export(
     """Writes a model as a file that another runtime runs.
 
     The file is run on three images of different sizes before it gets its name, and is not written
-    where it differs from the model.
+    where it differs from the model. Where a detector finds nothing on them, a second file with a
+    lower threshold is compared.
 
     Args:
         model: A classifier, a backbone, one with a feature pyramid, a detector or a segmenter of
@@ -117,7 +120,10 @@ def export(
     with staging_folder(target) as folder:
         staged = folder / target.name
         WRITERS[format](program, staged, metadata)
-        checks = verify(program, reference_of(model, program), staged, pictures, settings)
+        reference = reference_of(model, program, processor)
+        checks = verify(program, reference, staged, pictures, settings)
+        if not any(check.difference.compares for check in checks):
+            checks = _verify_candidates(model, target.name, metadata, pictures, settings)
         size = sum(file.stat().st_size for file in folder.iterdir())
     return ExportReport(target, format, program.task, size, checks)
 
@@ -170,7 +176,7 @@ def verify(
     Raises:
         ValueError: It differs on one of them; the message says by what.
     """
-    tolerance = TOLERANCES[settings.precision]
+    tolerance = settings.tolerance
     inputs = [reference.inputs(image) for image in images]
     if program.takes_batches:
         inputs[0] = torch.cat([inputs[0], inputs[0].flip(-1)])
@@ -189,6 +195,22 @@ def verify(
             )
         checks.append(Checked(size, difference, file_ms, model_ms))
     return tuple(checks)
+
+
+def _verify_candidates(
+    model: nn.Module,
+    name: str,
+    metadata: Metadata,
+    images: Sequence[np.ndarray],
+    settings: ExportSettings,
+) -> tuple[Checked, ...]:
+    """Compares what a detector that finds nothing would find with a lower threshold."""
+    lowered = lower_threshold(model, images)
+    program = program_of(lowered, settings, None)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        WRITERS[settings.format](program, path, metadata)
+        return verify(program, reference_of(lowered, program, None), path, images, settings)
 
 
 def _run(run: Run, x: Tensor) -> Sequence[Tensor]:

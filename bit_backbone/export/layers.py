@@ -44,7 +44,7 @@ class PlainGroupNormAct(GroupNormAct):
 
 
 def portable(model: Model, dtype: torch.dtype | None = None) -> Model:
-    """Returns a copy in eval mode, on the CPU, that any exporter can read.
+    """Returns a copy in eval mode, on the CPU, in float32, that any exporter can read.
 
     Args:
         model: A model with BiT in it; not changed.
@@ -65,7 +65,7 @@ def portable(model: Model, dtype: torch.dtype | None = None) -> Model:
             f"{type(model).__name__} without a convolution of BiT's"
         )
     with torch.inference_mode(False):
-        copied = copy.deepcopy(model).cpu().eval().requires_grad_(False)
+        copied = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
     for module in copied.modules():
         _make_plain(module)
     if dtype not in (None, torch.float32):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from types import MappingProxyType
 from typing import Any
 
 from bit_backbone import __version__
@@ -67,11 +69,41 @@ class Metadata:
             )
         try:
             values = json.loads(text)
-            names = ("outputs", "categories", "keypoint_names", "image_size")
-            lists = {name: values[name] and tuple(values[name]) for name in names}
-            return cls(**values | lists)
-        except (ValueError, KeyError, TypeError) as error:
+            lists = {name: tuple(v) for name, v in values.items() if isinstance(v, list)}
+            metadata = cls(**values | lists)
+            metadata._check_types()
+            return metadata
+        except (ValueError, TypeError, AttributeError) as error:
             raise CheckpointError(
                 f"{origin} says something else of itself than this version writes ({error!r}); "
                 "export again"
             ) from error
+
+    def _check_types(self) -> None:
+        """Raises TypeError where a value is of another type than its annotation says."""
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if not _HOLDS[str(entry.type)](value):
+                raise TypeError(f"{entry.name} is {value!r}, and should be {entry.type}")
+
+
+def _is_names(value: Any) -> bool:
+    return isinstance(value, tuple) and all(isinstance(name, str) for name in value)
+
+
+def _is_size(value: Any) -> bool:
+    return value is None or (
+        isinstance(value, tuple) and len(value) == 2 and all(type(side) is int for side in value)
+    )
+
+
+_HOLDS: Mapping[str, Callable[[Any], bool]] = MappingProxyType(
+    {
+        "str": lambda value: isinstance(value, str),
+        "bool": lambda value: isinstance(value, bool),
+        "int | str": lambda value: type(value) in (int, str),
+        "dict[str, Any] | None": lambda value: value is None or isinstance(value, dict),
+        "tuple[str, ...]": _is_names,
+        "tuple[int, int] | None": _is_size,
+    }
+)

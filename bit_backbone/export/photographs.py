@@ -18,12 +18,16 @@ COUNT = 3
 _PARTS = (("china.jpg", (0, 0, 640, 427)), ("flower.jpg", (130, 30, 449, 407)),
           ("china.jpg", (301, 60, 562, 331)))  # fmt: skip
 
+# Of images that all have one size, (width, height), so that a file proves that it takes others.
+_SHARES = ((1.0, 1.0), (1.0, 0.75), (0.625, 0.875))
+
 
 def photographs(folder: Path | None, size: tuple[int, int] | None) -> list[np.ndarray]:
     """Returns images uint8 [H, W, 3].
 
     Args:
-        folder: With images; None for three parts of scikit-learn's two photographs.
+        folder: With images; where all have one size, parts of two are taken. None for three parts
+            of scikit-learn's two photographs.
         size: (height, width) to resize them to; None leaves them.
 
     Raises:
@@ -33,6 +37,8 @@ def photographs(folder: Path | None, size: tuple[int, int] | None) -> list[np.nd
     images = _of_folder(folder) if folder is not None else _of_sklearn()
     if size is not None:
         images = [image.resize(size[::-1], Image.Resampling.BILINEAR) for image in images]
+    elif len({image.size for image in images}) == 1:
+        images = [_part(image, *shares) for image, shares in zip(images, _SHARES, strict=True)]
     return [np.array(image) for image in images]
 
 
@@ -53,3 +59,9 @@ def _of_sklearn() -> Sequence[Image.Image]:
     from sklearn.datasets import load_sample_image
 
     return [Image.fromarray(load_sample_image(name)).crop(part) for name, part in _PARTS]
+
+
+def _part(image: Image.Image, width: float, height: float) -> Image.Image:
+    """Cuts off what is right of a share of the width and below one of the height."""
+    sides = round(width * image.width), round(height * image.height)
+    return image.crop((0, 0, max(1, sides[0]), max(1, sides[1])))

@@ -118,9 +118,12 @@ def _free(settings: ExportSettings, *axes: int) -> tuple[int, ...]:
 def _pixels(model: nn.Module, processor: BitImageProcessor | None) -> nn.Module:
     if isinstance(model, Segmenter):
         return ScaledPixels()  # it normalises itself
-    if processor is None:
-        processor = BitImageProcessor(do_resize=False, do_center_crop=False)
-    return Pixels(processor)
+    return Pixels(plain_processor() if processor is None else processor)
+
+
+def plain_processor() -> BitImageProcessor:
+    """Returns the preprocessing of a model that comes with none: scale and normalisation."""
+    return BitImageProcessor(do_resize=False, do_center_crop=False)
 
 
 def _maps(plain: nn.Module, size: tuple[int, int]) -> tuple[nn.Module, tuple[str, ...]]:

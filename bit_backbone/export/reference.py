@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from bit_backbone.detection.segmenters import Segmenter, normalise
@@ -18,10 +19,11 @@ from bit_backbone.export.comparing import (
     compare_labels,
     compare_maps,
 )
-from bit_backbone.export.pixels import LEVELS, Pixels, ScaledPixels
-from bit_backbone.export.program import Program, output_name
+from bit_backbone.export.pixels import LEVELS
+from bit_backbone.export.program import Program, output_name, plain_processor
 from bit_backbone.export.settings import Tolerance
 from bit_backbone.preprocessing import BitImageProcessor
+from bit_backbone.preprocessing.pixels import target_size
 
 
 @dataclass(frozen=True)
@@ -39,25 +41,24 @@ class Reference:
     compare: Callable[[Any, Mapping[str, Tensor], Tolerance], Difference]
 
 
-def reference_of(model: nn.Module, program: Program) -> Reference:
+def reference_of(
+    model: nn.Module, program: Program, processor: BitImageProcessor | None
+) -> Reference:
     """Returns what a file of a program has to equal.
 
     Args:
         model: What was exported; not changed, for a training may continue with it.
         program: Made from it.
+        processor: That the program was made with.
     """
     with torch.inference_mode(False):
-        model = copy.deepcopy(model).cpu().eval()
+        model = copy.deepcopy(model).cpu().float().eval()
     takes_bytes = program.example.dtype == torch.uint8
     if program.task == "detection":
         return _of_detector(model, program, takes_bytes)
-    pixels = program.module[0] if isinstance(program.module, nn.Sequential) else _plain(model)
-    inputs = _bytes if takes_bytes else (lambda image: pixels(_bytes(image)))
-
-    def ready(given: Tensor) -> Tensor:
-        scaled: Tensor = pixels(given) if takes_bytes else given
-        return scaled
-
+    prepare = _scale if isinstance(model, Segmenter) else _preparation(program, processor)
+    inputs = _bytes if takes_bytes else (lambda image: prepare(_bytes(image)))
+    ready = prepare if takes_bytes else (lambda given: given)
     if isinstance(model, Segmenter):
         network: Any = model.network
         return Reference(
@@ -73,10 +74,28 @@ def _bytes(image: np.ndarray) -> Tensor:
     return torch.from_numpy(image)
 
 
-def _plain(model: nn.Module) -> nn.Module:
-    if isinstance(model, Segmenter):
-        return ScaledPixels()
-    return Pixels(BitImageProcessor(do_resize=False, do_center_crop=False))
+def _scale(image: Tensor) -> Tensor:
+    """Maps uint8 [H, W, 3] to [1, 3, H, W] in 0..1."""
+    return (image.permute(2, 0, 1) / LEVELS)[None]
+
+
+def _preparation(
+    program: Program, processor: BitImageProcessor | None
+) -> Callable[[Tensor], Tensor]:
+    """Returns what makes uint8 [H, W, 3] the network's input: the processor, and not the file's."""
+    takes_bytes = program.example.dtype == torch.uint8
+    chosen = processor if takes_bytes and processor is not None else plain_processor()
+
+    def prepare(given: Tensor) -> Tensor:
+        image = Image.fromarray(given.numpy())
+        if chosen.do_resize:  # the columns first, whatever this version of Pillow begins with
+            height, width = target_size(image.height, image.width, chosen.size)
+            for size in ((width, image.height), (width, height)):
+                image = image.resize(size, chosen.resample)
+        values: Tensor = chosen(image, return_tensors="pt")["pixel_values"]
+        return values
+
+    return prepare
 
 
 def _values(model: nn.Module, images: Tensor, outputs: tuple[str, ...]) -> dict[str, Tensor]:

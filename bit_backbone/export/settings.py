@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -104,6 +104,16 @@ class ExportSettings:
             )
         if self.image_size is not None and min(self.image_size) < 1:
             raise ValueError(f"an image size is two positive numbers, got {self.image_size}")
+
+    @property
+    def tolerance(self) -> Tolerance:
+        """How far the file may be from the model."""
+        tolerance = TOLERANCES[self.precision]
+        if self.with_preprocessing and self.format == "openvino":
+            # It computes a resizing filter's weights in float32, where Pillow takes float64: of
+            # 10,000 values two get the neighbouring one of the 256 levels.
+            return replace(tolerance, maps=max(tolerance.maps, 1e-3))
+        return tolerance
 
 
 def check_target(path: Path, format_name: str) -> None:

@@ -1,10 +1,18 @@
 """Every kind of model in every format, verified on three sizes, written, and read back."""
 
+import json
+
 import pytest
 import torch
 from models import MODELS, SUFFIX
+from PIL import Image
 
+from bit_backbone import BitImageProcessor
+from bit_backbone.checkpoints import CheckpointError
 from bit_backbone.export import export, load
+from bit_backbone.export.metadata import Metadata
+from bit_backbone.export.photographs import photographs
+from bit_backbone.export.pixels import Pixels
 
 # Capturing a detector by torch.export takes half a minute, compiling it some.
 SLOW = {
@@ -66,14 +74,72 @@ def _assert_close(found, expected):
 @pytest.mark.parametrize("kind", ["classifier", "pyramid", "deeplab", "fasterrcnn"])
 @pytest.mark.parametrize("name", ["onnx", "openvino", "torchscript"])
 def test_preprocessing_in_the_file(kind, name, images, tmp_path):
-    from bit_backbone import BitImageProcessor
-
     processor = BitImageProcessor(size=80, crop_size=64) if kind == "classifier" else None
     path = tmp_path / f"model{SUFFIX[name]}"
     export(MODELS[kind](), path, format=name, images=images, with_preprocessing=True,
            processor=processor)  # fmt: skip
     found = load(path)(torch.randint(0, 256, (75, 99, 3), dtype=torch.uint8))
     assert all(isinstance(value, torch.Tensor) for value in found.values())
+
+
+@pytest.mark.parametrize("kind", ["maskrcnn", "fcos"])
+def test_a_detector_that_finds_nothing_is_compared_with_a_lower_threshold(kind, images, tmp_path):
+    model = MODELS[kind]()
+    rules = getattr(model, "roi_heads", model)
+    rules.score_thresh = 0.9999
+    path = tmp_path / "model.onnx"
+    report = export(model, path, format="onnx", images=images)
+    assert all(check.difference.compares for check in report.checks)
+    assert rules.score_thresh == 0.9999
+    (found,) = load(path)([torch.rand(3, 90, 120)])
+    assert len(found["boxes"]) == 0
+
+
+@pytest.mark.parametrize("kind", ["classifier", "backbone"])
+def test_wrong_preprocessing_in_a_file_is_noticed(kind, images, tmp_path, monkeypatch):
+    processor = BitImageProcessor(size=80, crop_size=64) if kind == "classifier" else None
+    forward = Pixels.forward
+    monkeypatch.setattr(Pixels, "forward", lambda self, x: forward(self, x.flip(1)))
+    with pytest.raises(ValueError, match="differs from the model"):
+        export(MODELS[kind](), tmp_path / "model.onnx", format="onnx", images=images,
+               with_preprocessing=True, processor=processor)  # fmt: skip
+
+
+def test_images_of_one_size_are_cut_to_three_sizes(tmp_path):
+    for name in "abc":
+        Image.new("RGB", (160, 120)).save(tmp_path / f"{name}.png")
+    sizes = {image.shape for image in photographs(tmp_path, None)}
+    assert sizes == {(120, 160, 3), (90, 160, 3), (105, 100, 3)}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("task", 3),
+        ("outputs", ["a", 1]),
+        ("with_nms", "yes"),
+        ("image_size", [64]),
+        ("preprocessing", [1]),
+        ("bit_depth", None),
+    ],
+)
+def test_metadata_of_another_type(name, value):
+    values = json.loads(Metadata("features", "net", "images", ("stage1",)).to_json())
+    assert Metadata.from_json(json.dumps(values), "model.onnx").outputs == ("stage1",)
+    with pytest.raises(
+        CheckpointError, match=f"model.onnx .*{name} is .* should be .*export again"
+    ):
+        Metadata.from_json(json.dumps(values | {name: value}), "model.onnx")
+
+
+@pytest.mark.parametrize("kind", ["backbone", "classifier"])
+def test_a_model_in_half_precision(kind, images, tmp_path):
+    """Its weights are stored as they are, and the file computes in float32."""
+    model = MODELS[kind]().to(torch.bfloat16)
+    path = tmp_path / "model.onnx"
+    export(model, path, format="onnx", images=images)
+    (found, *_) = load(path)(torch.rand(1, 3, 64, 64)).values()
+    assert found.dtype == torch.float32
 
 
 @pytest.mark.parametrize("kind", ["backbone", "fcn", "retinanet"])
