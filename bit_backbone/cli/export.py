@@ -40,9 +40,10 @@ def add_parser(subparsers: Any) -> None:
     option(
         "source",
         metavar="SOURCE",
-        help="folder of a run of train or of finetune, a file, a folder, a published name or "
-        "owner/name on the Hub",
+        help="folder of a run of train or of finetune, a file, a folder, a published name, "
+        "owner/name on the Hub, or a detectron2 configuration (*.yaml)",
     )
+    option("--weights", metavar="FILE", help="of a detectron2 configuration, not its MODEL.WEIGHTS")
     option("--format", required=True, choices=FORMATS, help="of the file")
     option(
         "--output",
@@ -106,10 +107,24 @@ def run(args: argparse.Namespace) -> None:
 
 def _open(args: argparse.Namespace) -> Exportable:
     from bit_backbone.backbone import BitBackbone
-    from bit_backbone.export.sources import Exportable, is_run, of_classifier, open_run
+    from bit_backbone.export.sources import (
+        Exportable,
+        is_config,
+        is_run,
+        of_classifier,
+        open_config,
+        open_run,
+    )
     from bit_backbone.finetune.labels import class_names
 
     asks_for_maps = bool(args.out_indices or args.out_features)
+    if is_config(Path(args.source)):
+        return open_config(Path(args.source), args.weights)
+    if args.weights is not None:
+        raise ValueError(
+            f"--weights belongs to a detectron2 configuration, and {args.source} is none: name the "
+            "weights as SOURCE"
+        )
     if is_run(Path(args.source)) and not asks_for_maps:
         return open_run(Path(args.source))
     weights = weights_of(args.source)

@@ -20,7 +20,8 @@ from bit_backbone.preprocessing import BitImageProcessor
 LEVELS = 255.0
 # Pillow's weights have 22 bits after the point. Each is split into two halves of 11 bits, because
 # float32 adds products of 8 and 11 bits without rounding, in every runtime and in any order.
-_BITS = 2.0**11
+_HALF = 2**11
+_DIGIT, _LAST = 2**6, 2**5  # factors of the lower half
 _CUBIC = -0.5  # Pillow's; PyTorch's is -0.75
 _FILTERS = (Resampling.BILINEAR, Resampling.BICUBIC)
 
@@ -91,16 +92,10 @@ class Pixels(nn.Module):
         positions = torch.arange(target if self.crop is None else self.crop[side])
         if self.crop is not None:
             positions = positions + self._first(target, self.crop[side])
-        sources = torch.arange(count)
         if self.size is None:
-            weights = (positions[:, None] == sources[None]).to(torch.float32)
+            weights = (positions[:, None] == torch.arange(count)[None]).to(torch.float32)
             return x @ weights.T
-        weights = (self._weights(positions, sources, count, target) * _BITS**2).round()
-        high = (weights / _BITS).floor()
-        low = (weights - high * _BITS).to(torch.float32)
-        high = high.to(torch.float32)
-        carry = ((x @ low.T) / _BITS).floor()
-        return ((x @ high.T + carry) / _BITS + 0.5).floor().clamp(0, LEVELS)
+        return resampled(x, positions, target, self.filter)
 
     def _first(self, target: Size, crop: int) -> Size:
         """Returns where the crop begins, which is negative where there is too little to cut."""
@@ -113,25 +108,57 @@ class Pixels(nn.Module):
         lacking = largest(-margin, 0)
         return half - lacking // 2
 
-    def _weights(self, positions: Tensor, sources: Tensor, count: Size, target: Size) -> Tensor:
-        """Returns what each source pixel adds to each position, [positions, sources]."""
-        # Distances of the pixels' centres in whole numbers: a runtime may compute in float32 what
-        # is float64 here, as OpenVINO does, and that ends at seven digits.
-        distance = (2 * positions[:, None] + 1) * count - (2 * sources[None] + 1) * target
-        unit = 2 * largest(count, target)  # of one step of the filter
-        weights = self._kernel(distance.to(torch.float64) / unit)
-        weights = weights / weights.sum(1, keepdim=True)
-        inside = (positions >= 0) & (positions < target)
-        return torch.where(inside[:, None], weights, 0.0)
 
-    def _kernel(self, x: Tensor) -> Tensor:
-        x = x.abs()
-        if self.filter == Resampling.BILINEAR:
-            return (1 - x).clamp(min=0)
-        a = _CUBIC
-        near = ((a + 2) * x - (a + 3)) * x * x + 1
-        far = (((x - 5) * x + 8) * x - 4) * a
-        return torch.where(x < 1, near, torch.where(x < 2, far, 0.0))
+def resampled(x: Tensor, positions: Tensor, target: Size, resample: Resampling) -> Tensor:
+    """Resizes along the last axis as Pillow does, 8 bits in and out.
+
+    Args:
+        x: float32 [.., n] of whole numbers in 0..255.
+        positions: int64, which of the values after resizing to return; those outside are 0.
+        target: Number of values after resizing.
+        resample: Bilinear or bicubic.
+    """
+    count = x.shape[-1]
+    halves = _bilinear if resample == Resampling.BILINEAR else _bicubic
+    high, low = (half.to(torch.float32) for half in halves(positions, count, target))
+    carry = ((x @ low.T) / _HALF).floor()
+    values = ((x @ high.T + carry) / _HALF + 0.5).floor().clamp(0, LEVELS)
+    return torch.where((positions >= 0) & (positions < target), values, 0.0)
+
+
+def _distances(positions: Tensor, count: Size, target: Size) -> tuple[Tensor, Size]:
+    """Returns how far positions are from ``count`` values, [positions, count], and the unit."""
+    sources = torch.arange(count)
+    distance = (2 * positions[:, None] + 1) * count - (2 * sources[None] + 1) * target
+    return distance.abs(), 2 * largest(count, target)
+
+
+def _bilinear(positions: Tensor, count: Size, target: Size) -> tuple[Tensor, Tensor]:
+    """Returns both halves of the weights, [positions, count], in long division of whole numbers.
+
+    For OpenVINO, which computes doubles in float32 and whole numbers in 32 bits.
+    """
+    distance, unit = _distances(positions, count, target)
+    parts = (unit - distance).clamp(min=0)
+    total = parts.sum(1, keepdim=True).clamp(min=1)
+    high = parts * _HALF // total
+    rest = parts * _HALF - high * total
+    digit = rest * _DIGIT // total
+    rest = rest * _DIGIT - digit * total
+    return high, digit * _LAST + (2 * rest * _LAST + total) // (2 * total)
+
+
+def _bicubic(positions: Tensor, count: Size, target: Size) -> tuple[Tensor, Tensor]:
+    """Returns both halves of the weights, [positions, count]."""
+    distance, unit = _distances(positions, count, target)
+    x = distance.to(torch.float64) / unit
+    a = _CUBIC
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = (((x - 5) * x + 8) * x - 4) * a
+    weights = torch.where(x < 1, near, torch.where(x < 2, far, 0.0))
+    weights = (weights / weights.sum(1, keepdim=True) * _HALF**2).round()
+    high = (weights / _HALF).floor()
+    return high, weights - high * _HALF
 
 
 def _check(processor: BitImageProcessor) -> None:

@@ -13,6 +13,7 @@ from torchvision.models.segmentation import FCN, DeepLabV3
 
 from bit_backbone.backbone import BitBackbone
 from bit_backbone.detection.segmenters import Segmenter, normalise
+from bit_backbone.export.detectron2_model import Detectron2Detector
 from bit_backbone.export.layers import portable
 from bit_backbone.export.pixels import Pixels, ScaledPixels
 from bit_backbone.export.settings import ExportSettings
@@ -55,7 +56,7 @@ def task_of(model: nn.Module) -> str:
     Raises:
         ValueError: It is no model that can be exported.
     """
-    if isinstance(model, DETECTORS):
+    if isinstance(model, (*DETECTORS, Detectron2Detector)):
         return "detection"
     if isinstance(model, (Segmenter, DeepLabV3, FCN)):
         return "segmentation"
@@ -86,6 +87,10 @@ def program_of(
         ValueError: The model cannot be exported, or not with these settings.
     """
     task = task_of(model)
+    if isinstance(model, Detectron2Detector):
+        from bit_backbone.export.detectron2_program import detectron2_program
+
+        return detectron2_program(model, settings)
     if task == "detection":
         # Not above: of torchvision's operators only detectors need nms and roi_align.
         from bit_backbone.export.detectors import detector_program

@@ -19,6 +19,7 @@ from bit_backbone.export.comparing import (
     compare_labels,
     compare_maps,
 )
+from bit_backbone.export.detectron2_model import MASK_THRESHOLD, Detectron2Detector
 from bit_backbone.export.pixels import LEVELS
 from bit_backbone.export.program import Program, output_name, plain_processor
 from bit_backbone.export.settings import Tolerance
@@ -123,6 +124,9 @@ def _of_detector(model: Any, program: Program, takes_bytes: bool) -> Reference:
     ) -> Difference:
         if not module.with_nms:
             found = dict(zip(program.outputs, module.choose(*found.values()), strict=True))
+        if isinstance(model, Detectron2Detector) and "masks" in found:
+            # detectron2 gives bits, the file probabilities
+            found = {**found, "masks": (found["masks"] >= MASK_THRESHOLD).float()}
         return compare_detections(wanted, found, tolerance)
 
     return Reference(inputs, expected, compare)

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from bit_backbone.detection.runs import SPEC_NAME, bit_depth_of, load_detector, run_folder
+from bit_backbone.export.detectron2_model import load_from_config
 from bit_backbone.heads import BitForImageClassification
 from bit_backbone.preprocessing import BitImageProcessor
 
@@ -47,6 +48,27 @@ def open_run(path: Path) -> Exportable:
         "bit_depth": bit_depth_of(path),
     }
     return Exportable(model, details)
+
+
+def is_config(path: Path) -> bool:
+    """Whether a path is that of a detectron2 configuration."""
+    return path.suffix in (".yaml", ".yml")
+
+
+def open_config(path: Path, weights: str | None) -> Exportable:
+    """Opens a detector that detectron2 has trained.
+
+    Args:
+        path: Its configuration.
+        weights: Instead of the MODEL.WEIGHTS in there.
+
+    Raises:
+        ValueError: It has no weights, or the model cannot be exported.
+    """
+    if not path.is_file():
+        raise ValueError(f"there is no configuration {path}")
+    detector, names = load_from_config(path, weights)
+    return Exportable(detector, {"name": path.stem, "categories": names})
 
 
 def of_classifier(

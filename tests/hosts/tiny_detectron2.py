@@ -56,8 +56,7 @@ def shrink_heads(cfg: CfgNode) -> CfgNode:
     """Make what a configuration puts on top of the network small, too."""
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.FPN.OUT_CHANNELS = 32
-    for head in (cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.ROI_BOX_CASCADE_HEAD):
-        head.FC_DIM = 32
+    cfg.MODEL.ROI_BOX_HEAD.FC_DIM = 32
     cfg.MODEL.ROI_MASK_HEAD.CONV_DIM = 32
     cfg.MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS = (32,)
     cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM = 32
