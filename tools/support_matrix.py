@@ -67,8 +67,8 @@ class Row:
     def beside(self) -> str:
         """Say what is installed beside the package and its requirements."""
         if self.detectron2:
-            return "detectron2, all that tests use"
-        return "all that tests use" if self.extra else "nothing"
+            return "detectron2, everything the tests use"
+        return "everything the tests use" if self.extra else "none"
 
 
 @dataclass
@@ -268,7 +268,7 @@ def read_records() -> dict[str, Seen]:
 def markdown(seen: dict[str, Seen]) -> str:
     """Return the table of all rows."""
     lines = [
-        "| row | Python | torch | torchvision | beside them | tests | seen | on |",
+        "| row | Python | torch | torchvision | other packages | tests | result | date |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, row in rows().items():
