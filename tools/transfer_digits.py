@@ -196,9 +196,9 @@ class Experiment:
             [t - s for t, s in zip(*pairs, strict=True)]
             for pairs in zip(reported["transfer"], reported["scratch"], strict=True)
         ]
-        lines.append(f"| difference, draw by draw | {' | '.join(map(spread, gains))} |")
+        lines.append(f"| difference, per selection | {' | '.join(map(spread, gains))} |")
         chosen = (f"rate {c['rate']}, {c['length']} x the steps" for c in choices.values())
-        lines.append(f"| chosen for scratch | {' | '.join(chosen)} |")
+        lines.append(f"| settings chosen for scratch | {' | '.join(chosen)} |")
         return "\n".join(lines)
 
     def draw_plot(self, path: Path, choices: dict[int, dict[str, Any]]) -> None:
