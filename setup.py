@@ -105,7 +105,9 @@ setup(
     ],
     python_requires=">=3.11",
     packages=find_packages(include=["bit_backbone", "bit_backbone.*"]),
-    package_data={"bit_backbone": ["py.typed", "kernels/native.cpp"]},
+    package_data={
+        "bit_backbone": ["py.typed", "kernels/native.cpp", "visualization/explorer.html"]
+    },
     cmdclass={"build_py": BuildWithConfigs},
     install_requires=[
         "torch>=2.8",

@@ -44,7 +44,8 @@ def principal_components(feature: Tensor, count: int = 3) -> Tensor:
     _check(feature)
     _, height, width = feature.shape
     pixels = feature.detach().float().flatten(1)
-    components = _project(pixels - pixels.mean(dim=1, keepdim=True), count)
+    most = height * width - 1  # centring takes one dimension
+    components = project(pixels - pixels.mean(dim=1, keepdim=True), min(count, most))
     peaks = components.gather(1, components.abs().argmax(dim=1, keepdim=True))
     missing = components.new_zeros(count - len(components), height * width)
     return torch.cat([components * peaks.sign(), missing]).view(count, height, width)
@@ -57,18 +58,27 @@ def _check(feature: Tensor) -> None:
         raise ValueError("a feature map must be finite, got NaN or infinity; check the weights")
 
 
-def _project(centred: Tensor, count: int) -> Tensor:
-    """Returns the (at most ``count``) components [K, P] of centred pixels [C, P], of any sign."""
-    channels, pixels = centred.shape
-    kept = min(count, channels, pixels - 1)  # centring takes one dimension
+def project(vectors: Tensor, count: int) -> Tensor:
+    """Projects vectors on the few directions that hold most of their squared length.
+
+    Args:
+        vectors: [C, P] float32; centred ones give principal components, others the projection that
+            keeps their inner products best.
+        count: Directions to keep; fewer where C or P is smaller.
+
+    Returns:
+        [K, P], the largest first, of any sign.
+    """
+    channels, pixels = vectors.shape
+    kept = min(count, channels, pixels)
     if channels <= pixels:
-        _, weights = torch.linalg.eigh(centred @ centred.T)
-        return weights.flip(1)[:, :kept].T @ centred
+        _, weights = torch.linalg.eigh(vectors @ vectors.T)
+        return weights.flip(1)[:, :kept].T @ vectors
     # The P x P Gram matrix has the same eigenvalues, and the components as eigenvectors of length
     # one. Their true length, sqrt(eigenvalue), is more accurate as the norm of a projection.
-    _, directions = torch.linalg.eigh(centred.T @ centred)
+    _, directions = torch.linalg.eigh(vectors.T @ vectors)
     directions = directions.flip(1)[:, :kept]
-    return (directions * (centred @ directions).norm(dim=0)).T
+    return (directions * (vectors @ directions).norm(dim=0)).T
 
 
 def to_picture(feature: Tensor, size: tuple[int, int]) -> Image.Image:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+UNCLIPPED = 0.99  # part of a map's pixels that colours tell apart; the pixel itself is far above
+
 
 @dataclass(frozen=True)
 class UnitMap:
@@ -86,6 +88,13 @@ class UnitMap:
         values = self.units[:, index] * self.lengths[index]
         best = values.topk(min(count, len(values)))
         return list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+
+
+def contrast(similarity: Tensor) -> tuple[float, float]:
+    """Returns the values, least and largest, between which a map [H, W] has its colours."""
+    flat = similarity.flatten()
+    low, high = float(flat.min()), float(flat.kthvalue(1 + int((len(flat) - 1) * UNCLIPPED)).values)
+    return low, high if high > low else 1.0
 
 
 def best_place(similarity: Tensor) -> tuple[float, float]:

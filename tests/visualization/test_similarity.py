@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from bit_backbone.visualization.colours import DIVERGING, SEQUENTIAL, coloured
-from bit_backbone.visualization.similarity import UnitMap, best_place
+from bit_backbone.visualization.similarity import UnitMap, best_place, contrast
 
 PLACES = ((0.0, 0.0), (0.5, 0.5), (0.99, 0.2), (1.0, 1.0))
 
@@ -83,3 +83,15 @@ def test_the_scales_rise_in_lightness():
     assert (np.diff(lightness) > -1).all()
     assert lightness[-1] - lightness[0] > 200
     assert DIVERGING[127:129].min() > 240
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (torch.arange(101.0).view(1, 101), (0, 99)),
+        (torch.tensor([[0.25, 1.0]]), (0.25, 1.0)),  # nothing is larger than the least but one
+        (torch.full((3, 3), 0.5), (0.5, 1.0)),
+    ],
+)
+def test_one_pixel_in_a_hundred_is_beyond_the_colours(values, expected):
+    assert contrast(values) == expected
