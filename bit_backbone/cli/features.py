@@ -6,7 +6,7 @@ import argparse
 import glob
 import re
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +49,15 @@ def add_parser(subparsers: Any) -> None:
         "photograph that an earlier run left in DIR are removed.",
     )
     parser.add_argument("photos", nargs="+", type=Path, metavar="PHOTO")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="made if missing")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="made if missing")
+    parser.add_argument(
+        "--html",
+        type=Path,
+        metavar="FILE",
+        help="write a page of one photograph: click a pixel, and see how similar all others are in "
+        "every stage; it needs no network and takes 8 MB at most. Without --output, nothing else "
+        "is written",
+    )
     add_weights_options(parser)
     parser.add_argument(
         "--short-side", type=positive, metavar="PIXELS", help="resize to this; default: as it is"
@@ -76,43 +84,77 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from bit_backbone.cli.output import Output
+    from bit_backbone.preprocessing.seen import as_seen
     from bit_backbone.profiling import StageTimer
     from bit_backbone.utils.out_of_memory import fitting
 
-    _check_names(args.photos)
+    _check_outputs(args)
     console = Output()
     exported = exported_model(args, "features", "features")
     backbone: Any = exported or backbone_of(args)
     backbone = backbone.to(device_of(args), getattr(torch, args.precision))
-    console.print(
-        f"weights of {args.weights}"
-        if args.weights
-        else f"{args.variant} with random weights (seed {args.seed})"
-    )
+    console.print(_network_name(args))
     timer = StageTimer(backbone) if exported is None else None
-    args.output.mkdir(parents=True, exist_ok=True)
+    if args.output is not None:
+        args.output.mkdir(parents=True, exist_ok=True)
     failed = 0
     for photo in args.photos:
         try:
             with fitting("the photograph"):
-                image, pixels = _read(photo, args.short_side, args.bit_depth)
+                image, pixels = as_seen(photo, args.short_side, args.bit_depth)
                 features = _extract(backbone, pixels)
-                pictures = dict(_draw(image, features, args.pictures))
+                written = _written(args, photo, image, features)
         except (OSError, ValueError) as error:
             failed += 1
             print(f"bit-backbone: skipped {photo}: {error}", file=sys.stderr)
             continue
         console.print(_table(photo, backbone, features, timer))
-        _write_maps(args.output / photo.stem, features)
-        for ending, picture in pictures.items():
-            _write_picture(args.output / f"{photo.stem}_{ending}.png", picture)
-        _remove_older_pictures(args.output, photo.stem, pictures)
+        written()
     console.print(f"{len(args.photos) - failed} of {len(args.photos)} photographs, {failed} failed")
     return SOME_FAILED if failed else 0
 
 
-def _check_names(photos: list[Path]) -> None:
-    """Rejects photographs whose outputs would overwrite each other."""
+def _network_name(args: argparse.Namespace) -> str:
+    if args.weights:
+        return f"weights of {args.weights}"
+    return f"{args.variant} with random weights (seed {args.seed})"
+
+
+def _written(
+    args: argparse.Namespace, photo: Path, image: Image, features: dict[str, Tensor]
+) -> Callable[[], None]:
+    """Draws all that is asked for, and returns what writes it."""
+    from bit_backbone.visualization.explorer import explorer_page
+
+    pictures, page = {}, ""
+    if args.output is not None:
+        pictures = dict(_draw(image, features, args.pictures))
+    if args.html is not None:
+        maps = {name: feature[0] for name, feature in features.items()}
+        page = explorer_page(image, maps, title=photo.name, about=f"{_network_name(args)}.")
+
+    def write() -> None:
+        if args.output is not None:
+            _write_maps(args.output / photo.stem, features)
+            for ending, picture in pictures.items():
+                _write_picture(args.output / f"{photo.stem}_{ending}.png", picture)
+            _remove_older_pictures(args.output, photo.stem, pictures)
+        if args.html is not None:
+            with atomic_path(args.html) as path:
+                path.write_text(page, encoding="utf-8")
+
+    return write
+
+
+def _check_outputs(args: argparse.Namespace) -> None:
+    """Rejects a lack of outputs, and photographs whose outputs would overwrite each other."""
+    photos: list[Path] = args.photos
+    if args.output is None and args.html is None:
+        raise ValueError("features writes into --output DIR or --html FILE, got neither")
+    if args.html is not None and len(photos) > 1:
+        raise ValueError(
+            f"--html writes a page of one photograph, got {len(photos)}; run it for each"
+        )
     seen: dict[str, Path] = {}
     for photo in photos:
         other = seen.setdefault(photo.stem, photo)
@@ -121,25 +163,6 @@ def _check_names(photos: list[Path]) -> None:
                 f"outputs are named after the photograph, and {other} and {photo} would both be "
                 f"{photo.stem!r}; rename one or run twice with different --output"
             )
-
-
-def _read(photo: Path, short_side: int | None, bit_depth: int | str) -> tuple[Image, Tensor]:
-    """Returns the photograph as the network sees it, and its pixels [1, 3, H, W]."""
-    import torch
-    from PIL.Image import fromarray
-
-    from bit_backbone.preprocessing import BitImageProcessor
-
-    processor = BitImageProcessor(do_resize=False, do_center_crop=False, bit_depth=bit_depth)
-    if short_side is not None:
-        processor = processor.replace(do_resize=True, size=short_side, resample="bilinear")
-    pixels = processor(photo, return_tensors="pt")["pixel_values"]
-    mean, std = (
-        torch.tensor(v).view(-1, 1, 1) for v in (processor.image_mean, processor.image_std)
-    )
-    levels = ((pixels[0] * std + mean) * 255).round()
-    levels = levels.clamp(0, 255).byte().permute(1, 2, 0)
-    return fromarray(levels.numpy()), pixels
 
 
 def _extract(backbone: BitBackbone, pixels: Tensor) -> dict[str, Tensor]:

@@ -104,6 +104,39 @@ def test_transparency_is_composited_on_white(tmp_path):
     np.testing.assert_array_equal(seen, on_white)
 
 
+def test_a_page_is_written_by_itself_or_beside_the_maps(photos, tmp_path, capsys):
+    page, out = tmp_path / "new" / "page.html", tmp_path / "out"
+    options = ("--short-side", 32, "--out-indices", 1, 2)
+    assert run(photos[2], *options, "--html", page) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"new", *(path.name for path in photos)}
+    text = page.read_text(encoding="utf-8")
+    assert "<title>horse.png</title>" in text
+    assert "R50x1 with random weights (seed 0)." in text
+    assert run(photos[2], *options, "--html", page, "--output", out) == 0
+    assert page.read_text(encoding="utf-8") == text
+    assert (out / "horse.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((), "features writes into --output DIR or --html FILE, got neither"),
+        (("--html", "page.html"), "--html writes a page of one photograph, got 3; run it for each"),
+    ],
+)
+def test_what_cannot_be_written(options, message, photos, capsys):
+    assert run(*photos, *options) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_page_that_would_be_too_large_skips_the_photograph(photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("bit_backbone.visualization.explorer.MOST_BYTES", 20_000)
+    page = tmp_path / "page.html"
+    assert run(photos[0], "--html", page, "--out-indices", 1) == 3
+    assert "a page takes at most 0.02 MB" in capsys.readouterr().err
+    assert not page.exists()
+
+
 def tiny(path):
     photograph("china@5x5").save(path)
 
