@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from bit_backbone.cli.exported import exported_model
 from bit_backbone.cli.image_options import add_bit_depth_option
-from bit_backbone.cli.networks import add_part_option, weights_of
+from bit_backbone.cli.networks import add_part_option
 from bit_backbone.cli.options import (
     SOME_FAILED,
     add_device_option,
@@ -20,15 +20,13 @@ from bit_backbone.cli.options import (
     device_of,
     positive,
 )
+from bit_backbone.detection.trained import weights_of
+from bit_backbone.finetune.opening import FALLBACK_PRESET, classifier_of, processor_of
 
 if TYPE_CHECKING:
-    from bit_backbone.checkpoints import LoadReport
     from bit_backbone.export import ExportedModel
     from bit_backbone.finetune.classification import Prediction
-    from bit_backbone.heads import BitForImageClassification
     from bit_backbone.preprocessing import BitImageProcessor
-
-FALLBACK_PRESET = "official"
 
 
 def add_parser(subparsers: Any) -> None:
@@ -106,55 +104,12 @@ def _own_processor(exported: ExportedModel, preset: str | None) -> BitImageProce
     return exported.processor if preset is None else processor_of("", preset)
 
 
-def classifier_of(name: str, part: str | None) -> BitForImageClassification:
-    """Reads the classifier of a checkpoint.
-
-    Raises:
-        ValueError: It cannot be read, or has no head.
-    """
-    from bit_backbone.checkpoints import CheckpointError
-    from bit_backbone.heads import BitForImageClassification
-
-    try:
-        model = BitForImageClassification.from_pretrained(name, part=part)
-    except CheckpointError as error:
-        if error.report is None or not _lacks_head_alone(error.report):
-            raise
-    else:
-        if model.num_labels:
-            return model
-    raise ValueError(
-        f"{name} has no classifier; classify takes weights that have one, such as "
-        "BiT-M-R50x1-ILSVRC2012 or what `bit-backbone finetune` makes"
-    )
-
-
-def _lacks_head_alone(report: LoadReport) -> bool:
-    """Whether a file is short of what comes after the last stage, and of nothing else."""
-    parts = {name.partition(".")[0] for name in report.missing}
-    return bool(parts) and parts <= {"norm", "classifier"} and report.same_network
-
-
 def _tracked(predictions: Iterable[Prediction], total: int) -> Iterator[Prediction]:
     """Shows a progress bar on stderr; results go to stdout, above the bar on a terminal."""
     from bit_backbone.utils.progress import Bars
 
     with Bars(redirect_stdout=sys.stdout.isatty(), transient=True) as bar:
         yield from bar.track(predictions, total=total, description="classifying")
-
-
-def processor_of(checkpoint: str, preset: str | None) -> BitImageProcessor:
-    """Returns a preset, or the preprocessing that a checkpoint comes with."""
-    from bit_backbone.preprocessing import BitImageProcessor
-    from bit_backbone.preprocessing.saved import FILE_NAME, has_timm_settings
-
-    if preset is not None:
-        return BitImageProcessor.from_preset(preset)
-    path = Path(checkpoint)
-    has_none = path.is_dir() and not (path / FILE_NAME).exists() and not has_timm_settings(path)
-    if path.is_file() or has_none:
-        return BitImageProcessor.from_preset(FALLBACK_PRESET)
-    return BitImageProcessor.from_pretrained(checkpoint)
 
 
 def _print_json(prediction: Prediction, names: tuple[str, ...]) -> None:

@@ -6,7 +6,8 @@ import argparse
 import sys
 from typing import Any
 
-from bit_backbone.cli.networks import add_part_option, weights_of
+from bit_backbone.cli.networks import add_part_option
+from bit_backbone.detection.trained import weights_of
 
 FORMATS = ("npz", "torch", "timm", "transformers", "detectron2", "native")
 

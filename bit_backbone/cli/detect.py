@@ -188,29 +188,16 @@ def _detect(
     args: argparse.Namespace, model: Any, spec: DetectorSpec, path: Path, draws: bool
 ) -> tuple[dict[str, Tensor], Any]:
     """Returns what is found in an image, and a picture of it if wanted."""
-    import torch
-
-    from bit_backbone.training.precision import autocast
+    from bit_backbone.detection.prediction import predict, read_image
     from bit_backbone.utils.out_of_memory import fitting
     from bit_backbone.visualization.objects import draw_result
 
-    device = torch.device(device_of(args))
-    with fitting("the image"), torch.inference_mode():
-        image = _read(path, args.bit_depth)
-        _check_image(model, image)
-        with autocast(device, args.precision):
-            (found,) = model([image.to(device)])
+    with fitting("the image"):
+        image = read_image(path, args.bit_depth)
+        found = predict(model, image, device_of(args), args.precision)
         if not draws:
             return found, None
         return found, draw_result(image, found, spec.categories, min_score=_least(args))
-
-
-def _check_image(model: Any, image: Tensor) -> None:
-    if not hasattr(model, "transform"):  # an exported file, or a segmenter: neither has the sizes
-        return
-    from bit_backbone.detection.models import check_image
-
-    check_image(model, image)
 
 
 def _least(args: argparse.Namespace) -> float:
@@ -238,17 +225,6 @@ def _report(
         return
     written = "" if target is None else f" -> {target}"
     print(f"{path}: {_summary(found, spec.categories, _least(args))}{written}")
-
-
-def _read(path: Path, bit_depth: int | str) -> Tensor:
-    """Returns an image upright as RGB, float32 [3, H, W] in 0..1."""
-    import torch
-    from torchvision.transforms.v2 import functional as F
-
-    from bit_backbone.preprocessing.images import read
-
-    image = read(path, True, None, 1.0, bit_depth)
-    return F.to_dtype(F.to_image(image), torch.float32, scale=True).as_subclass(torch.Tensor)
 
 
 def _summary(found: dict[str, Tensor], names: tuple[str, ...], min_score: float) -> str:

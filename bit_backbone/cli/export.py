@@ -6,15 +6,15 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bit_backbone.cli.classify import classifier_of, processor_of
 from bit_backbone.cli.networks import (
     add_network_options,
     add_part_option,
     checkpoint_config,
     network_overrides,
-    weights_of,
 )
 from bit_backbone.cli.options import image_size
+from bit_backbone.detection.trained import weights_of
+from bit_backbone.finetune.opening import classifier_of, processor_of
 
 if TYPE_CHECKING:
     from bit_backbone.export import ExportReport

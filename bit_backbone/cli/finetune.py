@@ -13,7 +13,7 @@ from bit_backbone.cli.image_options import (
     add_unreadable_options,
     check_images,
 )
-from bit_backbone.cli.networks import add_part_option, weights_of
+from bit_backbone.cli.networks import add_part_option
 from bit_backbone.cli.options import (
     add_device_option,
     add_training_options,
@@ -22,6 +22,7 @@ from bit_backbone.cli.options import (
     image_size,
     positive,
 )
+from bit_backbone.detection.trained import weights_of
 from bit_backbone.finetune.hyperrule import BASE_LEARNING_RATE, BATCH_SIZE, Resolution, resolution
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ from bit_backbone.cli.networks import (
     check_part,
     checkpoint_config,
     network_overrides,
-    weights_of,
 )
 from bit_backbone.cli.options import add_precision_option, add_renamed, image_size, positive
 from bit_backbone.config import DENSE_FEATURE_NORM, VARIANTS, BitConfig
+from bit_backbone.detection.trained import weights_of
 from bit_backbone.training.settings import PRECISIONS
 
 DTYPES = (*PRECISIONS, "float64")

@@ -27,7 +27,6 @@ from bit_backbone.cli.networks import (
     add_part_option,
     check_part,
     checkpoint_config,
-    weights_of,
 )
 from bit_backbone.cli.options import (
     add_device_option,
@@ -37,6 +36,7 @@ from bit_backbone.cli.options import (
     positive,
 )
 from bit_backbone.detection.settings import OPTIMIZERS, TINY_TRAINING, DetectionSettings
+from bit_backbone.detection.trained import weights_of
 
 if TYPE_CHECKING:
     from bit_backbone.detection.models import DetectorSpec
