@@ -110,8 +110,8 @@ class ExportSettings:
         """How far the file may be from the model."""
         tolerance = TOLERANCES[self.precision]
         if self.with_preprocessing and self.format == "openvino":
-            # It computes a bicubic filter's weights in float32, where Pillow takes float64: of 10,000
-            # values two get the neighbouring one of the 256 levels.
+            # It computes a bicubic filter's weights in float32, where Pillow takes float64: two of
+            # 10,000 values get the neighbouring one of the 256 levels.
             return replace(tolerance, maps=max(tolerance.maps, 1e-3))
         return tolerance
 

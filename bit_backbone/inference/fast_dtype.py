@@ -1,21 +1,28 @@
-"""The type that a processor or GPU multiplies fastest without losing float32's range."""
+"""The types that a processor or GPU multiplies fast."""
 
 from __future__ import annotations
 
 import functools
+import os
 import platform
 from pathlib import Path
 
 import torch
 
-__all__ = ["fast_dtype"]
+__all__ = ["fast_dtype", "has_int8"]
 
 # As /proc/cpuinfo names them, on x86 and on ARM. oneDNN emulates bfloat16 on other processors.
 _BFLOAT16_FLAGS = frozenset(("avx512_bf16", "amx_bf16", "bf16"))
+_INT8_FLAGS = frozenset(("avx512_vnni", "avx_vnni", "amx_int8"))
+# Values of ONEDNN_MAX_CPU_ISA with which oneDNN leaves these alone.
+_WITHOUT_INT8 = frozenset(("SSE41", "AVX", "AVX2", "AVX512_CORE"))
+_WITHOUT_BFLOAT16 = _WITHOUT_INT8 | {"AVX2_VNNI", "AVX512_CORE_VNNI"}
 
 
 def fast_dtype(device: torch.device | str) -> torch.dtype:
     """Returns bfloat16 where a device multiplies it in hardware, and float32 elsewhere.
+
+    The environment variable ONEDNN_MAX_CPU_ISA can take it from a CPU.
 
     Args:
         device: A CPU (with AVX512-BF16, AMX or ARM's BF16), or a CUDA GPU (from Ampere on).
@@ -24,8 +31,18 @@ def fast_dtype(device: torch.device | str) -> torch.dtype:
     if kind == "cuda":
         has = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        has = kind == "cpu" and not _BFLOAT16_FLAGS.isdisjoint(_cpu_flags())
+        has = kind == "cpu" and _has(_BFLOAT16_FLAGS, _WITHOUT_BFLOAT16)
     return torch.bfloat16 if has else torch.float32
+
+
+def has_int8() -> bool:
+    """Whether the CPU has, and oneDNN uses, a dot product of 8-bit integers (VNNI or AMX)."""
+    return _has(_INT8_FLAGS, _WITHOUT_INT8)
+
+
+def _has(flags: frozenset[str], limits: frozenset[str]) -> bool:
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
+    return limit not in limits and not flags.isdisjoint(_cpu_flags())
 
 
 @functools.cache

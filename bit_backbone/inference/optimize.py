@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any, TypeVar
 
@@ -13,7 +14,9 @@ from torch.utils._pytree import tree_map_only
 from bit_backbone.inference.allocator import keep_pages as keep_pages_of_process
 from bit_backbone.inference.convolution import NO_TRAINING, FoldedConv2d
 from bit_backbone.inference.fast_dtype import fast_dtype
+from bit_backbone.inference.int8 import Int8Conv2d, Int8PreActUnit
 from bit_backbone.inference.norm import InferenceGroupNormAct
+from bit_backbone.inference.quantization import dtype_of_int8, quantize
 from bit_backbone.inference.units import InPlacePreActUnit
 from bit_backbone.network import (
     BitNetwork,
@@ -31,7 +34,7 @@ __all__ = ["optimize_for_inference", "optimize_in_place"]
 
 Model = TypeVar("Model", bound=nn.Module)
 
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int8)
 
 
 def optimize_for_inference(
@@ -40,6 +43,7 @@ def optimize_for_inference(
     compile: bool = False,
     dtype: torch.dtype | str | None = None,
     keep_pages: bool = True,
+    calibration: Iterable[Any] | None = None,
 ) -> Model:
     """Returns a copy of a model, of the same type, with its BiT parts made fast for inference.
 
@@ -70,17 +74,22 @@ def optimize_for_inference(
         dtype: What the BiT networks compute in, torch.float32, torch.bfloat16 or torch.float16, or
             "auto": bfloat16 where the device of the model has it in hardware, else float32.
             They convert what they are given and return float32, so that the layers around them go
-            on as before. None leaves everything as it is.
+            on as before. None leaves everything as it is. torch.int8, on CPUs: convolutions in
+            8-bit integers, with scales from the parameters, the rest as with "auto". A processor
+            without a dot product of 8-bit integers gets "auto", with a warning.
         keep_pages: Whether the process keeps the memory that it frees, where a model on the CPU
             is optimized and the C library can: see ``bit_backbone.keep_pages``.
+        calibration: Inputs of the model. With torch.int8, the largest activations are measured on
+            them and not computed.
 
     Raises:
-        ValueError: There is no BiT layer in ``model``, or ``dtype`` is not one of these.
+        ValueError: There is no BiT layer in ``model``, ``dtype`` is not one of these, or the model
+            cannot be computed in it.
     """
-    found = _checked(model, dtype)
+    found = _checked(model, dtype, compile, calibration)
     with torch.inference_mode(False):  # parameters made within it would stay bound to it
         optimized = copy.deepcopy(model)
-    return _optimize(optimized, channels_last, compile, found, keep_pages)
+    return _optimize(optimized, channels_last, compile, found, keep_pages, calibration)
 
 
 def optimize_in_place(
@@ -89,6 +98,7 @@ def optimize_in_place(
     compile: bool = False,
     dtype: torch.dtype | str | None = None,
     keep_pages: bool = True,
+    calibration: Iterable[Any] | None = None,
 ) -> Model:
     """Does what ``optimize_for_inference`` does to the model itself, and returns it.
 
@@ -103,37 +113,55 @@ def optimize_in_place(
         compile: As there.
         dtype: As there.
         keep_pages: As there.
+        calibration: As there.
 
     Raises:
-        ValueError: There is no BiT layer in ``model``, or ``dtype`` is not one of these.
+        ValueError: As there.
     """
-    found = _checked(model, dtype)
-    optimized = _optimize(model, channels_last, compile, found, keep_pages)
+    found = _checked(model, dtype, compile, calibration)
+    optimized = _optimize(model, channels_last, compile, found, keep_pages, calibration)
     for module in optimized.modules():
         if isinstance(module, FoldedConv2d):
             module.lays_out = False
     return optimized
 
 
-def _checked(model: nn.Module, dtype: torch.dtype | str | None) -> torch.dtype | None:
+def _checked(
+    model: nn.Module, dtype: torch.dtype | str | None, compile: bool, calibration: Any
+) -> torch.dtype | None:
     """Returns the type to compute in; rejects what cannot be optimized before it is changed."""
     if dtype is not None and dtype not in (*_DTYPES, "auto"):
         known = ", ".join(map(str, _DTYPES))
         raise ValueError(f'dtype must be None, "auto", {known}, got {dtype!r}')
-    if not any(type(m) is StdConv2d or isinstance(m, FoldedConv2d) for m in model.modules()):
+    kinds = (FoldedConv2d, Int8Conv2d)
+    if not any(type(m) is StdConv2d or isinstance(m, kinds) for m in model.modules()):
         raise ValueError(
             "optimizing for inference takes a BiT model, or a model that holds one, got a "
             f"{type(model).__name__} without a convolution of BiT's"
         )
+    if calibration is not None and dtype != torch.int8:
+        raise ValueError(f"calibration is for dtype torch.int8, got dtype {dtype!r}")
+    if dtype == torch.int8:
+        if compile:
+            raise ValueError("a model in torch.int8 is not compiled: leave compile at False")
+        return dtype_of_int8(model)
     if not isinstance(dtype, str):
         return dtype
     return fast_dtype(next(model.parameters()).device)
 
 
 def _optimize(
-    model: Model, channels_last: bool, compile: bool, dtype: torch.dtype | None, keep_pages: bool
+    model: Model,
+    channels_last: bool,
+    compile: bool,
+    dtype: torch.dtype | None,
+    keep_pages: bool,
+    calibration: Iterable[Any] | None,
 ) -> Model:
     with torch.inference_mode(False):
+        if dtype == torch.int8:
+            quantize(model.eval(), calibration)
+            dtype = fast_dtype("cpu")
         _replace_layers(model.eval().requires_grad_(False), channels_last)
     networks = [module for module in model.modules() if isinstance(module, BitNetwork)]
     if dtype is not None:
@@ -165,6 +193,8 @@ def _replace_layers(model: nn.Module, channels_last: bool) -> None:
     for module in model.modules():
         if type(module) is PreActUnit and _may_sum_in_place(module, overwritable):
             module.__class__ = InPlacePreActUnit
+        if isinstance(module, Int8PreActUnit):
+            module.adds_in_place |= module in overwritable
         for conv, norm in _norms_behind_convolutions(module):
             if isinstance(norm, InferenceGroupNormAct) and isinstance(conv, nn.Conv2d):
                 norm.in_place = True

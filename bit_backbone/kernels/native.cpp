@@ -55,9 +55,18 @@ struct Affine {
   float centre, scale, shift;
 };
 
-Affine affine(double mean, double rstd, float weight, float bias) {
+// The result is divided by `step`.
+Affine affine(double mean, double rstd, float weight, float bias, float step) {
   float centre = float(mean);
-  return {centre, float(weight * rstd), float(bias - (mean - centre) * rstd * weight)};
+  double shift = bias - (mean - centre) * rstd * weight;
+  return {centre, float(weight * rstd / step), float(shift / step)};
+}
+
+// To the nearest of 256 levels; what is no number becomes 0.
+template <>
+inline uint8_t narrow<uint8_t>(float value) {
+  float bounded = value > 0.0f ? (value < 255.0f ? value : 255.0f) : 0.0f;
+  return uint8_t(int(bounded + 0.5f));
 }
 
 struct Sums {
@@ -100,8 +109,8 @@ void add_rows(const T* x, long pixels, long channels, const float* origin, float
 
 // From the sums of each channel to what is done to its values.
 void affine_of(Sums sums, const float* origin, long pixels, long channels, long groups,
-               const float* weight, const float* bias, double eps, float* centre, float* scale,
-               float* shift) {
+               const float* weight, const float* bias, const float* steps, double eps,
+               float* centre, float* scale, float* shift) {
   long width = channels / groups;
   for (long g = 0; g < groups; g++) {
     double mean = 0, square = 0;
@@ -115,7 +124,7 @@ void affine_of(Sums sums, const float* origin, long pixels, long channels, long 
     double rstd = 1.0 / std::sqrt((variance > 0 ? variance : 0.0) + eps);
     if (variance != variance) rstd = variance;
     for (long i = g * width; i < (g + 1) * width; i++) {
-      Affine own = affine(mean, rstd, weight[i], bias[i]);
+      Affine own = affine(mean, rstd, weight[i], bias[i], steps ? steps[i] : 1.0f);
       centre[i] = own.centre, scale[i] = own.scale, shift[i] = own.shift;
     }
   }
@@ -139,7 +148,8 @@ long begin_of(long total, long parts, long part) { return total * part / parts; 
 // for each thread.
 template <typename T, typename U, bool RELU>
 void rows(const T* x, U* y, long images, long pixels, long channels, long groups,
-          const float* weight, const float* bias, double eps, int threads, double* work) {
+          const float* weight, const float* bias, const float* steps, double eps, int threads,
+          double* work) {
   // With images enough each thread normalises its own, which are then still in its cache.
   bool by_image = images % threads == 0 || images >= 4 * threads;
   float* slim = (float*)(work + 2 * channels * threads);
@@ -166,7 +176,7 @@ void rows(const T* x, U* y, long images, long pixels, long channels, long groups
           for (long i = 0; i < 2 * channels; i++) work[i] += work[2 * channels * other + i];
         all = {work, work + channels};
       }
-      affine_of(all, origin, pixels, channels, groups, weight, bias, eps, centre, scale, shift);
+      affine_of(all, origin, pixels, channels, groups, weight, bias, steps, eps, centre, scale, shift);
       apply_rows<T, U, RELU>(map + begin * channels, y + (image * pixels + begin) * channels,
                              extent, channels, centre, scale, shift);
       if (!by_image) {
@@ -179,7 +189,7 @@ void rows(const T* x, U* y, long images, long pixels, long channels, long groups
 // Contiguous maps: a group's values lie together.
 template <typename T, typename U, bool RELU>
 void planes(const T* x, U* y, long images, long pixels, long channels, long groups,
-            const float* weight, const float* bias, double eps, int threads) {
+            const float* weight, const float* bias, const float* steps, double eps, int threads) {
   long width = channels / groups, values = width * pixels;
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (long job = 0; job < images * groups; job++) {
@@ -204,7 +214,8 @@ void planes(const T* x, U* y, long images, long pixels, long channels, long grou
     mean += origin;
     for (long c = 0; c < width; c++) {
       long channel = job % groups * width + c;
-      auto [centre, scale, shift] = affine(mean, rstd, weight[channel], bias[channel]);
+      auto [centre, scale, shift] = affine(mean, rstd, weight[channel], bias[channel],
+                                         steps ? steps[channel] : 1.0f);
 #pragma omp simd
       for (long i = c * pixels; i < (c + 1) * pixels; i++)
         b[i] = narrow<U>(activate<RELU>((widen(a[i]) - centre) * scale + shift));
@@ -214,14 +225,14 @@ void planes(const T* x, U* y, long images, long pixels, long channels, long grou
 
 template <typename T, typename U, bool RELU>
 void group_norm(bool channels_last, const void* x, void* y, long images, long pixels, long channels,
-                long groups, const float* weight, const float* bias, double eps, int threads,
-                double* work) {
+                long groups, const float* weight, const float* bias, const float* steps,
+                double eps, int threads, double* work) {
   if (channels_last)
-    rows<T, U, RELU>((const T*)x, (U*)y, images, pixels, channels, groups, weight, bias, eps,
-                     threads, work);
+    rows<T, U, RELU>((const T*)x, (U*)y, images, pixels, channels, groups, weight, bias, steps,
+                     eps, threads, work);
   else
-    planes<T, U, RELU>((const T*)x, (U*)y, images, pixels, channels, groups, weight, bias, eps,
-                       threads);
+    planes<T, U, RELU>((const T*)x, (U*)y, images, pixels, channels, groups, weight, bias, steps,
+                       eps, threads);
 }
 
 template <typename T>
@@ -262,19 +273,22 @@ void standardize(const T* weight, T* out, long filters, long values, double eps,
 
 extern "C" {
 
-// Bits of `kind`: 1 channels-last, 2 bfloat16 in, 4 bfloat16 out, 8 ReLU.
+// Bits of `kind`: 1 channels-last, 2 bfloat16 in, 4 bfloat16 out, 8 ReLU, 16 uint8 out instead, of
+// the values divided by `steps`, one for each channel; else `steps` is null.
 void bit_group_norm(int kind, const void* x, void* y, long images, long pixels, long channels,
-                    long groups, const float* weight, const float* bias, double eps, int threads,
-                    double* work) {
+                    long groups, const float* weight, const float* bias, const float* steps,
+                    double eps, int threads, double* work) {
   using Run = void (*)(bool, const void*, void*, long, long, long, long, const float*, const float*,
-                       double, int, double*);
+                       const float*, double, int, double*);
   static const Run runs[] = {
       group_norm<float, float, false>,       group_norm<bfloat16, float, false>,
       group_norm<float, bfloat16, false>,    group_norm<bfloat16, bfloat16, false>,
       group_norm<float, float, true>,        group_norm<bfloat16, float, true>,
       group_norm<float, bfloat16, true>,     group_norm<bfloat16, bfloat16, true>,
+      group_norm<float, uint8_t, false>,     group_norm<bfloat16, uint8_t, false>,
   };
-  runs[kind >> 1](kind & 1, x, y, images, pixels, channels, groups, weight, bias, eps, threads, work);
+  runs[kind >> 1](kind & 1, x, y, images, pixels, channels, groups, weight, bias, steps, eps, threads,
+                  work);
 }
 
 // Bit of `kind`: 2 bfloat16.

@@ -76,17 +76,51 @@ def group_norm_act(
         act: One of ``ACTIVATIONS``.
         out: What to write into, in the memory format of ``x``; may be ``x``.
     """
+    out = in_huge_pages(torch.empty_like(x)) if out is None else out
+    kind = _bit(out, 4) | (8 if act == "relu" else 0)
+    return _group_norm(kind, x, num_groups, weight, bias, None, eps, out)
+
+
+def group_norm_relu_uint8(
+    x: Tensor, num_groups: int, weight: Tensor, bias: Tensor, steps: Tensor, eps: float
+) -> Tensor:
+    """GroupNorm, ReLU and quantization of a dense [N, C, H, W] that ``can_run``.
+
+    Args:
+        x: Contiguous or channels-last, float32 or bfloat16.
+        num_groups: Number of groups.
+        weight: Scale, [C].
+        bias: Shift, [C].
+        steps: What one level of the result stands for, float32 [C].
+        eps: Added to the variance.
+
+    Returns:
+        uint8 levels in the memory format of ``x``, those beyond 255 cut off.
+    """
+    out = torch.empty_like(x, dtype=torch.uint8)
+    return _group_norm(16, x, num_groups, weight, bias, steps, eps, out)
+
+
+def _group_norm(
+    kind: int,
+    x: Tensor,
+    num_groups: int,
+    weight: Tensor,
+    bias: Tensor,
+    steps: Tensor | None,
+    eps: float,
+    out: Tensor,
+) -> Tensor:
     channels_last = not x.is_contiguous()
     images, channels, height, width = x.shape
-    out = in_huge_pages(torch.empty_like(x)) if out is None else out
     threads = torch.get_num_threads()
     weight, bias = weight.float().contiguous(), bias.float().contiguous()
     # doubles, then floats: see native.cpp
     work = x.new_empty(threads * channels * 5, dtype=torch.float64) if channels_last else out
-    kind = channels_last | _bit(x, 2) | _bit(out, 4) | (8 if act == "relu" else 0)
     sizes = images, height * width, channels, num_groups
     _loaded().bit_group_norm(
-        *(kind, x.data_ptr(), out.data_ptr(), *sizes, weight.data_ptr(), bias.data_ptr()),
+        *(kind | channels_last | _bit(x, 2), x.data_ptr(), out.data_ptr(), *sizes),
+        *(weight.data_ptr(), bias.data_ptr(), None if steps is None else steps.data_ptr()),
         *(eps, threads, work.data_ptr()),
     )
     return out
@@ -201,7 +235,7 @@ def _load(path: Path) -> ctypes.CDLL:
         raise _UnavailableError(f"{path} cannot be loaded: {error}") from error
     address, number, size, real = ctypes.c_void_p, ctypes.c_int, ctypes.c_long, ctypes.c_double
     kernels.bit_group_norm.argtypes = [
-        *(number, address, address, size, size, size, size, address, address),
+        *(number, address, address, size, size, size, size, address, address, address),
         *(real, number, address),
     ]
     kernels.bit_standardize.argtypes = [

@@ -163,7 +163,7 @@ def test_weights_for_a_part_are_no_detector(tmp_path):
     weights = tmp_path / "model_final.pth"
     state = torch.load(weights)
     torch.save({k: v for k, v in state.items() if k.startswith("backbone.")}, weights)
-    with pytest.raises(CheckpointError, match="has no weights for proposal_generator.*finished"):
+    with pytest.raises(CheckpointError, match=r"has no weights for proposal_generator.*finished"):
         load_from_config(config)
 
 

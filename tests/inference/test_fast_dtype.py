@@ -27,6 +27,21 @@ def test_on_a_cpu_the_flags_decide(flags, expected, monkeypatch):
     assert fast(torch.randn(1, 3, 32, 32))["stage1"].dtype is torch.float32
 
 
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [
+        ("AVX512_CORE_VNNI", torch.float32),
+        ("avx2", torch.float32),
+        ("AVX512_CORE_BF16", torch.bfloat16),
+    ],
+)
+def test_on_a_cpu_onednn_may_be_told_less(limit, expected, monkeypatch):
+    """It then emulates bfloat16, several times slower than float32."""
+    monkeypatch.setattr(module, "_cpu_flags", lambda: frozenset({"avx512_bf16"}))
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+    assert fast_dtype("cpu") is expected
+
+
 @pytest.mark.parametrize("has", [True, False])
 def test_on_a_gpu_cuda_is_asked_without_emulation(has, monkeypatch):
     def asked(including_emulation=True):

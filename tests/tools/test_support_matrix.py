@@ -145,9 +145,7 @@ def test_the_table_keeps_rows_of_other_days_and_names_those_never_run(
     assert text.endswith(f" |\n{matrix.END}\n\nAfter\n")
     assert "| 3.11.9 | 2.8.0 | 0.23.0 |" in text
     assert "passed: 5 passed | 2026-01-31 |" in text
-    assert (
-        "| plain-oldest | 3.11 |  |  | none | plain | untested: this row was not run |" in text
-    )
+    assert "| plain-oldest | 3.11 |  |  | none | plain | untested: this row was not run |" in text
     assert text.count("\n| ") == 1 + len(matrix.rows())
 
 

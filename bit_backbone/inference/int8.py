@@ -1,0 +1,193 @@
+"""BiT in 8-bit integers, with scales that are computed from the parameters.
+
+Every convolution of a pre-activation unit reads the result of GroupNorm and ReLU. Its values are
+known without an image: of each channel they are distributed about as ReLU(beta + gamma * z), z
+being normal. So a level of 8 bits is (beta + DEVIATIONS * |gamma|) / 255 there, and goes into the
+filters, of which each is then rounded to 8 bits by a scale of its own. Sums are exact integers;
+what lies between convolutions, the residual sums too, stays in floating point.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bit_backbone import kernels
+from bit_backbone.inference.convolution import NO_TRAINING, FoldedConv2d
+from bit_backbone.kernels import native
+from bit_backbone.kernels.gate import has_hooks, is_recorded
+from bit_backbone.network import GroupNormAct, PreActUnit
+from bit_backbone.network.padding import pad_same
+from bit_backbone.network.std_conv import StdConv2d, standardize
+
+LEVELS = 255.0  # of activations, which are not negative
+LARGEST = 127.0  # of weights
+SMALLEST_STEP = 1e-12
+
+
+@kernels.returns_new_memory
+class Int8Conv2d(nn.Conv2d):
+    """A convolution of uint8 levels by int8 filters: what a StdConv2d becomes.
+
+    Attributes:
+        pads_same: Whether the input is padded as TensorFlow's SAME first.
+        dtype: Of the results; follows the network's.
+        weight_steps: What one step of each filter's weights stands for, float32 [out].
+        input_steps: What one level of each channel stands for, float32 [in].
+    """
+
+    pads_same: bool
+    dtype: torch.dtype
+    weight_steps: Tensor
+    input_steps: Tensor
+    _packed: tuple[Any, Tensor | None]
+
+    @classmethod
+    def quantize(cls, conv: StdConv2d | FoldedConv2d, steps: Tensor) -> None:
+        """Turns a convolution into an Int8Conv2d: its class changes, so hooks and references stay.
+
+        Args:
+            conv: What to change.
+            steps: What one level of its input stands for, float32 [in].
+        """
+        dtype = conv.weight.dtype
+        scaled = standardize(conv.weight.detach().float(), conv.eps) * steps[:, None, None]
+        weight_steps = scaled.abs().amax((1, 2, 3)).clamp(min=SMALLEST_STEP**2) / LARGEST
+        weight = (scaled / weight_steps[:, None, None, None]).round().to(torch.int8)
+        conv.weight = nn.Parameter(weight.contiguous(), requires_grad=False)
+        cls.empty(conv, dtype, weight_steps, steps)
+
+    @classmethod
+    def empty(
+        cls, conv: nn.Conv2d, dtype: torch.dtype, weight_steps: Tensor, steps: Tensor
+    ) -> None:
+        """Turns a convolution that has its 8-bit weight into an Int8Conv2d."""
+        quantized: Any = conv
+        quantized.__class__ = cls
+        quantized.register_buffer("weight_steps", weight_steps)
+        quantized.register_buffer("input_steps", steps)
+        quantized.dtype, quantized._packed = dtype, (None, None)
+
+    def forward(self, levels: Tensor) -> Tensor:
+        """Maps uint8 [N, in, H, W] to floating point [N, out, H, W]."""
+        if self.pads_same:
+            levels = pad_same(levels, self.kernel_size[0], self.stride[0], self.dilation[0], 0)
+        if not _has_operator():
+            y = F.conv2d(
+                levels.float(), self.weight.float(), None, self.stride, self.padding, self.dilation
+            )
+            return (y * self.weight_steps[:, None, None]).to(self.dtype)
+        return self._run_pointwise(levels) if self.kernel_size == (1, 1) else self._run(levels)
+
+    def _run_pointwise(self, levels: Tensor) -> Tensor:
+        """Multiplies matrices: the layout of a matrix's weights fits every number of pixels."""
+        rows, columns = self.stride
+        pixels = levels[:, :, ::rows, ::columns].permute(0, 2, 3, 1)
+        zeros = torch.zeros_like(self.weight_steps, dtype=torch.int64)
+        y = torch.ops.onednn.qlinear_pointwise(
+            pixels.reshape(-1, pixels.shape[-1]),
+            *(1.0, 0, self._filters(), self.weight_steps, zeros, None),
+            *(1.0, 0, self.dtype, "none", [], ""),
+        )
+        return y.view(*pixels.shape[:3], -1).permute(0, 3, 1, 2)
+
+    def _run(self, levels: Tensor) -> Tensor:
+        zeros = torch.zeros_like(self.weight_steps, dtype=torch.int64)
+        geometry = (None, self.stride, self.padding, self.dilation, 1)
+        y: Tensor = torch.ops.onednn.qconv_pointwise(
+            levels.contiguous(memory_format=torch.channels_last),
+            *(1.0, 0, self._filters(), self.weight_steps, zeros, *geometry),
+            *(1.0, 0, self.dtype, "none", [], ""),
+        )
+        return y
+
+    def _filters(self) -> Tensor:
+        """Returns the filters as oneDNN lays them out, once for as long as they are the same."""
+        key = self.weight.data_ptr(), self.weight._version
+        seen, packed = self._packed  # at once: other threads may run this layer, too
+        if packed is None or key != seen:
+            packed = self._pack()
+            self._packed = key, packed
+        return packed
+
+    def _pack(self) -> Tensor:
+        if self.kernel_size == (1, 1):
+            packed: Tensor = torch.ops.onednn.qlinear_prepack(self.weight[:, :, 0, 0], None)
+            return packed
+        geometry = (self.stride, self.padding, self.dilation, 1)
+        packed = torch.ops.onednn.qconv_prepack(
+            self.weight, self.weight_steps, 1.0, 0, *geometry, None
+        )
+        return packed
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Int8Conv2d:
+        """Moves everything, and casts only the results: steps stay in float32."""
+        steps = self.weight_steps, self.input_steps
+        super()._apply(fn, recurse)
+        self.weight_steps, self.input_steps = (each.to(self.weight.device) for each in steps)
+        self.dtype = fn(torch.empty(0, dtype=self.dtype)).dtype
+        return self
+
+    def train(self, mode: bool = True) -> Int8Conv2d:
+        """Rejects to train.
+
+        Raises:
+            ValueError: ``mode`` is True.
+        """
+        if mode:
+            raise ValueError(NO_TRAINING)
+        return super().train(False)
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Tensor], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        given = state_dict.get(f"{prefix}weight")
+        if given is not None and given.is_floating_point():
+            raise ValueError(
+                f"{prefix}weight is in 8 bits here, and {given.dtype} in the state dict: load it "
+                "into the model that this one was made from, then optimize that for int8 again"
+            )
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_packed": (None, None)}
+
+
+class Int8PreActUnit(PreActUnit):
+    """PreActUnit whose convolutions are Int8Conv2d.
+
+    Attributes:
+        adds_in_place: Whether the shortcut is this unit's to overwrite.
+    """
+
+    adds_in_place: bool
+
+    def forward(self, x: Tensor, activated: Tensor | None = None) -> Tensor:
+        """Maps raw residual sums to raw residual sums; ``activated`` is made again, in levels."""
+        if is_recorded(x):
+            raise ValueError(NO_TRAINING)
+        levels = quantized(self.norm1, x, self.conv1)
+        branch = quantized(self.norm2, self.conv1(levels), self.conv2)
+        branch = self.conv3(quantized(self.norm3, self.conv2(branch), self.conv3))
+        shortcut = self.cropped(x if self.downsample is None else self.downsample(levels), branch)
+        if self.adds_in_place and not self.crops and not has_hooks(self.conv3):
+            return shortcut.add_(branch)
+        return shortcut + branch
+
+
+def quantized(norm: GroupNormAct, x: Tensor, conv: Any) -> Tensor:
+    """Returns the levels, uint8 [N, C, H, W], of a norm's result that a convolution reads."""
+    steps = conv.input_steps
+    is_dense = x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)
+    if is_dense and not has_hooks(norm) and native.can_run(x):
+        arguments = x, norm.num_groups, norm.weight, norm.bias, steps, norm.eps
+        return native.group_norm_relu_uint8(*arguments)
+    levels = (norm(x).float() / steps[:, None, None]).round().clamp(0, LEVELS)
+    return levels.to(torch.uint8)
+
+
+def _has_operator() -> bool:
+    return hasattr(torch.ops.onednn, "qconv_pointwise")

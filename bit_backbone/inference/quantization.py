@@ -1,0 +1,132 @@
+"""A network's units turned into 8 bits: what can be, with which scales, and where it pays."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bit_backbone.inference.convolution import FoldedConv2d
+from bit_backbone.inference.fast_dtype import fast_dtype, has_int8
+from bit_backbone.inference.int8 import LEVELS, SMALLEST_STEP, Int8Conv2d, Int8PreActUnit
+from bit_backbone.inference.units import InPlacePreActUnit
+from bit_backbone.network import BitNetwork, BottleneckUnit, GroupNormAct, PreActUnit
+from bit_backbone.network.std_conv import StdConv2d
+
+# Standard deviations from the mean up to which activations are told apart. Cutting off what is
+# beyond costs more than coarser levels do: docs/int8.md has the measurements.
+DEVIATIONS = 10.0
+
+
+def dtype_of_int8(model: nn.Module) -> torch.dtype:
+    """Returns torch.int8, or what to compute in where this processor has no fast 8 bits.
+
+    Raises:
+        ValueError: The model cannot be computed in 8 bits.
+    """
+    for module in model.modules():
+        _check(module)
+    if any(p.device.type != "cpu" for p in model.parameters()):
+        raise ValueError("torch.int8 is for CPUs; move the model there, or take torch.bfloat16")
+    if has_int8():
+        return torch.int8
+    dtype = fast_dtype("cpu")
+    warnings.warn(
+        "this processor has no dot product of 8-bit integers (AVX512-VNNI, AVX-VNNI or AMX): the "
+        f"model computes in {dtype} instead",
+        stacklevel=4,
+    )
+    return dtype
+
+
+def _check(module: nn.Module) -> None:
+    if isinstance(module, BottleneckUnit):
+        raise ValueError(
+            "torch.int8 takes pre-activation networks, whose convolutions read what GroupNorm has "
+            "normalised; those of a bottleneck network read sums of unknown range. Take "
+            "torch.bfloat16"
+        )
+    if isinstance(module, BitNetwork) and module.config.hidden_act != "relu":
+        raise ValueError(
+            "torch.int8 takes networks with the activation relu, whose values are not negative; "
+            f"this one has {module.config.hidden_act}. Take torch.bfloat16"
+        )
+
+
+def quantize(model: nn.Module, calibration: Iterable[Any] | None) -> None:
+    """Turns all units of a model in eval mode into 8 bits, in place.
+
+    Args:
+        model: That ``dtype_of_int8`` takes.
+        calibration: Inputs of the model, to measure the largest activations on; None to compute
+            them from the norms' parameters.
+    """
+    units: list[Any] = [module for module in model.modules() if _is_ours(module)]
+    bounds = {norm: bound_of(norm) for unit in units for norm in _norms(unit)}
+    if calibration is not None:
+        bounds = _measured(model, bounds, calibration)
+    for unit in units:
+        steps = [(bounds[norm] / LEVELS).clamp(min=SMALLEST_STEP) for norm in _norms(unit)]
+        for conv, step in zip((unit.conv1, unit.conv2, unit.conv3), steps, strict=True):
+            Int8Conv2d.quantize(conv, step)
+        if unit.downsample is not None:
+            Int8Conv2d.quantize(unit.downsample.conv, steps[0])
+        unit.__class__ = Int8PreActUnit
+        unit.adds_in_place = unit.downsample is not None
+    for network in model.modules():
+        if isinstance(network, BitNetwork):
+            network.register_forward_pre_hook(_check_finite)
+
+
+def bound_of(norm: GroupNormAct) -> Tensor:
+    """Returns up to where the values after a norm and its ReLU are told apart, float32 [C]."""
+    shift, scale = norm.bias.detach().float(), norm.weight.detach().float().abs()
+    return shift + DEVIATIONS * scale
+
+
+def _norms(unit: Any) -> tuple[GroupNormAct, ...]:
+    return unit.norm1, unit.norm2, unit.norm3
+
+
+def _is_ours(unit: Any) -> bool:
+    """Whether a unit is as this package makes it, and not changed by a user."""
+    if type(unit) not in (PreActUnit, InPlacePreActUnit):
+        return False
+    convs = [unit.conv1, unit.conv2, unit.conv3]
+    convs += [] if unit.downsample is None else [unit.downsample.conv]
+    return all(type(conv) in (StdConv2d, FoldedConv2d) for conv in convs) and all(
+        isinstance(norm, GroupNormAct) and isinstance(norm.act, nn.ReLU) for norm in _norms(unit)
+    )
+
+
+def _measured(
+    model: nn.Module, bounds: dict[GroupNormAct, Tensor], calibration: Iterable[Any]
+) -> dict[GroupNormAct, Tensor]:
+    """Returns the largest values that norms give of some inputs, by channel."""
+    found: dict[GroupNormAct, Tensor] = {}
+
+    def see(norm: Any, _: Any, values: Tensor) -> None:
+        largest = values.detach().float().amax((0, 2, 3))
+        found[norm] = largest.maximum(found[norm]) if norm in found else largest
+
+    handles = [norm.register_forward_hook(see) for norm in bounds]
+    with torch.inference_mode():
+        for images in calibration:
+            model(images)
+    for handle in handles:
+        handle.remove()
+    if len(found) < len(bounds):
+        raise ValueError("calibration takes at least one input of the model, got none")
+    return found
+
+
+def _check_finite(network: nn.Module, args: tuple[Any, ...]) -> None:
+    """Rejects what 8 bits cannot hold, which other types would hand on."""
+    if args and isinstance(args[0], Tensor) and not bool(args[0].sum().isfinite()):
+        raise ValueError(
+            "images for a network in torch.int8 must be finite, got NaN or infinity; networks in "
+            "torch.bfloat16 and torch.float32 compute with them"
+        )
