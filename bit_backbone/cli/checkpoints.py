@@ -27,18 +27,18 @@ def add_parser(subparsers: Any) -> None:
     """Adds the command."""
     parser = subparsers.add_parser(
         "checkpoints",
-        help="list the published weights, or show what a file holds",
-        description="Lists every published BiT checkpoint. Each name is what `weights=`, "
-        "`from_pretrained` and `bit-backbone convert` take. `show FILE` says what a checkpoint "
-        "holds instead: its networks, each with the name that --part takes, whose names it has, "
-        "which network it is, the size of its head, types and size. No tensor is read for that.",
+        help="list published weights, or show the contents of a file",
+        description="Lists every published BiT checkpoint. `weights=`, `from_pretrained`, "
+        "`bit-backbone convert` and others accept each name. `show FILE` lists the networks in a "
+        "checkpoint instead, without reading a tensor: the name for --part, the format, the "
+        "variant, the size of the head, and types and size of the tensors.",
         usage="%(prog)s [-h] [--json] [PATTERN | show FILE]",
     )
     parser.add_argument(
         "pattern",
         nargs="?",
-        help="show the names that match, '*R50x1*' or 'vtab/*-dtd'; where none does, those with an "
-        "alias that matches",
+        help="list only names that match, such as '*R50x1*' or 'vtab/*-dtd'; if none does, those "
+        "with an alias that matches",
     )
     parser.add_argument("file", nargs="?", help="after show: a file, a folder or a name")
     parser.add_argument("--json", action="store_true", help="print a JSON array")

@@ -33,31 +33,37 @@ def add_parser(subparsers: Any) -> None:
     """Adds the command."""
     parser = subparsers.add_parser(
         "classify",
-        help="the most probable classes of images",
+        help="print the most probable classes of images",
         description="Prints the most probable classes of each image. An image that cannot be read "
         "or does not fit into memory is reported and skipped; the exit status is then 3.",
     )
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
-    text = "a published name, a file, a folder, that of a fine-tuning, or an exported file"
+    text = (
+        "a published name, a checkpoint file or folder, the folder of a fine-tuning run, or an "
+        "exported file"
+    )
     add_weights_option(parser, "NAME", text, required=True)
     add_part_option(parser)
-    parser.add_argument("--top", type=positive, default=5, metavar="K", help="default 5")
+    parser.add_argument(
+        "--top", type=positive, default=5, metavar="K", help="classes per image (default 5)"
+    )
     parser.add_argument("--json", action="store_true", help="print a JSON object per image")
     parser.add_argument(
         "--preset",
         help="preprocessing: a preset or a published name; default: the checkpoint's own, or "
-        f"{FALLBACK_PRESET!r} for weights that come without one",
+        f"{FALLBACK_PRESET!r} if it has none",
     )
     parser.add_argument(
         "--labels",
         type=Path,
         metavar="FILE",
-        help="class names, one per line; default: the checkpoint's, or ImageNet's where it has "
-        "1000 classes",
+        help="class names, one per line; default: the checkpoint's, or ImageNet's for 1000 classes",
     )
-    parser.add_argument("--batch-size", type=positive, default=8, metavar="N", help="default 8")
     parser.add_argument(
-        "--workers", type=int, default=0, metavar="N", help="processes that read images, default 0"
+        "--batch-size", type=positive, default=8, metavar="N", help="images per batch (default 8)"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=0, metavar="N", help="processes that read images (default 0)"
     )
     add_bit_depth_option(parser, default=None)
     add_precision_option(parser)

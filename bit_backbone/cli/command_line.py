@@ -38,7 +38,8 @@ BROKEN_PIPE = 141  # 128 + SIGPIPE
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser of every command in :data:`COMMANDS`."""
     parser = argparse.ArgumentParser(
-        prog="bit-backbone", description="Big Transfer (BiT) as a backbone for dense prediction."
+        prog="bit-backbone",
+        description="Big Transfer (BiT) as a backbone for detectors, segmenters and classifiers.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     parser.add_argument(

@@ -16,30 +16,29 @@ def add_parser(subparsers: Any) -> None:
     """Adds the command."""
     parser = subparsers.add_parser(
         "convert",
-        help="write a checkpoint in another codebase's names",
+        help="convert a checkpoint for another codebase",
         description="Converts a checkpoint between the formats of google-research/big_transfer "
-        "(npz, torch), timm, transformers, detectron2 and this package (native). Every value "
-        "stays as it is.",
+        "(npz, torch), timm, transformers, detectron2 and this package (native). No value changes.",
     )
     parser.add_argument(
-        "source", help="a file, a folder, a published name or owner/name on the Hub"
+        "source", help="a checkpoint file or folder, a published name, or owner/name on the Hub"
     )
     parser.add_argument(
         "target",
-        help="the file to write: .npz for npz, .pth or .pkl for detectron2, else .safetensors, "
-        ".pth, .pt or .bin; without a suffix, a folder as transformers saves it",
+        help="file to write: .npz for npz; .pth or .pkl for detectron2; .safetensors, .pth, .pt or "
+        ".bin for the others; without a suffix, a folder as transformers saves it",
     )
-    parser.add_argument("--format", required=True, choices=FORMATS, help="whose names to write")
+    parser.add_argument("--format", required=True, choices=FORMATS, help="format to write")
     parser.add_argument(
         "--head",
         choices=("keep", "drop"),
         default="keep",
-        help="keep (default) or drop the classification head; detectors have no use for it",
+        help="keep (default) or drop the classification head, which detectors do not need",
     )
     parser.add_argument(
         "--prefix",
-        help="what to put before every name, instead of the format's own (detectron2's is "
-        "backbone.bottom_up., for an FPN; a bare backbone is backbone.)",
+        help="prefix of every name; default: the format's own (for detectron2 backbone.bottom_up., "
+        "as an FPN needs it; a backbone without FPN needs backbone.)",
     )
     add_part_option(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace an existing target")

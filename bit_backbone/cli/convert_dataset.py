@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from bit_backbone.datasets import CocoFolder
 
 DESCRIPTION = """
-Write a Pascal VOC or YOLO data set (or a COCO one, checked) as COCO folders: DEST/instances.json
-and copies of the images in DEST/images. A data set that names its training and test part becomes
-DEST/train and DEST/test, and so does one that --split divides.
+Converts a Pascal VOC or YOLO data set to COCO's format: DEST/instances.json, and copies of the
+images in DEST/images. A data set with a training and a test part becomes DEST/train and DEST/test,
+and so does one that --split divides. A COCO data set is checked and repaired.
 """
 
 
@@ -22,13 +22,15 @@ def add_parser(subparsers: Any) -> None:
     """Adds the command."""
     parser = subparsers.add_parser(
         "convert-dataset",
-        help="write a Pascal VOC or YOLO data set in COCO's format",
+        help="convert a Pascal VOC or YOLO data set to COCO's format",
         description=DESCRIPTION,
     )
-    parser.add_argument("source", type=Path, metavar="SRC", help="a folder, or its data.yaml")
-    parser.add_argument("target", type=Path, metavar="DEST", help="the folder to make")
+    parser.add_argument(
+        "source", type=Path, metavar="SRC", help="folder of the data set, or its data.yaml"
+    )
+    parser.add_argument("target", type=Path, metavar="DEST", help="folder to create")
     add_format_options(parser)
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of --split, default 0")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="for --split (default 0)")
     add_invalid_option(parser)
     add_exif_option(parser)
     parser.set_defaults(func=run)

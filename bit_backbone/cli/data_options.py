@@ -17,41 +17,48 @@ if TYPE_CHECKING:
     from bit_backbone.detection.models import DetectorSpec
     from bit_backbone.detection.tasks import TrainingSet
 
-DATA = "data: COCO, Pascal VOC or YOLO, recognised by what lies there"
+DATA = "data: COCO, Pascal VOC or YOLO, recognized by its files"
+NAMED = {"train": "training", "test": "test"}
 
 
 def add_split_options(group: Any, split: str, default: str | None) -> None:
     """Adds ``--train`` or ``--test``, and what goes with it."""
     option = group.add_argument
-    where = {"required": True} if default is None else {"help": f"default: {default}"}
+    where = (
+        {"required": True, "help": "folder of the test set"}
+        if default is None
+        else {"help": f"folder of the {NAMED[split]} set; default: {default}"}
+    )
     option(f"--{split}", type=Path, metavar="DIR", **where)
     option(
         f"--{split}-annotations",
         metavar="FILE",
-        help="COCO's, below DIR; default: instances.json, or the one that is there",
+        help="COCO annotations in DIR; default: instances.json, or the file found there",
     )
     option(
         f"--{split}-images",
         metavar="DIR",
-        help="COCO's, below it; default: images, or the folder that holds them",
+        help="folder of COCO's images in DIR; default: images, or the folder found there",
     )
     option(
         f"--{split}-maps",
         metavar="DIR",
-        help="below it, PNG maps of category ids for a segmenter, as DigitScenes has; default: "
-        "made from the instances' masks",
+        help="for a segmenter, folder of PNG maps of category ids in DIR; default: maps made from "
+        "the masks of the instances",
     )
 
 
 def add_format_options(group: Any) -> None:
     """Adds ``--format`` and ``--split``."""
     option = group.add_argument
-    option("--format", choices=FORMATS, help="of data sets; default: recognised")
+    option(
+        "--format", choices=FORMATS, help="format of the data set; default: recognized by its files"
+    )
     option(
         "--split",
         type=_share,
         metavar="0..1",
-        help="this share of the images, drawn by the seed, is the test set",
+        help="draw this share of the images as the test set, by --seed",
     )
 
 
@@ -61,8 +68,8 @@ def add_exif_option(group: Any, default: str | None = UPRIGHT) -> None:
         "--exif",
         choices=ORIENTATIONS,
         default=default,
-        help="whether images were annotated as people see them, turned by their EXIF orientation, "
-        f"or as they are stored; default: {default or 'what the run was trained with'}",
+        help="whether annotations refer to images turned by their EXIF orientation or to images as "
+        f"stored; default: {default or 'the value of the run'}",
     )
 
 
@@ -70,9 +77,20 @@ def add_digit_options(group: Any) -> None:
     """Adds what DigitScenes are made by."""
     option = group.add_argument
     option(
-        "--scenes", type=Path, default=Path("digit_scenes"), metavar="DIR", help="of DigitScenes"
+        "--scenes",
+        type=Path,
+        default=Path("digit_scenes"),
+        metavar="DIR",
+        help="where DigitScenes is made",
     )
-    option("--scene-images", type=int, nargs=2, default=(500, 200), metavar=("TRAIN", "TEST"))
+    option(
+        "--scene-images",
+        type=int,
+        nargs=2,
+        default=(500, 200),
+        metavar=("TRAIN", "TEST"),
+        help="numbers of images of DigitScenes (default 500 200)",
+    )
 
 
 def add_invalid_option(group: Any) -> None:
@@ -81,8 +99,8 @@ def add_invalid_option(group: Any) -> None:
         "--on-invalid",
         choices=POLICIES,
         default=POLICIES[0],
-        help="what to do about annotations that are wrong: repair what can be repaired and stop at "
-        "the rest (default), stop at any, or leave them out",
+        help="wrong annotations: repair those that can be repaired and stop at others (default), "
+        "stop at any, or leave them out",
     )
 
 
@@ -92,7 +110,9 @@ def _share(text: str) -> float:
     except ValueError:
         share = 0.0
     if not 0 < share < 1:
-        raise argparse.ArgumentTypeError(f"a share between 0 and 1, such as 0.2, got {text!r}")
+        raise argparse.ArgumentTypeError(
+            f"must be a share between 0 and 1, such as 0.2, got {text!r}"
+        )
     return share
 
 
@@ -141,20 +161,17 @@ def _documents(args: argparse.Namespace) -> tuple[Document, Document]:
 
     if args.train is None:
         if args.test is not None:
-            raise ValueError(
-                f"a run on a data set of one's own trains on --train; got --test {args.test} "
-                "without --train"
-            )
+            raise ValueError(f"--test needs a training set: got --test {args.test} without --train")
         return _digit_scenes(args, "train"), _digit_scenes(args, "test")
     if args.split is not None:
         if args.test is not None:
-            raise ValueError("--split makes a test set out of --train; got --test beside it")
+            raise ValueError("--split draws the test set from --train; leave --test or --split out")
         return _divided(args, args.train, "train")
     if args.test is None:
         if not has_part(args.train, "test", format=args.format):
             raise ValueError(
-                f"a run is evaluated on images that it does not train on, and {args.train} names "
-                f"none; got --train {args.train} without --test or --split 0.2"
+                f"a run needs test images, and {args.train} has no test part; "
+                f"got --train {args.train} without --test or --split 0.2"
             )
         args = argparse.Namespace(**vars(args) | {"test": args.train})
     return _document(args, "train"), _document(args, "test")
@@ -203,8 +220,8 @@ def _open(
     dataset: TrainingSet = make(document, categories=categories, **options)
     if not len(dataset):
         raise ValueError(
-            f"a {split} set has at least one image: {dataset.file} lists none that can be used; "
-            f"give another --{split} or --{split}-annotations"
+            f"a {split} set needs at least one image, and {dataset.file} lists none that can be "
+            f"used; give another --{split} or --{split}-annotations"
         )
     return dataset
 

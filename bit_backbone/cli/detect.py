@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 MIN_SCORE = 0.5
 DESCRIPTION = """
-Prints the objects found in each image and writes NAME_detections.png. With --json or --coco,
-pictures are written only where --output says so. An image that cannot be read, is too thin or too
-large for the memory is reported and skipped; the exit status is then 3.
+Prints the objects found in each image and draws them in NAME_detections.png. With --json or --coco,
+pictures are drawn only if --output is given. An image that cannot be read, is too thin or too large
+for the memory is reported and skipped; the exit status is then 3.
 """
 
 
@@ -43,24 +43,34 @@ def add_parser(subparsers: Any) -> None:
     option = parser.add_argument
     option("images", nargs="+", type=Path, metavar="IMAGE")
     add_weights_option(
-        parser, "RUN", "folder of a run of train, or a file of export", required=True
+        parser, "RUN", "folder of a run of train, or an exported file", required=True
     )
-    option("--output", type=Path, metavar="DIR", help="made if missing; default: beside the image")
+    option(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="folder of the pictures; default: that of the image",
+    )
     option(
         "--json",
         action="store_true",
-        help="print a JSON object per image: its objects with category, score, box (x, y, width, "
-        "height in pixels of the upright image), and mask in COCO's run-length encoding",
+        help="print a JSON object per image; each of its objects has category, score, box (x, y, "
+        "width, height in pixels of the upright image), and mask in COCO's run-length encoding",
     )
-    option("--coco", type=Path, metavar="FILE", help="write all objects in COCO's results format")
+    option(
+        "--coco",
+        type=Path,
+        metavar="FILE",
+        help="write all objects to FILE in COCO's results format",
+    )
     option(
         "--annotations",
         type=Path,
         metavar="FILE",
-        help="of COCO's format, with the ids that images and categories have in --coco; default: "
-        "the numbers that the images are named by, and 1, 2, ... in the order of the run",
+        help="COCO annotations with the ids of images and categories for --coco; default: the "
+        "number in the name of each image, and 1, 2, ... in the order of the run",
     )
-    text = f"default {MIN_SCORE}, and 0 in --coco"
+    text = f"leave out objects below this score (default {MIN_SCORE}, and 0 for --coco)"
     option("--min-score", type=_score, metavar="0..1", help=text)
     add_bit_depth_option(parser, default=None)
     add_precision_option(parser)
@@ -74,7 +84,7 @@ def _score(text: str) -> float:
     except ValueError:
         score = -1.0
     if not 0 <= score <= 1:
-        raise argparse.ArgumentTypeError(f"a score lies between 0 and 1, got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be a score between 0 and 1, got {text!r}")
     return score
 
 
@@ -148,11 +158,11 @@ def _coco_ids(args: argparse.Namespace, spec: DetectorSpec, images: list[Path]) 
 
     if args.coco is None:
         if args.annotations is not None:
-            raise ValueError("--annotations goes with --coco, which is missing")
+            raise ValueError("--annotations needs --coco, which is missing")
         return None
     if _finds_regions(spec):
         raise ValueError(
-            f"COCO's results format holds objects, and {spec.name} finds none; take --json"
+            f"COCO's results format is for objects, and {spec.name} is a segmenter; use --json"
         )
     if args.annotations is None:
         names = {image: image.stem for image in images}
@@ -179,8 +189,8 @@ def _require_all(wanted: list[Any], known: set[Any], otherwise: str) -> None:
     for item in wanted:
         if item not in known:
             raise ValueError(
-                "--coco needs the id of every image and category: from --annotations FILE, by "
-                f"their names, or from images that are named by a number; {item} {otherwise}"
+                "--coco needs the id of every image and category: give --annotations FILE, or "
+                f"images whose names are numbers; {item} {otherwise}"
             )
 
 

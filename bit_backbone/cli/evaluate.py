@@ -25,8 +25,8 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "evaluate",
         help="evaluate a trained detector or segmenter on a data set",
-        description="Prints COCO's average precision, or the mean IoU, of a run as it was last "
-        f"saved, and draws predictions beside ground truth into RUN/{PICTURE_NAME}. For several "
+        description="Prints COCO's average precision, or the mean IoU, of the last saved state of "
+        f"a run, and draws predictions beside ground truth in RUN/{PICTURE_NAME}. For several "
         "GPUs or processes: torchrun --nproc-per-node 2 -m bit_backbone evaluate ...",
     )
     add_evaluate_options(parser)

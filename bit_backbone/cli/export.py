@@ -24,8 +24,9 @@ FORMATS = ("onnx", "openvino", "torch-export", "aoti", "torchscript")
 PRECISIONS = ("float32", "bfloat16", "float16")
 DESCRIPTION = """
 Writes a detector, segmenter, classifier or backbone as a file that runs without this package. The
-file is run on three images and compared with the model; where it differs, nothing is written. A
-checkpoint is exported as a classifier, or, with --out-indices or --out-features, as a backbone.
+command runs the file on three images and compares the results with the model's; if they differ,
+nothing is written. A checkpoint is exported as a classifier, or with --out-indices or
+--out-features as a backbone.
 """
 
 
@@ -33,54 +34,63 @@ def add_parser(subparsers: Any) -> None:
     """Adds the command."""
     parser = subparsers.add_parser(
         "export",
-        help="write a model as a file for ONNX Runtime, OpenVINO or torch without this package",
+        help="write a model for ONNX Runtime, OpenVINO or plain torch",
         description=DESCRIPTION,
     )
     option = parser.add_argument
     option(
         "source",
         metavar="SOURCE",
-        help="folder of a run of train or of finetune, a file, a folder, a published name, "
+        help="folder of a run of train or finetune, a checkpoint file or folder, a published name, "
         "owner/name on the Hub, or a detectron2 configuration (*.yaml)",
     )
-    option("--weights", metavar="FILE", help="of a detectron2 configuration, not its MODEL.WEIGHTS")
-    option("--format", required=True, choices=FORMATS, help="of the file")
+    option(
+        "--weights",
+        metavar="FILE",
+        help="weights for a detectron2 configuration, instead of its MODEL.WEIGHTS",
+    )
+    option("--format", required=True, choices=FORMATS, help="format of the file")
     option(
         "--output",
         type=Path,
         required=True,
         metavar="FILE",
-        help="NAME.onnx; NAME.xml of openvino, with NAME.bin; NAME.pt2 of torch-export and aoti; "
-        "NAME.pt of torchscript",
+        help="NAME.onnx; NAME.xml for openvino, which also writes NAME.bin; NAME.pt2 for "
+        "torch-export and aoti; NAME.pt for torchscript",
     )
     option(
         "--image-size",
         type=image_size,
         metavar="HxW",
-        help="the only size that the file takes; default: any size, and any batch of a classifier, "
-        "backbone or segmenter",
+        help="fix the image size; default: any size, and any batch size except for detectors",
     )
     option(
         "--precision",
         choices=PRECISIONS,
         default=PRECISIONS[0],
-        help="what BiT computes in (default %(default)s); onnx and openvino have no bfloat16",
+        help="type of BiT (default %(default)s); onnx and openvino have no bfloat16",
     )
     option(
         "--with-preprocessing",
         action="store_true",
-        help="the file takes an image as it is read, uint8 height x width x 3, RGB",
+        help="the file takes an RGB image as it is read, uint8 [height, width, 3]",
     )
     option(
         "--with-nms",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="whether a detector's file chooses among its candidates (default) or gives them all",
+        help="whether a detector's file suppresses overlapping boxes (default) or returns all "
+        "candidates",
     )
     option(
-        "--images", type=Path, metavar="DIR", help="to verify with; default: two photographs' parts"
+        "--images",
+        type=Path,
+        metavar="DIR",
+        help="images to verify the file with; default: parts of two photographs",
     )
-    option("--preset", help="preprocessing of a classifier: a preset or a published name")
+    option(
+        "--preset", help="preprocessing of a classifier: name of a preset or of published weights"
+    )
     add_part_option(parser)
     add_network_options(parser)
     parser.set_defaults(func=run)
@@ -148,7 +158,7 @@ def _print(report: ExportReport) -> None:
     console = Output.of_tables()
     console.print(table)
     if not any(check.difference.compares for check in report.checks):
-        console.print("no image has a detection: give --images with some that have")
+        console.print("nothing was detected in these images: give --images with objects to detect")
     console.print(
         f"{report.path}: {report.format}, {report.task}, {report.size / 1e6:.1f} MB", soft_wrap=True
     )

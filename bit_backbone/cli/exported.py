@@ -30,16 +30,16 @@ def exported_model(
         return None
     if format_of(Path(args.weights)) not in _WITHOUT_CODE:
         raise ValueError(
-            f"{args.weights} is a program of torch, which runs code of its own as it is loaded: "
+            f"{args.weights} is a program of torch, which can run any code when it is loaded: "
             f"{command} takes exported files of format {' and '.join(_WITHOUT_CODE)}; in Python, "
-            "bit_backbone.export.load opens those that you trust"
+            "bit_backbone.export.load opens files that you trust"
         )
     from bit_backbone.export import load
 
     model = load(args.weights).require(tasks, command)
     if model.metadata.with_preprocessing or not model.metadata.with_nms:
         raise ValueError(
-            f"{command} prepares images itself, and {args.weights} was exported with "
-            "preprocessing or without suppression: export it without these options"
+            f"{command} takes files without preprocessing and with suppression, and {args.weights} "
+            "is not: export it without --with-preprocessing and --no-with-nms"
         )
     return model

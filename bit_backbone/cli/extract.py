@@ -30,9 +30,9 @@ PRECISIONS = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 
 DESCRIPTION = """
 Writes the features of every image of SOURCE into the folder DEST: WebDataset shards of feature
-maps with an index (index.parquet), or, with --pool, a Parquet table of vectors (vectors/). An
-image that cannot be read is listed in failures.jsonl, and the exit status is then 3. After an
-interruption the same command resumes after the last finished shard.
+maps with an index (index.parquet), or, with --pool, a Parquet table of vectors (vectors/). Images
+that cannot be read are listed in failures.jsonl; the exit status is then 3. After an interruption
+the same command resumes after the last finished shard.
 """
 
 
@@ -40,7 +40,7 @@ def add_parser(subparsers: Any) -> None:
     """Adds the command."""
     parser = subparsers.add_parser(
         "extract",
-        help="feature maps or embeddings of many images",
+        help="compute feature maps or embeddings of many images",
         description=DESCRIPTION,
     )
     parser.add_argument(
@@ -49,7 +49,7 @@ def add_parser(subparsers: Any) -> None:
         help="a folder (searched recursively), a glob, a text file with a path per line, or "
         "WebDataset shards: 'train-{000..146}.tar'",
     )
-    parser.add_argument("--output", type=Path, required=True, metavar="DEST", help="the folder")
+    parser.add_argument("--output", type=Path, required=True, metavar="DEST", help="output folder")
     _add_model_options(parser)
     _add_output_options(parser)
     _add_engine_options(parser)
@@ -68,32 +68,42 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         type=positive,
         default=224,
         metavar="PIXELS",
-        help="resize to this, keeping the aspect ratio (default %(default)s)",
+        help="resize the shorter side to this, and keep the aspect ratio (default %(default)s)",
     )
     size.add_argument(
-        "--no-resize", dest="short_side", action="store_const", const=None, help="keep each size"
+        "--no-resize",
+        dest="short_side",
+        action="store_const",
+        const=None,
+        help="keep the size of each image",
     )
 
 
 def _add_output_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("output")
-    group.add_argument("--pool", choices=("avg", "max", "gem"), help="write a vector per output")
     group.add_argument(
-        "--format", choices=("npy", "safetensors"), help="of feature maps (default npy)"
+        "--pool",
+        choices=("avg", "max", "gem"),
+        help="write one vector per output instead of its map",
     )
     group.add_argument(
-        "--dtype", choices=("fp32", "fp16"), default="fp32", help="default %(default)s"
+        "--format", choices=("npy", "safetensors"), help="format of feature maps (default npy)"
+    )
+    group.add_argument(
+        "--dtype",
+        choices=("fp32", "fp16"),
+        default="fp32",
+        help="type of the output (default %(default)s)",
     )
     add_precision_option(
         group,
-        "what the network computes in: less exact than float32, and faster where the processor "
-        "has it",
+        "type of the network; half precision is less exact, and faster on hardware that has it",
     )
     group.add_argument(
         "--shard-size",
         type=positive,
         metavar="N",
-        help="most images of a shard (default 256 with maps, 4096 with vectors)",
+        help="images per shard (default 256 with maps, 4096 with vectors)",
     )
 
 
@@ -104,13 +114,13 @@ def _add_engine_options(parser: argparse.ArgumentParser) -> None:
         type=positive,
         default=32,
         metavar="N",
-        help="most images of a forward; only images of one size share it (default %(default)s)",
+        help="largest batch; only images of one size share a batch (default %(default)s)",
     )
     group.add_argument(
         "--workers",
         type=_count,
         metavar="N",
-        help="processes that read images ahead; 0: none; default: one core less than there are, "
+        help="processes that read images ahead; 0: none; default: the number of cores minus one, "
         f"between 1 and {MOST_WORKERS}",
     )
     group.add_argument(
@@ -126,12 +136,17 @@ def _add_engine_options(parser: argparse.ArgumentParser) -> None:
         default="local",
         help="this machine, or a Ray cluster that sees SOURCE and DEST by the same paths",
     )
-    group.add_argument("--address", help="of the Ray cluster; default: RAY_ADDRESS, or a new one")
+    group.add_argument(
+        "--address", help="address of the Ray cluster; default: RAY_ADDRESS, or a new cluster"
+    )
     group.add_argument(
         "--actors", type=positive, metavar="N", help="copies of the network (default 1)"
     )
     group.add_argument(
-        "--gpus-per-actor", type=float, metavar="F", help="may be a fraction (default 0: the CPU)"
+        "--gpus-per-actor",
+        type=float,
+        metavar="F",
+        help="GPUs per actor, may be a fraction (default 0: CPU)",
     )
 
 
@@ -186,7 +201,7 @@ def _engine(args: argparse.Namespace) -> Engine:
     if args.engine == "ray":
         return RayEngine(**given)
     if given:
-        raise ValueError(f"only --engine ray has {', '.join(given)}; got {given} without it")
+        raise ValueError(f"{', '.join(given)} need --engine ray; got {given} without it")
     if args.workers is None:
         return LocalEngine(min(max(available_cores() - 1, 1), MOST_WORKERS), in_place=True)
     return LocalEngine(args.workers, in_place=True)

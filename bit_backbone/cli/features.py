@@ -40,27 +40,30 @@ def add_parser(subparsers: Any) -> None:
     """Adds the command."""
     parser = subparsers.add_parser(
         "features",
-        help="feature maps of photographs, with a picture of each",
-        description="Prints a table per photograph, with the milliseconds of each stage, and "
-        "writes NAME.safetensors with the maps, and pictures. A photograph that cannot be read, is "
-        "too small for the network or too large for the memory is reported and skipped; the exit "
-        "status is then 3. The column ms is the time of the stem or stage by itself, in "
-        "milliseconds; the first photograph's includes what is done only once. Pictures of a "
-        "photograph that an earlier run left in DIR are removed.",
+        help="compute and draw feature maps of photographs",
+        description="Prints a table per photograph, and writes its feature maps "
+        "(NAME.safetensors) and pictures of them. A photograph that cannot be read, is too small "
+        "for the network or too large for the memory is reported and skipped; the exit status is "
+        "then 3. The column ms shows the milliseconds of the stem or stage by itself; the first "
+        "photograph's include work that is done only once. Earlier pictures of the same photograph "
+        "in DIR are removed.",
     )
     parser.add_argument("photos", nargs="+", type=Path, metavar="PHOTO")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="made if missing")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="created if missing")
     parser.add_argument(
         "--html",
         type=Path,
         metavar="FILE",
-        help="write a page of one photograph: click a pixel, and see how similar all others are in "
-        "every stage; it needs no network and takes 8 MB at most. Without --output, nothing else "
-        "is written",
+        help="write a page of one photograph: a click on a pixel shows how similar all others are "
+        "in every stage; the page needs no network and takes at most 8 MB; without --output, "
+        "nothing else is written",
     )
     add_weights_options(parser)
     parser.add_argument(
-        "--short-side", type=positive, metavar="PIXELS", help="resize to this; default: as it is"
+        "--short-side",
+        type=positive,
+        metavar="PIXELS",
+        help="resize the shorter side to this; default: no resizing",
     )
     parser.add_argument(
         "--pictures",
@@ -74,7 +77,7 @@ def add_parser(subparsers: Any) -> None:
     )
     add_network_options(parser)
     add_bit_depth_option(parser)
-    add_precision_option(parser, "what the network computes in")
+    add_precision_option(parser, "type of the network")
     add_device_option(parser)
     parser.set_defaults(func=run)
 

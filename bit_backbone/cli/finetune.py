@@ -37,22 +37,28 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "finetune",
         help="fine-tune a classifier on a folder of images, by BiT-HyperRule",
-        description="Fine-tunes on images in TRAIN/CLASS/IMAGE. Resolution, schedule and mixup "
-        "follow from the images' size and number (arXiv 1912.11370, section 3.3). The same command "
-        "resumes a run that was interrupted; Ctrl-C and SIGTERM save first. Images that "
-        "cannot be read are replaced by the next ones, listed in OUTPUT/problems.jsonl, and the "
-        "exit status is then 3. The finished "
-        "classifier is OUTPUT/model. For several GPUs or processes: torchrun --nproc-per-node 2 "
-        "-m bit_backbone finetune ...",
+        description="Fine-tunes a classifier on images in TRAIN/CLASS/IMAGE and writes it to "
+        "OUTPUT/model. BiT-HyperRule chooses resolution, schedule and mixup from the size and "
+        "number of the images (arXiv 1912.11370, section 3.3). The same command resumes an "
+        "interrupted run; Ctrl-C and SIGTERM save the run. Images that cannot be read are replaced "
+        "by the next ones and listed in OUTPUT/problems.jsonl; the exit status is then 3. For "
+        "several GPUs or processes: torchrun --nproc-per-node 2 -m bit_backbone finetune ...",
     )
-    parser.add_argument("--train", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--eval", type=Path, metavar="DIR", help="images to evaluate on")
-    add_weights_option(parser, "NAME", "where to start from", required=True)
+    parser.add_argument(
+        "--train", type=Path, required=True, metavar="DIR", help="training images, DIR/CLASS/IMAGE"
+    )
+    parser.add_argument("--eval", type=Path, metavar="DIR", help="test images, DIR/CLASS/IMAGE")
+    text = "pretrained weights: a published name, or a checkpoint file or folder"
+    add_weights_option(parser, "NAME", text, required=True)
     add_part_option(parser)
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="of the run")
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="DIR", help="folder of the run"
+    )
     _add_data_options(parser)
     _add_settings_options(parser)
-    parser.add_argument("--workers", type=int, default=0, metavar="N", help="loaders, default 0")
+    parser.add_argument(
+        "--workers", type=int, default=0, metavar="N", help="processes that load images (default 0)"
+    )
     add_device_option(parser)
     parser.set_defaults(func=run)
 
@@ -60,45 +66,82 @@ def add_parser(subparsers: Any) -> None:
 def _add_data_options(parser: argparse.ArgumentParser) -> None:
     data = parser.add_argument_group("data")
     data.add_argument(
-        "--examples-per-class", type=positive, metavar="K", help="draw so many, by the seed"
+        "--examples-per-class",
+        type=positive,
+        metavar="K",
+        help="draw K images per class, by --seed",
     )
     data.add_argument(
         "--image-size",
         type=image_size,
         metavar="HxW",
-        help="of the data set, for the rule; default: the median of the training images",
+        help="image size that the rule uses; default: the median of the training images",
     )
     data.add_argument(
         "--resolution",
         type=_resolution,
         metavar="RESIZE,CROP",
-        help="default: the rule's, 160,128 below 96x96 pixels, else 512,480",
+        help="sizes of resizing and cropping; default: the rule's, which is 160,128 below 96x96 "
+        "pixels, else 512,480",
     )
     add_unreadable_options(data)
     add_bit_depth_option(data)
-    data.add_argument("--no-flip", action="store_true", help="where left and right mean something")
+    data.add_argument(
+        "--no-flip", action="store_true", help="disable mirroring, for example for text"
+    )
 
 
 def _add_settings_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("settings")
     option = group.add_argument
     default = "default %(default)s"
-    option("--head", choices=("zero", "random"), default="zero", help=default)
-    option("--batch-size", type=positive, default=BATCH_SIZE, metavar="N", help=default)
-    option("--batch-split", type=positive, default=1, metavar="N", help="parts, to save memory")
-    option("--base-lr", type=float, default=BASE_LEARNING_RATE, metavar="RATE", help=default)
-    option("--steps", type=positive, metavar="N", help="default: the rule's")
-    option("--mixup-alpha", type=float, metavar="A", help="default: the rule's")
-    option("--seed", type=int, default=0, metavar="N", help=default)
+    option("--head", choices=("zero", "random"), default="zero", help=f"initial head ({default})")
+    option(
+        "--batch-size",
+        type=positive,
+        default=BATCH_SIZE,
+        metavar="N",
+        help=f"images per step ({default})",
+    )
+    option(
+        "--batch-split",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="compute each batch in N parts, to save memory (default 1)",
+    )
+    option(
+        "--base-lr",
+        type=float,
+        default=BASE_LEARNING_RATE,
+        metavar="RATE",
+        help=f"learning rate ({default})",
+    )
+    option("--steps", type=positive, metavar="N", help="length; default: the rule's")
+    option("--mixup-alpha", type=float, metavar="A", help="strength of mixup; default: the rule's")
+    option("--seed", type=int, default=0, metavar="N", help=f"of all random choices ({default})")
     add_training_options(group)
-    option("--eval-every", type=positive, metavar="STEPS", help="default: at the end only")
-    option("--save-every", type=positive, default=100, metavar="STEPS", help=default)
+    option(
+        "--eval-every",
+        type=positive,
+        metavar="STEPS",
+        help="evaluate after every so many steps; default: only at the end",
+    )
+    option(
+        "--save-every",
+        type=positive,
+        default=100,
+        metavar="STEPS",
+        help=f"save after every so many steps ({default})",
+    )
 
 
 def _resolution(text: str) -> Resolution:
     sides = text.split(",")
     if len(sides) != 2 or not all(side.isdecimal() for side in sides):
-        raise argparse.ArgumentTypeError(f"RESIZE,CROP in pixels, such as 512,480; got {text!r}")
+        raise argparse.ArgumentTypeError(
+            f"must be RESIZE,CROP in pixels, such as 512,480; got {text!r}"
+        )
     try:
         return Resolution(*map(int, sides))
     except ValueError as error:

@@ -19,11 +19,14 @@ def add_unreadable_options(group: Any, *, checks: bool = True) -> None:
         type=_share,
         default=MAX_UNREADABLE,
         metavar="0..1",
-        help="the share of a set's images that may be unreadable (default %(default)s): they are "
-        "left out and listed, and the exit status is 3; one always may, unless this is 0",
+        help="largest share of unreadable images in a data set (default %(default)s); they are "
+        "left out and listed, and the exit status is 3; one image is always allowed, unless this "
+        "is 0",
     )
     if checks:
-        group.add_argument("--check", action="store_true", help="decode every image first")
+        group.add_argument(
+            "--check", action="store_true", help="decode every image before training"
+        )
 
 
 def add_bit_depth_option(group: Any, default: str | None = AUTO) -> None:
@@ -34,8 +37,8 @@ def add_bit_depth_option(group: Any, default: str | None = AUTO) -> None:
         type=_bit_depth,
         default=default,
         metavar="auto|N",
-        help="bits that images of more than 8 per channel use, such as 12; auto: all that their "
-        f"type has; default: {shown}",
+        help="bits in use, such as 12, in images with more than 8 bits per channel; auto: all bits "
+        f"of their type; default: {shown}",
     )
 
 
@@ -43,7 +46,7 @@ def _bit_depth(text: str) -> int | str:
     if text == AUTO:
         return AUTO
     if not text.isdecimal() or not 1 <= int(text) <= MOST_BITS:
-        raise argparse.ArgumentTypeError(f"auto or a number of bits up to 32, got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be auto or a number of bits up to 32, got {text!r}")
     return int(text)
 
 
@@ -53,7 +56,7 @@ def _share(text: str) -> float:
     except ValueError:
         share = -1.0
     if not 0 <= share <= 1:
-        raise argparse.ArgumentTypeError(f"a share from 0 to 1, such as 0.05, got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be a share from 0 to 1, such as 0.05, got {text!r}")
     return share
 
 

@@ -34,10 +34,11 @@ def add_parser(subparsers: Any) -> None:
     """Adds the command."""
     parser = subparsers.add_parser(
         "info",
-        help="parameters, operations, output shapes and memory of a network",
-        description="Counts on torch's meta device: nothing is allocated or computed. Memory is "
-        "only of activations, without parameters, input and library workspaces; with --train "
-        "it is all that a process needs for a training step, but for library workspaces.",
+        help="show parameters, operations, output shapes and memory of a network",
+        description="Counts without allocating or computing anything, on torch's meta device. The "
+        "memory shown is that of activations, without parameters, input and library workspaces. "
+        "With --train it is everything that a process needs for a training step, except library "
+        "workspaces.",
     )
     parser.add_argument(
         "variant",
@@ -48,9 +49,11 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--device", choices=("cpu", "cuda"), help="show which kernels run on this kind of device"
     )
-    parser.add_argument("--image-size", type=image_size, default=(224, 224), metavar="HxW")
+    parser.add_argument(
+        "--image-size", type=image_size, default=(224, 224), metavar="HxW", help="default 224x224"
+    )
     parser.add_argument("--batch", type=int, default=1, help="images per forward (default 1)")
-    add_precision_option(parser, "of weights and features; in training, of forward passes")
+    add_precision_option(parser, "type of weights and features; with --train, of forward passes")
     add_renamed(parser, "--dtype", "--precision", "precision", choices=DTYPES)
     add_network_options(parser)
     _add_training_options(parser.add_argument_group("training"))
@@ -60,11 +63,22 @@ def add_parser(subparsers: Any) -> None:
 def _add_training_options(group: Any) -> None:
     option = group.add_argument
     option("--train", action="store_true", help="estimate the memory of a training step")
-    option("--detector", action="store_true", help="of Faster R-CNN with FPN, not the backbone")
-    option("--grad-checkpointing", action="store_true", help="recompute units in backward")
-    option("--activation-recompute", action="store_true", help="recompute norms in backward")
+    option(
+        "--detector", action="store_true", help="for Faster R-CNN with FPN, not only the backbone"
+    )
+    option(
+        "--grad-checkpointing",
+        action="store_true",
+        help="units are computed again in the backward pass",
+    )
+    option("--activation-recompute", action="store_true", help="so are norms and activations only")
     option("--optimizer", choices=OPTIMIZERS, help="default sgd, with momentum")
-    option("--processes", type=positive, metavar="N", help="shard over so many (FSDP)")
+    option(
+        "--processes",
+        type=positive,
+        metavar="N",
+        help="weights are divided among N processes (FSDP)",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -89,7 +103,7 @@ def run(args: argparse.Namespace) -> None:
         return
     for name in _ONLY_FOR_TRAINING:
         if getattr(args, name):
-            raise ValueError(f"--{name.replace('_', '-')} goes with --train, which is missing")
+            raise ValueError(f"--{name.replace('_', '-')} needs --train, which is missing")
     _print_forward(args, config)
 
 

@@ -11,8 +11,10 @@ LARGE, TINY = "fasterrcnn_bit_fpn", "fasterrcnn_bit_tiny_fpn"
 EPOCHS = 12  # the field's "1x" schedule on COCO
 TINY_EPOCHS, TINY_STEPS = 6, 1000  # the longer of both
 MOST_TINY_SIDE = 240  # as its anchors go to 128 pixels, and a step takes a quarter of a second
-LENGTH = f"default {EPOCHS}, of the tiny model {TINY_EPOCHS}, and at least {TINY_STEPS} steps"
-DEFAULT = f"{LARGE}; on a CPU, without --variant and --weights, {TINY}"
+LENGTH = (
+    f"length; default {EPOCHS}; for the tiny model {TINY_EPOCHS}, but at least {TINY_STEPS} steps"
+)
+DEFAULT = f"{LARGE}, or {TINY} on a CPU without --variant and --weights"
 
 
 def model_of(args: argparse.Namespace) -> str:

@@ -13,6 +13,12 @@ if TYPE_CHECKING:
     from bit_backbone.backbone import BitBackbone
     from bit_backbone.config import BitConfig
 
+MEANINGS = {
+    "output_stride": "largest stride; later stages use dilation instead (default 32)",
+    "global_padding": "TensorFlow's SAME padding or none; default: BiT's fixed padding",
+    "feature_norm": "outputs as raw sums (none), after the next unit's norm and activation "
+    "(preact), or after a new norm (groupnorm); default: the checkpoint's, or none",
+}
 NETWORK_OPTIONS = ("out_indices", "out_features", "output_stride", "global_padding", "feature_norm")
 
 
@@ -24,27 +30,29 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
         type=int,
         nargs="+",
         metavar="I",
-        help="outputs: 0 stem, 1 .. 4 stages; default: every stage",
+        help="outputs by number: 0 is the stem, 1 to 4 the stages; default: all stages",
     )
-    outputs.add_argument("--out-features", nargs="+", metavar="NAME", help="outputs by name")
+    outputs.add_argument(
+        "--out-features", nargs="+", metavar="NAME", help="outputs by name, such as stage3"
+    )
     for name in ("output_stride", "global_padding", "feature_norm"):
         choices = [choice for choice in checks.CHOICES[name] if choice is not None]
         flag = f"--{name.replace('_', '-')}"
-        parser.add_argument(flag, type=type(choices[0]), choices=choices, help=f"BitConfig.{name}")
+        parser.add_argument(flag, type=type(choices[0]), choices=choices, help=MEANINGS[name])
 
 
 def add_weights_options(group: Any) -> None:
     """Adds what says whose weights a backbone has: a checkpoint's, or random ones."""
-    group.add_argument("--variant", default="R50x1", help="default %(default)s")
+    group.add_argument("--variant", default="R50x1", help="BiT network (default %(default)s)")
     add_weights_option(
         group,
         "NAME",
-        "a file, a folder, a run's folder, a published name or owner/name on the Hub, which "
-        "decides the variant, or an exported file; default: random weights",
+        "a checkpoint file or folder, the folder of a run, a published name, owner/name on the "
+        "Hub, or an exported file; it decides the variant; default: random weights",
         required=False,
     )
     add_part_option(group)
-    group.add_argument("--seed", type=int, default=0, help="of random weights (default 0)")
+    group.add_argument("--seed", type=int, default=0, help="seed of random weights (default 0)")
 
 
 def add_part_option(group: Any) -> None:
@@ -52,7 +60,7 @@ def add_part_option(group: Any) -> None:
     group.add_argument(
         "--part",
         metavar="NAME",
-        help="of a checkpoint that holds several networks, such as state_dict_ema or teacher; "
+        help="network to take from a checkpoint with several, such as state_dict_ema or teacher; "
         "default: the model's own (`bit-backbone checkpoints show FILE` lists them)",
     )
 

@@ -22,7 +22,7 @@ def exit_status(result: Any) -> int:
 
 
 class _Renamed(argparse.Action):
-    """An option under the name that it had before: hidden, and it warns."""
+    """The former name of an option: not in the help, and it warns."""
 
     def __init__(
         self, option_strings: Sequence[str], dest: str, new: str, value: Any = None, **options: Any
@@ -58,7 +58,9 @@ def add_renamed(group: Any, old: str, new: str, dest: str, **options: Any) -> No
 
 def warn_of_old(old: str, new: str) -> None:
     """Says on stderr that an option has another name now."""
-    print(f"bit-backbone: warning: {old} is {new} now, and will go", file=sys.stderr)
+    print(
+        f"bit-backbone: warning: {old} is now {new}; the old name will be removed", file=sys.stderr
+    )
 
 
 def add_weights_option(group: Any, metavar: str, text: str, *, required: bool) -> None:
@@ -68,7 +70,7 @@ def add_weights_option(group: Any, metavar: str, text: str, *, required: bool) -
     add_renamed(either, "--checkpoint", "--weights", "weights")
 
 
-def add_precision_option(group: Any, text: str = "of forward passes") -> None:
+def add_precision_option(group: Any, text: str = "type of the forward passes") -> None:
     """Adds ``--precision``, and ``--amp`` as it was before."""
     group.add_argument(
         "--precision",
@@ -84,13 +86,22 @@ def add_training_options(group: Any) -> None:
     """Adds what every kind of training can do: ``--precision``, less memory, a longer run."""
     add_precision_option(group)
     option = group.add_argument
-    option("--grad-checkpointing", action="store_true", help="trade time for memory")
-    option("--activation-recompute", action="store_true", help="recompute norms only")
-    option("--fsdp", action="store_true", help="shard weights and optimizer over the processes")
+    option(
+        "--grad-checkpointing",
+        action="store_true",
+        help="compute units again in the backward pass: less memory, a third more time",
+    )
+    option(
+        "--activation-recompute",
+        action="store_true",
+        help="compute norms and activations again in the backward pass: half the activations, "
+        "a little more time",
+    )
+    option("--fsdp", action="store_true", help="divide weights and optimizer among the processes")
     option(
         "--extend",
         action="store_true",
-        help="train the run in --output further, by a new number of steps or learning rate",
+        help="continue a finished run with a new number of steps or learning rate",
     )
 
 
@@ -103,7 +114,7 @@ def _precision(text: str) -> str:
 def positive(text: str) -> int:
     """Parses a whole number of at least 1, for argparse."""
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"a whole number of at least 1, got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
     return int(text)
 
 
@@ -124,7 +135,7 @@ def image_size(text: str) -> tuple[int, int]:
 def add_device_option(group: Any) -> None:
     """Adds ``--device``, which ``device_of`` reads."""
     group.add_argument(
-        "--device", type=_device, help="default: the GPU, or the CPU where there is none"
+        "--device", type=_device, help="such as cpu or cuda:0; default: the GPU if there is one"
     )
 
 
@@ -135,7 +146,7 @@ def _device(text: str) -> str:
         torch.empty(0, device=text)
     except (RuntimeError, AssertionError) as error:  # the latter of a torch without CUDA
         raise argparse.ArgumentTypeError(
-            f"a device that torch finds here, such as cpu or cuda:0, got {text!r}: "
+            f"must be a device that torch finds here, such as cpu or cuda:0, got {text!r}: "
             f"{str(error).splitlines()[0]}"
         ) from None
     return text

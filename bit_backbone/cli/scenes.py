@@ -8,9 +8,9 @@ from bit_backbone.datasets.digits.scenes import DigitScenes
 from bit_backbone.datasets.digits.sources import SPLITS
 
 DESCRIPTION = """
-Write DigitScenes: handwritten digits on photographs, as a COCO-format folder for detection,
-instance and semantic segmentation and keypoints. The same arguments give the same bytes; a folder
-already built with them is left as it is.
+Makes DigitScenes, a data set of handwritten digits on photographs, in COCO's format: for detection,
+instance and semantic segmentation, and keypoints. The same arguments give the same bytes. A folder
+that was already built with them stays as it is.
 """
 
 
@@ -18,7 +18,7 @@ def add_parser(subparsers: Any) -> None:
     """Adds the command."""
     parser = subparsers.add_parser(
         "scenes",
-        help="make a small COCO-format data set of digits",
+        help="make DigitScenes, a small data set of digits",
         description=DESCRIPTION,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
@@ -28,9 +28,11 @@ def add_parser(subparsers: Any) -> None:
         "--split",
         choices=SPLITS,
         default=DigitScenes.split,
-        help="the splits share neither digits nor photographs",
+        help="part; the parts share neither digits nor photographs",
     )
-    option("--images", type=int, default=DigitScenes.num_images, metavar="N", help="how many")
+    option(
+        "--images", type=int, default=DigitScenes.num_images, metavar="N", help="number of images"
+    )
     option(
         "--image-size",
         type=image_size,
@@ -39,10 +41,15 @@ def add_parser(subparsers: Any) -> None:
         help="height and width in pixels",
     )
     pair: dict[str, Any] = {"type": int, "nargs": 2, "metavar": ("MIN", "MAX")}
-    option("--objects", default=DigitScenes.num_objects, help="objects in an image", **pair)
-    option("--digit-height", default=DigitScenes.digit_height, help="in pixels", **pair)
-    option("--seed", type=int, default=DigitScenes.seed, help="another seed, other scenes")
-    option("--workers", type=int, default=1, metavar="N", help="processes that draw")
+    option("--objects", default=DigitScenes.num_objects, help="objects per image", **pair)
+    option(
+        "--digit-height",
+        default=DigitScenes.digit_height,
+        help="height of a digit in pixels",
+        **pair,
+    )
+    option("--seed", type=int, default=DigitScenes.seed, help="another seed gives other scenes")
+    option("--workers", type=int, default=1, metavar="N", help="processes that draw the scenes")
     parser.set_defaults(func=run)
 
 

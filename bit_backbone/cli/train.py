@@ -12,12 +12,12 @@ from bit_backbone.cli.options import device_of, exit_status, warn_of_old
 from bit_backbone.cli.train_options import add_train_options, settings_of, spec_of
 
 DESCRIPTION = """
-Train a detector or segmenter on BiT, and evaluate it by COCO's average precision or the mean IoU.
-Without --train and --test it learns DigitScenes, which is made on first use. The same command
-resumes a run that was interrupted; Ctrl-C and SIGTERM save first, and the exit status is then 128
-and the signal's number. What is wrong with the data is listed in RUN/problems.jsonl; images that
-cannot be read are replaced by the next ones, and the exit status is then 3. For several GPUs or
-processes: torchrun --nproc-per-node 2 -m bit_backbone train ...
+Trains a detector or segmenter on BiT and evaluates it with COCO's average precision or the mean
+IoU. Without --train and --test it uses the data set DigitScenes, which it makes first. The same
+command resumes an interrupted run. Ctrl-C and SIGTERM save the run; the exit status is then 128
+plus the number of the signal. RUN/problems.jsonl lists the faults of the data. Images that cannot
+be read are replaced by the next ones; the exit status is then 3. For several GPUs or processes:
+torchrun --nproc-per-node 2 -m bit_backbone train ...
 """
 
 
@@ -25,7 +25,7 @@ def add_parser(subparsers: Any) -> None:
     """Adds the command."""
     parser = subparsers.add_parser(
         "train",
-        help="train a detector or segmenter on images of one's own",
+        help="train a detector or segmenter on your images",
         description=DESCRIPTION,
     )
     add_train_options(parser)
@@ -78,10 +78,15 @@ def _train(args: argparse.Namespace) -> int:
 def _announce(args: argparse.Namespace, train: int, test: int, settings: Any) -> None:
     model = model_of(args)
     if args.model is None and model == TINY:
-        print(f"a tiny model, as there is no GPU; --model {LARGE} makes one on R50x1")
+        print(
+            f"training a tiny model, because there is no GPU; --model {LARGE} trains one on R50x1"
+        )
     elif args.weights_backbone is None and args.variant is None and model != TINY:
-        print("random weights, which take long to train; --weights BiT-M-R50x1 has published ones")
+        print(
+            "training from random weights takes long; --weights BiT-M-R50x1 starts from "
+            "published ones"
+        )
     print(
-        f"{model}: {settings.steps} steps of {settings.batch_size} out of {train} images, "
-        f"{test} for the test; run and log.jsonl in {args.output}"
+        f"{model}: {settings.steps} steps of {settings.batch_size} images, {train} training and "
+        f"{test} test images; log: {args.output / 'log.jsonl'}"
     )

@@ -43,6 +43,15 @@ if TYPE_CHECKING:
     from bit_backbone.detection.tasks import TrainingSet
 
 
+MEANINGS = {
+    "batch_size": "images per step, of all processes together; ",
+    "base_lr": "learning rate; ",
+    "clip_norm": "largest norm of the gradients; ",
+    "workers": "processes that load images; ",
+    "save_every": "save after every so many steps; ",
+}
+
+
 def add_train_options(parser: Any) -> None:
     """Adds the options of ``bit-backbone train``."""
     option = parser.add_argument
@@ -52,7 +61,7 @@ def add_train_options(parser: Any) -> None:
     add_device_option(parser)
     _add_model_options(parser.add_argument_group("model"))
     data = parser.add_argument_group(DATA)
-    defaults = {"train": "DigitScenes", "test": "what --train names as its test set"}
+    defaults = {"train": "DigitScenes", "test": "the test part of --train"}
     for split, default in defaults.items():
         add_split_options(data, split, default)
     add_format_options(data)
@@ -70,46 +79,56 @@ def add_evaluate_options(parser: Any) -> None:
     data = parser.add_argument_group(DATA)
     add_split_options(data, "test", None)
     add_format_options(data)
-    data.add_argument("--seed", type=int, default=0, metavar="N", help="of the run, for --split")
+    data.add_argument("--seed", type=int, default=0, metavar="N", help="the run's, for --split")
     add_invalid_option(data)
     add_exif_option(data, default=None)
     add_unreadable_options(data, checks=False)
     add_bit_depth_option(data, default=None)
     add_picture_option(parser)
     option = parser.add_argument
-    option("--report", action="store_true", help="write RUN/report.html again, of this evaluation")
-    option("--workers", type=int, default=0, metavar="N", help="loaders, default %(default)s")
+    option("--report", action="store_true", help="write RUN/report.html for this evaluation")
+    option(
+        "--workers", type=int, default=0, metavar="N", help="processes that load images (default 0)"
+    )
     add_precision_option(parser)
     add_device_option(parser)
 
 
 def add_picture_option(parser: Any) -> None:
     """Adds ``--pictures``."""
-    text = "test images drawn (default %(default)s)"
+    text = "number of test images to draw (default %(default)s)"
     parser.add_argument("--pictures", type=int, default=6, metavar="N", help=text)
 
 
 def _add_model_options(group: Any) -> None:
     option = group.add_argument
-    option("--model", metavar="NAME", help=f"default: {model_choice.DEFAULT}")
-    option("--variant", metavar="NAME", help="of BiT, or a BitConfig's JSON file; default R50x1")
+    option("--model", metavar="NAME", help=f"model to train; default: {model_choice.DEFAULT}")
+    option(
+        "--variant", metavar="NAME", help="BiT network, or JSON file of a BitConfig (default R50x1)"
+    )
     option(
         "--weights",
         dest="weights_backbone",
         metavar="NAME",
-        help="pretrained BiT: a published name, a file, a folder or a run's, whose config.json "
-        "decides the variant",
+        help="pretrained BiT: a published name, a checkpoint file or folder, or the folder of a "
+        "run; a config.json in the folder decides the variant",
     )
     add_renamed(group, "--weights-backbone", "--weights", "weights_backbone")
     add_part_option(group)
-    option("--trainable-backbone-layers", type=int, metavar="0-5", help="default 3 if pretrained")
+    option(
+        "--trainable-backbone-layers",
+        type=int,
+        metavar="0-5",
+        help="how many of the stem and the stages train, the deepest first (default 3 if "
+        "pretrained, else all)",
+    )
     option(
         "--argument",
         action="append",
         default=[],
         type=_argument,
         metavar="NAME=JSON",
-        help="any other of the builder's arguments, such as min_size=480; may be repeated",
+        help="another argument of the model's builder, such as min_size=480; may be repeated",
     )
 
 
@@ -117,24 +136,24 @@ def _add_settings_options(group: Any) -> None:
     defaults = {field.name: field.default for field in dataclasses.fields(DetectionSettings)}
     length = group.add_mutually_exclusive_group()
     length.add_argument("--epochs", type=_epochs, help=model_choice.LENGTH)
-    length.add_argument("--steps", type=int, metavar="N")
+    length.add_argument("--steps", type=int, metavar="N", help="length in steps instead of epochs")
     option = group.add_argument
     optimizer = {"choices": OPTIMIZERS, "help": _default("optimizer", defaults)}
     option("--optimizer", **optimizer)
     add_training_options(group)
-    option("--channels-last", action="store_true", help="that memory format")
+    option("--channels-last", action="store_true", help="use the channels-last memory format")
     option(
         "--augment",
         nargs="*",
         metavar="NAME",
-        help="of hflip, photometric, zoom-out, iou-crop (detectors), scale-crop (segmenters); "
-        "default hflip, for DigitScenes none",
+        help="any of hflip, photometric, zoom-out, iou-crop (detectors) and scale-crop "
+        "(segmenters); default: hflip, but none for DigitScenes",
     )
     option(
         "--warmup-steps",
         type=int,
         metavar="N",
-        help="default: a tenth of the steps, at most 100",
+        help="steps in which the rate rises; default: a tenth of all, at most 100",
     )
     option("--batch-size", type=positive, metavar="N", help=_default("batch_size", defaults))
     numbers = ("base_lr", "momentum", "weight_decay", "clip_norm")
@@ -143,13 +162,18 @@ def _add_settings_options(group: Any) -> None:
         shown = None if name in TINY_TRAINING else value
         text = _default(name, defaults)
         option(flag, type=type(value), default=shown, metavar="N", help=text)
-    option("--eval-every", type=int, metavar="STEPS", help="default: at the end only")
+    option(
+        "--eval-every",
+        type=int,
+        metavar="STEPS",
+        help="evaluate after every so many steps; default: only at the end",
+    )
 
 
 def _default(name: str, defaults: dict[str, Any]) -> str:
     """Returns what the help says of an option's default."""
-    text = f"default {defaults[name]}"
-    return f"{text}, of the tiny model {TINY_TRAINING[name]}" if name in TINY_TRAINING else text
+    text = f"{MEANINGS.get(name, '')}default {defaults[name]}"
+    return f"{text}, for the tiny model {TINY_TRAINING[name]}" if name in TINY_TRAINING else text
 
 
 def _epochs(text: str) -> float:
@@ -158,7 +182,7 @@ def _epochs(text: str) -> float:
     except ValueError:
         epochs = math.nan
     if not 0 < epochs < math.inf:
-        raise argparse.ArgumentTypeError(f"a finite number above 0, got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be a finite number above 0, got {text!r}")
     return epochs
 
 
@@ -168,7 +192,7 @@ def _argument(text: str) -> tuple[str, Any]:
         return name, json.loads(value if equals else "")
     except ValueError:
         raise argparse.ArgumentTypeError(
-            f'NAME=JSON, such as min_size=480 or feature_norm="preact" in quotes; got {text!r}'
+            f'must be NAME=JSON, such as min_size=480 or feature_norm="preact", got {text!r}'
         ) from None
 
 

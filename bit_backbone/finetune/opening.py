@@ -31,8 +31,8 @@ def classifier_of(name: str, part: str | None) -> BitForImageClassification:
         if model.num_labels:
             return model
     raise ValueError(
-        f"{name} has no classifier; classify takes weights that have one, such as "
-        "BiT-M-R50x1-ILSVRC2012 or what `bit-backbone finetune` makes"
+        f"{name} has no classifier; classify takes weights with one, such as "
+        "BiT-M-R50x1-ILSVRC2012 or the result of `bit-backbone finetune`"
     )
 
 

@@ -239,7 +239,7 @@ def test_commands_load_no_program_of_torch(command, name, photo, tmp_path, capsy
         archive.writestr("m/data/sample_inputs/model.pt", Touch(tmp_path / "ran").pickled())
     output = ("--output", tmp_path / "out") if command == "features" else ()
     assert run(command, photo, "--weights", file, *output) == 2
-    assert "runs code of its own as it is loaded" in capsys.readouterr().err
+    assert "can run any code when it is loaded" in capsys.readouterr().err
     assert not (tmp_path / "ran").exists()
 
 

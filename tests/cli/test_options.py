@@ -30,16 +30,17 @@ def parse(command: str, *given: str) -> argparse.Namespace:
         ([], "float32", None),
         (["--precision", "bfloat16"], "bfloat16", None),
         (["--precision", "float16"], "float16", None),
-        (["--precision", "fp32"], "float32", "--precision fp32 is float32 now"),
-        (["--precision", "bf16"], "bfloat16", "--precision bf16 is bfloat16 now"),
-        (["--precision", "fp16"], "float16", "--precision fp16 is float16 now"),
-        (["--amp"], "bfloat16", "--amp is --precision bfloat16 now"),
+        (["--precision", "fp32"], "float32", "--precision fp32 is now float32"),
+        (["--precision", "bf16"], "bfloat16", "--precision bf16 is now bfloat16"),
+        (["--precision", "fp16"], "float16", "--precision fp16 is now float16"),
+        (["--amp"], "bfloat16", "--amp is now --precision bfloat16"),
     ],
 )
 def test_precision(command: str, given: list[str], precision: str, warning, capsys) -> None:
     assert parse(command, *given).precision == precision
     told = capsys.readouterr().err
-    assert told == (f"bit-backbone: warning: {warning}, and will go\n" if warning else "")
+    whole = f"bit-backbone: warning: {warning}; the old name will be removed\n"
+    assert told == (whole if warning else "")
 
 
 @pytest.mark.parametrize("command", [name for name in REQUIRED if name != "info"])
@@ -59,7 +60,7 @@ def test_the_device(command: str) -> None:
 )
 def test_an_old_name(command: str, old: str, dest: str, value: str, new: str, capsys) -> None:
     assert vars(parse(command, old, value))[dest] == value
-    assert f"warning: {old} is {new} now, and will go" in capsys.readouterr().err
+    assert f"warning: {old} is now {new}; the old name will be removed" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -72,7 +73,7 @@ def test_an_old_name(command: str, old: str, dest: str, value: str, new: str, ca
 )
 def test_an_old_name_of_a_required_option(command: str, given: str, value: str, capsys) -> None:
     assert build_parser().parse_args([command, *given.split()]).weights == value
-    assert "--checkpoint is --weights now" in capsys.readouterr().err
+    assert "--checkpoint is now --weights" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

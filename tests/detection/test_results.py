@@ -141,7 +141,7 @@ def test_coco_takes_ids_from_the_names(run: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["--annotations", "x.json"], "--annotations goes with --coco, which is missing"),
+        (["--annotations", "x.json"], "--annotations needs --coco, which is missing"),
         (["--coco", "{}/r.json", "--annotations", "{}/other.json"], "1.png is not in"),
         (["--coco", "{}/r.json", "--annotations", "{}/names.json"], "block is not in"),
     ],
@@ -169,7 +169,7 @@ def test_a_segmenter_has_no_coco_results(tmp_path: Path, capsys) -> None:
     Image.new("RGB", (64, 48)).save(tmp_path / "1.png")
     command = ["detect", str(tmp_path / "1.png"), "--weights", str(tmp_path)]
     assert cli.main([*command, "--coco", str(tmp_path / "r.json")]) == 2
-    assert "fcn_bit finds none; take --json" in capsys.readouterr().err
+    assert "fcn_bit is a segmenter; use --json" in capsys.readouterr().err
     assert cli.main([*command, "--json", "--precision", "bfloat16"]) == 0
     (line,) = map(json.loads, capsys.readouterr().out.splitlines())
     assert sum(found["pixels"] for found in line["objects"]) <= 64 * 48

@@ -43,7 +43,7 @@ def test_a_run_and_its_test(
     run = tmp_path / "run"
     assert main([*options, str(run), *RECIPE]) == 0
     told = capsys.readouterr().out
-    assert "2 steps of 2 out of 6 images, 3 for the test" in told
+    assert "2 steps of 2 images, 6 training and 3 test images" in told
     assert "AP50" in told
     made = {path.name for path in run.iterdir()}
     assert {"detector.json", "last.pt", "log.jsonl", "predictions.jpg"} <= made
@@ -151,7 +151,8 @@ def test_a_set_without_images_is_rejected_before_training(
     request = [*options, str(tmp_path / "run"), *RECIPE, "--model", model, *option]
     assert main(request) == 2
     told = capsys.readouterr().err
-    assert f"a {split} set has at least one image: {folder / 'instances.json'} lists none" in told
+    message = f"a {split} set needs at least one image, and {folder / 'instances.json'} lists none"
+    assert message in told
     assert not (tmp_path / "run").exists()
 
 
@@ -262,9 +263,8 @@ def test_a_run_that_recorded_no_variant_is_resumed_without(tmp_path: Path) -> No
 def test_an_argument_that_is_no_json_is_a_usage_error(text: str, capsys) -> None:
     with pytest.raises(SystemExit, match="2"):
         parse(["--output", "run", "--argument", text])
-    assert (
-        f"NAME=JSON, such as min_size=480 or feature_norm=\"preact\" in quotes; got '{text}'"
-        in (capsys.readouterr().err)
+    assert f"NAME=JSON, such as min_size=480 or feature_norm=\"preact\", got '{text}'" in (
+        capsys.readouterr().err
     )
 
 
@@ -361,7 +361,7 @@ def test_a_run_is_resumed_with_its_model_where_a_gpu_came_or_went(
 ) -> None:
     given = [*options[2:], str(tmp_path / "run"), *RECIPE]  # without --model
     assert main([*given, "--device", "cpu"]) == 0
-    assert "a tiny model, as there is no GPU" in capsys.readouterr().out
+    assert "a tiny model, because there is no GPU" in capsys.readouterr().out
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     args = parse(given)
     assert model_of(args) == "fasterrcnn_bit_tiny_fpn"
@@ -431,7 +431,7 @@ def test_detect_says_what_is_wrong(images: list[str], message: str, tmp_path: Pa
 def test_a_score_that_is_none_is_a_usage_error(score: str, capsys) -> None:
     with pytest.raises(SystemExit, match="2"):
         cli.main(["detect", "a.png", "--weights", "run", f"--min-score={score}"])
-    assert f"a score lies between 0 and 1, got '{score}'" in capsys.readouterr().err
+    assert f"must be a score between 0 and 1, got '{score}'" in capsys.readouterr().err
 
 
 def test_test_only_evaluates_in_the_precision_of_training(

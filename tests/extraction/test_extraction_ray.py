@@ -47,7 +47,7 @@ def test_wrong_settings(settings, message):
 def test_the_local_engine_has_no_actors(tmp_path, capsys):
     write_many(tmp_path, 1)
     assert main(["extract", str(tmp_path), "--output", str(tmp_path / "o"), "--actors", "2"]) == 2
-    assert "only --engine ray has actors" in capsys.readouterr().err
+    assert "actors need --engine ray" in capsys.readouterr().err
 
 
 def test_what_is_too_large_to_travel_is_read_at_its_goal(tmp_path):

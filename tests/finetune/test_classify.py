@@ -142,7 +142,7 @@ def test_a_file_of_weights_is_classified_by_the_official_preset(images, tmp_path
 @pytest.mark.parametrize(
     ("changes", "arguments", "message"),
     [
-        ({"num_labels": 0}, [], "has no classifier; classify takes weights that"),
+        ({"num_labels": 0}, [], "has no classifier; classify takes weights with one"),
         ({}, ["--preset", "best"], "'best' is neither a preset"),
         ({}, ["--labels", "LABELS"], "a head of 7 classes needs 7 names, got 2"),
         ({}, ["--labels", "BLANK"], "should hold one class name per line, and is empty"),

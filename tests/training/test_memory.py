@@ -176,7 +176,7 @@ def test_info_estimates_the_detector_that_the_builder_of_that_name_builds(capsys
 
 def test_training_options_need_train(capsys) -> None:
     assert main(["info", "R50x1", "--grad-checkpointing"]) == 2
-    assert "--grad-checkpointing goes with --train" in capsys.readouterr().err
+    assert "--grad-checkpointing needs --train" in capsys.readouterr().err
 
 
 def test_an_estimate_for_fsdp_leaves_a_process_group_that_exists_alone(tmp_path) -> None:
