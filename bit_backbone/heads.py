@@ -192,7 +192,7 @@ def classification_loss(logits: Tensor, labels: Tensor, problem_type: str | None
         labels = labels[:, None]
     if labels.shape != logits.shape:
         raise ValueError(
-            f"labels of a {problem_type} problem have the shape of the logits, "
+            f"labels of a {problem_type} problem must have the shape of the logits, "
             f"{list(logits.shape)}, got {list(labels.shape)}"
         )
     if problem_type == "regression":
@@ -218,6 +218,6 @@ def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     if labels.shape == logits.shape and labels.is_floating_point():
         return F.cross_entropy(logits, labels)
     raise ValueError(
-        f"labels of a single_label_classification problem are integers [{len(logits)}] or "
+        f"labels of a single_label_classification problem must be integers [{len(logits)}] or "
         f"probabilities {list(logits.shape)}, got {labels.dtype} {list(labels.shape)}"
     )

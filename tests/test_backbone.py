@@ -116,7 +116,7 @@ def test_ways_to_name_a_network():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("R50x2",), "a BiT variant is one of R50x1"),
+        (("R50x2",), "a BiT variant must be one of R50x1"),
         (("R50x1", {"out_indices": [3, 1]}), "ordered shallow to deep"),
         (("R50x1", {"output_stride": 64}), "one of 4, 8, 16, 32, got 64"),
         ((BitConfig(), {"out_features": ["res5"]}), "got 'res5'"),

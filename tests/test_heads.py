@@ -239,7 +239,7 @@ def test_a_variant_or_overrides_make_a_model():
     with torch.device("meta"):
         assert BitModel("R50x3", output_stride=8).config.channels[-1] == 6144
         assert BitForImageClassification(num_labels=0).num_labels == 0
-    with pytest.raises(ValueError, match="a BiT variant is one of"):
+    with pytest.raises(ValueError, match="a BiT variant must be one of"):
         BitModel("R18x1")
 
 

@@ -155,7 +155,8 @@ def check_whole(checkpoint: Checkpoint) -> None:
         config = checkpoint.architecture.to_config(num_groups=1)
     except ValueError as error:
         raise CheckpointError(
-            f"{checkpoint.origin} holds no whole BiT network but {checkpoint.architecture}: {error}"
+            f"{checkpoint.origin} contains only a part of a BiT network, "
+            f"{checkpoint.architecture}: {error}"
         ) from error
     norm = config.layer_type == "preactivation" and any(
         name.startswith("norm.") or name.startswith(f"stage{len(config.depths) + 1}.0.norm1.")
@@ -168,7 +169,8 @@ def check_whole(checkpoint: Checkpoint) -> None:
     report = dataclasses.replace(report, unexpected=unexpected)
     if not report.complete:
         raise CheckpointError(
-            f"{checkpoint.origin} holds no whole BiT network:\n  {report.problems()}", report
+            f"{checkpoint.origin} contains only a part of a BiT network:\n  {report.problems()}",
+            report,
         )
 
 

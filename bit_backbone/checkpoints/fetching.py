@@ -102,7 +102,7 @@ def _fetch_shards(repo: str, path: Path, revision: str | None) -> None:
         return
     for shard in sorted(set(read_weight_map(path).values())):
         if fetch_from_hub(repo, shard, revision) is None:
-            raise CheckpointError(f"{repo} lists the shard {shard} and does not have it")
+            raise CheckpointError(f"{repo} lists the shard {shard}, but does not contain it")
 
 
 def fetch_from_hub(repo: str, name: str, revision: str | None = None) -> Path | None:

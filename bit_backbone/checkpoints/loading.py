@@ -85,7 +85,7 @@ def load_checkpoint(
     if not_finite:
         warnings.warn(
             f"{checkpoint.origin} holds NaN or infinite values in {', '.join(not_finite)}; the "
-            "network will compute nonsense",
+            "results of the network will be meaningless",
             stacklevel=3,
         )
     fresh = _fill(target, tensors, HEAD if found.new_head else ())
@@ -98,7 +98,7 @@ def load_checkpoint(
 def _complain(report: LoadReport, strict: bool) -> None:
     message = f"{report.source} does not fit the model:\n  {report.problems()}"
     if not strict:
-        warnings.warn(f"{message}\nonly what fits is loaded", stacklevel=4)
+        warnings.warn(f"{message}\nonly the tensors that fit are loaded", stacklevel=4)
         return
     head_names = {*report.missing, *report.misshapen} & {*HEAD}
     labels = report.architecture.num_labels

@@ -94,7 +94,8 @@ def _network_of(model: nn.Module, names: Iterable[str]) -> Network:
         raise CheckpointError(stranger(tuple(names), f"the {kind}"))
     if found[0].format.name not in ("native", "detectron2"):
         raise CheckpointError(
-            f"weights are loaded into this package's models; {kind} has {found[0].format.name}'s "
+            f"weights can only be loaded into models of this package; the {kind} has "
+            f"{found[0].format.name}'s "
             "names: convert the file to that format instead"
         )
     rivals = [network.prefix for network in found if network.format == found[0].format]

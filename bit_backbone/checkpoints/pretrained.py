@@ -121,7 +121,7 @@ def _timm_labels(place: Place, checkpoint: Checkpoint) -> dict[str, Any]:
     if len(names) != checkpoint.architecture.num_labels:
         warnings.warn(
             f"{path} names {len(names)} labels, and the head of {checkpoint.origin} has "
-            f"{checkpoint.architecture.num_labels}: the names are left out",
+            f"{checkpoint.architecture.num_labels}: the names are ignored",
             stacklevel=4,
         )
         return {}

@@ -104,7 +104,9 @@ def read_names(
         if own is None:
             unknown.append(name)
         elif own in ours:
-            raise CheckpointError(f"{origin} holds one tensor twice, as {ours[own]!r} and {name!r}")
+            raise CheckpointError(
+                f"{origin} contains one tensor twice, as {ours[own]!r} and {name!r}"
+            )
         else:
             ours[own] = name
     written = _written_prefix(tuple(ours.values()), prefix)

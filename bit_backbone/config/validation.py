@@ -229,8 +229,7 @@ def _indices_of_names(stage_names: Sequence[str], names: Sequence[str]) -> tuple
     for name in names:
         if name not in stage_names:
             raise ValueError(
-                f"out_features must be out of {_listed(stage_names)}, got {name!r} in "
-                f"{tuple(names)}"
+                f"out_features must be among {_listed(stage_names)}, got {name!r} in {tuple(names)}"
             )
     indices = tuple(stage_names.index(name) for name in names)
     _check_order("out_features", names, indices, stage_names)

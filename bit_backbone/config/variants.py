@@ -40,7 +40,8 @@ def variant_of(name: str) -> str:
     variant = f"R{(match['ours'] or match['timm']).lstrip('rR')}" if match else name
     if variant not in VARIANTS:
         raise ValueError(
-            f"a BiT variant is one of {', '.join(VARIANTS)} (or timm's resnetv2_50x1_bit, ...), "
+            f"a BiT variant must be one of {', '.join(VARIANTS)} (or timm's resnetv2_50x1_bit, "
+            "...), "
             f"got {name!r}; for other depths and widths build a BitConfig"
         )
     return variant
@@ -57,7 +58,7 @@ def warn_of_random_weights(network: object, weights: object, ask: str) -> None:
     if weights is not None or not isinstance(network, str) or _is_architecture(network):
         return
     warnings.warn(
-        f"{network!r} is the name of published weights, and the network has random ones: "
+        f"{network!r} is the name of published weights, but the network has random weights: "
         f"{ask.format(name=network)}, or name the variant {variant_of(network)!r}",
         UserWarning,
         stacklevel=3,

@@ -37,10 +37,10 @@ class AspectRatioBatches(Plan):
         group: ProcessGroup = ONE_PROCESS,
     ) -> None:
         if not len(aspect_ratios):
-            raise ValueError("a training set has at least one image, got none")
+            raise ValueError("a training set needs at least one image, got none")
         if batch_size % group.world_size:
             raise ValueError(
-                "the batch size, of all processes together, is a multiple of their number, "
+                "the batch size, which counts all processes, must be a multiple of their number, "
                 f"{group.world_size}; got {batch_size}"
             )
         share = batch_size // group.world_size

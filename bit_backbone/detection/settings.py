@@ -61,15 +61,17 @@ class DetectionSettings(RunSettings):
         self._check_least(0, ("weight_decay", "warmup_steps", "clip_norm"))
         if self.warmup >= self.steps:
             raise ValueError(
-                f"warmup_steps is below steps, {self.steps}, got {self.warmup}; shorten the "
+                f"warmup_steps must be less than steps, {self.steps}, got {self.warmup}; shorten "
+                "the "
                 "warm-up, leave it out or train longer"
             )
         if not (self.base_lr > 0 and math.isfinite(self.base_lr)):
-            raise ValueError(f"base_lr is a positive number, got {self.base_lr}")
+            raise ValueError(f"base_lr must be a positive number, got {self.base_lr}")
         self._check_choice("optimizer", OPTIMIZERS)
         if self.fsdp and self.channels_last:
             raise ValueError(
-                "fsdp shards contiguous weights, which channels_last does not have; leave out one"
+                "fsdp needs contiguous weights, which channels_last does not have; leave one of "
+                "them out"
             )
 
     @property

@@ -55,8 +55,10 @@ def check_objects(train_set: TrainingSet) -> None:
     """
     if train_set.num_objects() == 0:
         raise ValueError(
-            f"no object to learn from: a training set has at least one that is no crowd, and none "
-            f"of the {len(train_set)} images of {train_set.file} has; correct its annotations"
+            "no object to learn from: a training set needs at least one object that is not a "
+            "crowd, "
+            f"and none of the {len(train_set)} images of {train_set.file} has one; correct its "
+            "annotations"
         )
 
 
@@ -65,7 +67,8 @@ def warn_of_no_objects(test_set: TrainingSet) -> None:
     if test_set.num_objects() == 0:
         warnings.warn(
             f"no object to find: none of the {len(test_set)} images of {test_set.file} has one "
-            "that is no crowd, so its metrics say nothing",
+            "that "
+            "is not a crowd, so its metrics mean nothing",
             stacklevel=3,
         )
 

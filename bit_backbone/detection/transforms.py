@@ -63,13 +63,14 @@ def train_transforms(names: Sequence[str], *, keypoints: bool = False) -> v2.Com
             raise ValueError(f"augmentations are {', '.join(AUGMENTATIONS)}; got {name!r}")
         if keypoints and name == "hflip":
             raise ValueError(
-                "hflip is not for keypoints: it would have to exchange those named left and right; "
+                "hflip cannot be used with keypoints, because it does not exchange left and right; "
                 "leave it out"
             )
         if keypoints and name == "iou-crop":
             raise ValueError(
-                "iou-crop is not for keypoints: it would leave points outside the image; leave it "
-                "out"
+                "iou-crop cannot be used with keypoints, because it leaves points outside the "
+                "image; "
+                "leave it out"
             )
     if not names:
         return None

@@ -61,7 +61,7 @@ def portable(model: Model, dtype: torch.dtype | None = None) -> Model:
         )
     if not any(isinstance(module, StdConv2d) for module in modules):
         raise ValueError(
-            "what is exported is a BiT model, or a model that holds one, got a "
+            "only a BiT model, or a model that contains one, can be exported, got a "
             f"{type(model).__name__} without a convolution of BiT's"
         )
     with torch.inference_mode(False):

@@ -65,7 +65,7 @@ class Metadata:
         """
         if not text:
             raise CheckpointError(
-                f"{origin} does not say what it holds: it was not written by `bit-backbone export`"
+                f"{origin} has no description: it was not written by `bit-backbone export`"
             )
         try:
             values = json.loads(text)
@@ -75,7 +75,7 @@ class Metadata:
             return metadata
         except (ValueError, TypeError, AttributeError) as error:
             raise CheckpointError(
-                f"{origin} says something else of itself than this version writes ({error!r}); "
+                f"{origin} has a description that this version cannot read ({error!r}); "
                 "export again"
             ) from error
 

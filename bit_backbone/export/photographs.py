@@ -44,11 +44,13 @@ def photographs(folder: Path | None, size: tuple[int, int] | None) -> list[np.nd
 
 def _of_folder(folder: Path) -> Sequence[Image.Image]:
     if not folder.is_dir():
-        raise ValueError(f"the images to verify with stand in a folder, and {folder} is none")
+        raise ValueError(
+            f"the images to verify with must be in a folder, and {folder} is not a folder"
+        )
     paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)[:COUNT]
     if len(paths) < COUNT:
         raise ValueError(
-            f"an export is verified on {COUNT} images, and {folder} has {len(paths)}"
+            f"an export needs {COUNT} images to verify with, and {folder} has {len(paths)}"
             + after("; or ", passing("images", "FOLDER", "of another place"))
         )
     return [read(path, True, None, 255.0) for path in paths]  # type: ignore[misc]

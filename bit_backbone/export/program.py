@@ -67,8 +67,8 @@ def task_of(model: nn.Module) -> str:
     if isinstance(model, BitBackbone) or isinstance(getattr(model, "body", None), BitBackbone):
         return "features"
     raise ValueError(
-        "what is exported is a classifier, a backbone, one with a feature pyramid, a detector or a "
-        f"segmenter of this package, got a {type(model).__name__}"
+        "only a classifier, a backbone, a feature pyramid, a detector or a segmenter of this "
+        f"package can be exported, got a {type(model).__name__}"
     )
 
 

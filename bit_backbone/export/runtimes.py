@@ -34,7 +34,7 @@ def format_of(path: Path) -> str:
         CheckpointError: It is none, or is not there.
     """
     if not path.is_file():
-        raise CheckpointError(f"there is no exported file {path}")
+        raise CheckpointError(f"the exported file {path} does not exist")
     for name in ("onnx", "openvino"):
         if path.suffix in FORMATS[name].suffixes:
             return name

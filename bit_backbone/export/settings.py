@@ -91,10 +91,10 @@ class ExportSettings:
 
     def __post_init__(self) -> None:
         if self.format not in FORMATS:
-            raise ValueError(f"a format is one of {', '.join(FORMATS)}, got {self.format!r}")
+            raise ValueError(f"the format must be one of {', '.join(FORMATS)}, got {self.format!r}")
         if self.precision not in TOLERANCES:
             raise ValueError(
-                f"a precision is one of {', '.join(TOLERANCES)}, got {self.precision!r}"
+                f"the precision must be one of {', '.join(TOLERANCES)}, got {self.precision!r}"
             )
         precisions = FORMATS[self.format].precisions
         if self.precision not in precisions:
@@ -103,7 +103,7 @@ class ExportSettings:
                 "torch-export, aoti and torchscript take it"
             )
         if self.image_size is not None and min(self.image_size) < 1:
-            raise ValueError(f"an image size is two positive numbers, got {self.image_size}")
+            raise ValueError(f"an image size must be two positive numbers, got {self.image_size}")
 
     @property
     def tolerance(self) -> Tolerance:

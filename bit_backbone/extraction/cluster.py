@@ -54,9 +54,9 @@ class RayEngine:
     def __post_init__(self) -> None:
         """Checks the numbers."""
         if self.actors < 1:
-            raise ValueError(f"a pool has at least one actor, got {self.actors}")
+            raise ValueError(f"a pool needs at least one actor, got {self.actors}")
         if self.gpus_per_actor < 0:
-            raise ValueError(f"an actor has 0 or more GPUs, got {self.gpus_per_actor:g}")
+            raise ValueError(f"an actor must have 0 or more GPUs, got {self.gpus_per_actor:g}")
 
     def __call__(self, job: Extraction, shards: Sequence[int], bar: ExtractionBar) -> None:
         """Writes shards on the cluster, in any order.
@@ -107,7 +107,7 @@ class RayEngine:
         except ray.exceptions.RayError as error:
             said = str(error).strip().splitlines()
             raise ExtractionError(
-                f"the cluster gave up: {said[-1] if said else error!r}"
+                f"the cluster stopped: {said[-1] if said else error!r}"
             ) from error
 
 

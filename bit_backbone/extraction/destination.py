@@ -78,7 +78,7 @@ class Destination:
 
     def _lock(self) -> IO[bytes]:
         if self.folder.exists() and not self.folder.is_dir():
-            raise ValueError(f"the output is a folder, and {self.folder} is a file")
+            raise ValueError(f"the output must be a folder, and {self.folder} is a file")
         self._reject_foreign_files()
         try:
             return lock_folder(self.folder)
@@ -95,8 +95,8 @@ class Destination:
         ]
         if foreign:
             raise ValueError(
-                f"the output is a new or empty folder, or one that an extraction began; "
-                f"{self.folder} holds {min(foreign)!r} and no {SETTINGS_FILE}"
+                f"the output must be a new or empty folder, or one of an earlier extraction; "
+                f"{self.folder} contains {min(foreign)!r} and no {SETTINGS_FILE}"
             )
 
     def _settle(self, settings: Mapping[str, Any]) -> None:

@@ -71,7 +71,7 @@ class FeatureExtractor:
     ) -> None:
         if backbone.config.num_channels != 3:
             raise ValueError(
-                "images are read as RGB, so the network takes 3 channels, got num_channels="
+                "images are read as RGB, so the network must take 3 channels, got num_channels="
                 f"{backbone.config.num_channels}"
             )
         self._backbone = backbone

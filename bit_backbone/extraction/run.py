@@ -175,8 +175,8 @@ def extract(
     processor = processor or BitImageProcessor(do_center_crop=False)
     if processor.do_pad:
         raise ValueError(
-            "features are those of images without padding, got a processor with do_pad=True: "
-            "leave it out, batches hold images of one size in any case"
+            "features are computed without padding, got a processor with do_pad=True: leave it "
+            "out; all images of a batch have one size in any case"
         )
     output = output or OutputSettings()
     channels = dict(zip(backbone.out_features, backbone.channels, strict=True))

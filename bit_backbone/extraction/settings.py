@@ -54,7 +54,8 @@ class OutputSettings:
         _check("format", self.format, (*FORMATS, None))
         if self.pool is not None and self.format is not None:
             raise ValueError(
-                f"pooled vectors go into a Parquet table and have no format, got {self.format!r}; "
+                "pooled vectors are written to a Parquet table and take no format, got "
+                f"{self.format!r}; "
                 "leave out either pool or format"
             )
         if self.pool is None and self.format is None:
@@ -63,7 +64,9 @@ class OutputSettings:
             default = MAPS_PER_SHARD if self.pool is None else VECTORS_PER_SHARD
             object.__setattr__(self, "shard_size", default)
         if not isinstance(self.shard_size, int) or self.shard_size < 1:
-            raise ValueError(f"a shard has at least one image, got shard_size {self.shard_size!r}")
+            raise ValueError(
+                f"a shard needs at least one image, got shard_size {self.shard_size!r}"
+            )
 
 
 def describe(

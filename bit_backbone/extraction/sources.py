@@ -92,8 +92,9 @@ def _of_one_kind(
             ignored.add(name)
     if images and shards:
         raise ValueError(
-            f"a source holds images or WebDataset shards, and {source} holds {len(images)} images "
-            f"and {len(shards)} {SHARD_SUFFIX} files; name the one kind with a glob"
+            f"a source must contain either images or WebDataset shards, and {source} holds "
+            f"{len(images)} images "
+            f"and {len(shards)} {SHARD_SUFFIX} files; use a glob for one of them"
         )
     return Shards(shards, ignored) if shards else Files(root, images, ignored)
 
@@ -133,12 +134,12 @@ def _matches(text: str) -> tuple[Path, list[str]]:
         braces = require("braceexpand", "extract", "a source with braces")
         pieces = list(braces.braceexpand(text))
     if len(pieces) == 1 and not glob.has_magic(text):
-        raise ValueError(f"the source is a folder, a file or a pattern; there is no {text!r}")
+        raise ValueError(f"the source must be a folder, a file or a pattern; there is no {text!r}")
     found: set[str] = set()
     for piece in pieces:
         if not glob.has_magic(piece):
             if not os.path.exists(piece):
-                raise ValueError(f"a brace pattern names files that exist; there is no {piece!r}")
+                raise ValueError(f"a brace pattern must name existing files; there is no {piece!r}")
             found.add(piece)
         found.update(name for name in glob.iglob(piece, recursive=True) if not os.path.isdir(name))
     root = _fixed_part(pieces)

@@ -63,7 +63,7 @@ def evaluate(
         ValueError: The data set is empty.
     """
     if not len(dataset):
-        raise ValueError("an evaluation set has at least one example, got none")
+        raise ValueError("an evaluation set needs at least one example, got none")
     sums = torch.zeros(3, dtype=torch.float64, device=group.device)
     options: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "advance": advance}
     for counts, images, labels in evaluated(model, dataset, group, failed=failed, **options):

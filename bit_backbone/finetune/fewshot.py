@@ -37,7 +37,7 @@ def select_few_shot(
             ``examples_per_class`` is not positive.
     """
     if examples_per_class < 1:
-        raise ValueError(f"examples_per_class is at least 1, got {examples_per_class}")
+        raise ValueError(f"examples_per_class must be at least 1, got {examples_per_class}")
     classes = _by_class(np.asarray(labels), num_classes)
     lacking = {c: len(own) for c, own in enumerate(classes) if len(own) < examples_per_class}
     if lacking:
@@ -58,12 +58,12 @@ def _by_class(labels: np.ndarray, num_classes: int | None) -> list[np.ndarray]:
     """Indices of the examples of each class."""
     if labels.ndim != 1 or not len(labels) or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(
-            f"labels are one integer per example, got {labels.dtype} of shape {labels.shape}"
+            f"labels must be one integer per example, got {labels.dtype} of shape {labels.shape}"
         )
     count = int(labels.max()) + 1 if num_classes is None else num_classes
     if labels.min() < 0 or labels.max() >= count:
         raise ValueError(
-            f"labels lie in 0 .. {count - 1}, got {int(labels.min())} .. {int(labels.max())}"
+            f"labels must lie in 0 ..  {count - 1}, got {int(labels.min())} .. {int(labels.max())}"
         )
     return [np.flatnonzero(labels == c) for c in range(count)]
 

@@ -58,10 +58,12 @@ class LabelledImages(ImageFolder):
         except FileNotFoundError as error:
             ignored = f" (ignored: {self.ignored})" if self.ignored else ""
             raise ValueError(
-                f"labelled images are files ROOT/CLASS/IMAGE; under {root}: {error}{ignored}"
+                f"labelled images must be files ROOT/CLASS/IMAGE; under {root}: {error}{ignored}"
             ) from error
         if not self.samples:
-            raise ValueError(f"labelled images are files ROOT/CLASS/IMAGE, found none under {root}")
+            raise ValueError(
+                f"labelled images must be files ROOT/CLASS/IMAGE, found none under {root}"
+            )
 
     def _is_valid(self, path: str) -> bool:
         below = os.path.relpath(path, self._root)
@@ -77,11 +79,11 @@ class LabelledImages(ImageFolder):
         for name in filter(is_clutter, everything):
             self.ignored.add(name)
         if not found:
-            raise FileNotFoundError(f"there is no folder of a class in {directory}")
+            raise FileNotFoundError(f"no folder of a class was found in {directory}")
         if set(found) <= _SPLITS - set(self._names or ()):
             split = next((name for name in found if name.startswith("train")), found[0])
             raise ValueError(
-                f"labelled images are files ROOT/CLASS/IMAGE, and {directory} holds a data "
+                f"labelled images must be files ROOT/CLASS/IMAGE, and {directory} holds a data "
                 f"set's splits: {', '.join(found)}; name one of them, {Path(directory) / split}"
             )
         if self._names is None:

@@ -44,7 +44,7 @@ class Resolution:
         """Checks that there is something to crop from."""
         if not 1 <= self.crop <= self.resize:
             raise ValueError(
-                f"the crop is at least 1 pixel and at most as large as the resized image, got "
+                f"the crop must be at least 1 pixel and at most as large as the resized image, got "
                 f"resize {self.resize} and crop {self.crop}; 512,480 means resize 512, crop 480"
             )
 
@@ -56,7 +56,7 @@ def resolution(height: int, width: int) -> Resolution:
         ValueError: A side is not positive.
     """
     if height < 1 or width < 1:
-        raise ValueError(f"an image has at least one pixel, got {height}x{width}")
+        raise ValueError(f"an image needs at least one pixel, got {height}x{width}")
     return Resolution(160, 128) if height * width < SMALL_AREA else Resolution(512, 480)
 
 
@@ -80,11 +80,12 @@ class Schedule:
         points = (0, self.warmup, *self.decays, self.total)
         if self.total < 1 or list(points) != sorted(points):
             raise ValueError(
-                "a schedule has 0 <= warmup <= decays in order <= total and at least one step, got "
+                "a schedule must have 0 <= warmup <= decays in order <= total and at least one "
+                "step, got "
                 f"warmup {self.warmup}, decays {self.decays}, total {self.total}"
             )
         if not self.base > 0:
-            raise ValueError(f"the base learning rate is positive, got {self.base}")
+            raise ValueError(f"the base learning rate must be positive, got {self.base}")
 
     def learning_rate(self, step: int) -> float:
         """Returns the rate of a step.
@@ -143,4 +144,4 @@ def mixup_alpha(num_examples: int) -> float:
 
 def _check_size(num_examples: int) -> None:
     if num_examples < 1:
-        raise ValueError(f"a training set has at least one example, got {num_examples}")
+        raise ValueError(f"a training set needs at least one example, got {num_examples}")

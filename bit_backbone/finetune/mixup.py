@@ -14,7 +14,7 @@ def draw_weight(alpha: float, rng: np.random.Generator) -> float:
         ValueError: ``alpha`` is negative.
     """
     if alpha < 0:
-        raise ValueError(f"mixup's alpha is at least 0, got {alpha}")
+        raise ValueError(f"mixup's alpha must be at least 0, got {alpha}")
     return float(rng.beta(alpha, alpha)) if alpha else 1.0
 
 
@@ -32,7 +32,9 @@ def mix_neighbours(values: torch.Tensor, weight: float) -> torch.Tensor:
         ValueError: N is odd.
     """
     if len(values) % 2:
-        raise ValueError(f"mixup pairs examples: batches have even length, got {len(values)}")
+        raise ValueError(
+            f"mixup pairs examples, so a batch must have even length, got {len(values)}"
+        )
     if weight == 1:
         return values
     pairs = values.reshape(-1, 2, *values.shape[1:])

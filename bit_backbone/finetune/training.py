@@ -206,11 +206,13 @@ def _check_batches(settings: FineTuneSettings, alpha: float, world_size: int) ->
     if settings.batch_size % unit:
         mixing = " and each process's share even, for mixup," if alpha else ""
         raise ValueError(
-            f"the batch size is a multiple of the number of processes{mixing} that is, of {unit}; "
+            f"the batch size must be a multiple of the number of processes{mixing} that is, of "
+            f"{unit}; "
             f"got {settings.batch_size}"
         )
     share = settings.batch_size // world_size
     if settings.batch_split > share:
         raise ValueError(
-            f"batch_split is at most the batch of one process, {share}, got {settings.batch_split}"
+            f"batch_split must be at most the batch of one process, {share}, got "
+            f"{settings.batch_split}"
         )

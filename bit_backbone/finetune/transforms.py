@@ -87,7 +87,7 @@ def typical_size(paths: list[str]) -> tuple[int, int]:
         ValueError: There is no file, or none of them is an image.
     """
     if not paths:
-        raise ValueError("a training set has at least one image, got none")
+        raise ValueError("a training set needs at least one image, got none")
     sampled = random.Random(0).sample(paths, min(len(paths), SAMPLED_IMAGES))
     sizes = [size for path in sampled if (size := header_size(path)) is not None]
     if not sizes:

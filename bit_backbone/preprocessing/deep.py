@@ -41,7 +41,7 @@ def check_depth(value: BitDepth) -> BitDepth:
     """Returns a bit depth if it is one, else raises ValueError."""
     is_count = isinstance(value, int) and not isinstance(value, bool)
     if value != AUTO and not (is_count and 1 <= int(value) <= MOST_BITS):
-        raise ValueError(f'bit_depth is "auto" or a whole number from 1 to 32, got {value!r}')
+        raise ValueError(f'bit_depth must be "auto" or a whole number from 1 to 32, got {value!r}')
     return value
 
 
@@ -101,7 +101,7 @@ def numbers_to_eight_bits(values: np.ndarray, name: str, bit_depth: BitDepth) ->
             many bits there are, as there are more than 16.
     """
     if values.dtype.kind not in "uif":
-        raise ValueError(f"pixels are integers or floating point, got {values.dtype} in {name}")
+        raise ValueError(f"pixels must be integers or floating point, got {values.dtype} in {name}")
     if bit_depth == AUTO and values.dtype.kind != "f" and values.dtype != np.uint16:
         raise _unknown_depth(str(values.dtype))
     is_float = bit_depth == AUTO and values.dtype.kind == "f"

@@ -53,7 +53,7 @@ def _iterate(images: ImageInput) -> Iterator[ImageLike]:
     elif isinstance(images, (np.ndarray, torch.Tensor)):
         if images.ndim not in (2, 3, 4):
             raise ValueError(
-                "an image array has 2 or 3 dimensions and a batch has 4, "
+                "an image array must have 2 or 3 dimensions, and a batch 4, "
                 f"got shape {tuple(images.shape)}"
             )
         yield from images if images.ndim == 4 else (images,)
@@ -62,7 +62,7 @@ def _iterate(images: ImageInput) -> Iterator[ImageLike]:
             yield from _iterate(image)
     else:
         raise ValueError(
-            "an image is a PIL image, a numpy array, a torch tensor or a path, "
+            "an image must be a PIL image, a numpy array, a torch tensor or a path, "
             f"got {type(images).__name__}"
         )
 
@@ -128,7 +128,9 @@ def read(
 
 def _open(path: str | os.PathLike[str], bit_depth: BitDepth, upright: bool) -> Image.Image:
     if str(path).startswith(("http://", "https://")):
-        raise ValueError(f"images are read from local files: fetch {path} and pass its path")
+        raise ValueError(
+            f"images are only read from local files: download {path} and pass its path"
+        )
     return decode(path, str(path), bit_depth, upright)
 
 
@@ -217,7 +219,7 @@ def _opened(file: str | os.PathLike[str] | IO[bytes]) -> AbstractContextManager[
 
 def _read_pil(image: Image.Image, convert_rgb: bool) -> Image.Image:
     if 0 in image.size:
-        raise ValueError(f"an image has at least one pixel, got (width, height) = {image.size}")
+        raise ValueError(f"an image needs at least one pixel, got (width, height) = {image.size}")
     if convert_rgb:
         return _composite_on_white(image) if image.has_transparency_data else image.convert("RGB")
     if image.mode in ("P", "PA"):
@@ -241,7 +243,8 @@ def _to_numpy(image: Image.Image | np.ndarray | torch.Tensor) -> np.ndarray:
     pixels = np.asarray(image)
     if pixels.dtype.kind not in "uif":
         raise ValueError(
-            f"pixels are integers or floating point, got {pixels.dtype}; scale them to uint8, or "
+            f"pixels must be integers or floating point, got {pixels.dtype}; scale them to uint8, "
+            "or "
             f"{_AS_FLOATS}"
         )
     return pixels
@@ -250,7 +253,7 @@ def _to_numpy(image: Image.Image | np.ndarray | torch.Tensor) -> np.ndarray:
 def _channels_last(pixels: np.ndarray, input_data_format: str | None) -> np.ndarray:
     """Returns a view [H, W, C] of an image array."""
     if 0 in pixels.shape:
-        raise ValueError(f"an image has at least one pixel, got shape {pixels.shape}")
+        raise ValueError(f"an image needs at least one pixel, got shape {pixels.shape}")
     if pixels.ndim == 2:
         return pixels[..., None]
     if input_data_format is None:
@@ -284,7 +287,7 @@ def _check_range(pixels: np.ndarray, white: float) -> None:
     low, high = float(pixels.min()), float(pixels.max())
     if not (low >= 0 and high <= white):  # written so that NaN fails
         raise ValueError(
-            f"floating-point pixels lie in [0, {white:g}], got [{low:g}, {high:g}]"
+            f"floating-point pixels must lie in [0, {white:g}], got [{low:g}, {high:g}]"
             + after("; ", in_python("do_rescale=True means [0, 255], do_rescale=False [0, 1]"))
         )
     if white != 1 and 0 < high <= 1:

@@ -116,7 +116,7 @@ def normalize(
     for name, values in per_channel.items():
         if len(values) != channels:
             raise ValueError(
-                f"{name} has one number, or one for each of the image's {channels} channels, "
+                f"{name} must be one number, or one for each of the image's {channels} channels, "
                 f"got {len(values)}: {values}"
             )
     pixels = pixels.float()
@@ -142,7 +142,8 @@ def pad(images: Sequence[torch.Tensor], size: Mapping[str, int] | None) -> list[
         below, right = size["height"] - image.shape[1], size["width"] - image.shape[2]
         if below < 0 or right < 0:
             raise ValueError(
-                f"pad_size is at least the size of every image, got {dict(size)} for an image of "
+                f"pad_size must be at least the size of every image, got {dict(size)} for an image "
+                "of "
                 f"{image.shape[1]} x {image.shape[2]}: pad more, or resize or crop to less"
             )
         padded.append(torch.nn.functional.pad(image, (0, right, 0, below)))

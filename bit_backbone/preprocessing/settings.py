@@ -83,7 +83,7 @@ DEFAULTS: Mapping[str, Any] = MappingProxyType(
 def parse_flag(name: str, value: Any) -> bool:
     """Returns ``value`` if it is a bool, else raises ValueError."""
     if not isinstance(value, bool):
-        raise ValueError(f"{name} is True or False, got {value!r}")
+        raise ValueError(f"{name} must be True or False, got {value!r}")
     return value
 
 
@@ -99,7 +99,7 @@ def parse_choice(name: str, value: str | None, choices: tuple[str | None, ...]) 
 def parse_count(name: str, value: int | None) -> int | None:
     """Returns a whole number of at least 0, or None, else raises ValueError."""
     if value is not None and (not isinstance(value, Integral) or value < 0):
-        raise ValueError(f"{name} is a whole number, at least 0, got {value!r}")
+        raise ValueError(f"{name} must be a whole number of at least 0, got {value!r}")
     return None if value is None else int(value)
 
 
@@ -111,7 +111,7 @@ def parse_device(device: DeviceLike | None) -> torch.device | None:
         return torch.device(device)
     except (RuntimeError, TypeError) as error:
         raise ValueError(
-            f"device is a torch.device, the name of one, such as 'cuda:0', or its number, "
+            f"device must be a torch.device, the name of one, such as 'cuda:0', or its number, "
             f"got {device!r}"
         ) from error
 
@@ -136,7 +136,7 @@ def _parse_size(name: str, size: Any) -> dict[str, int]:
         raise ValueError(f"{name} is an int, (h, w) or {' or '.join(forms)}, got {size!r}")
     for edge, length in size.items():
         if not isinstance(length, Integral) or isinstance(length, bool) or length < 1:
-            raise ValueError(f"{name} is in whole pixels, at least 1, got {edge} = {length!r}")
+            raise ValueError(f"{name} must be in whole pixels, at least 1, got {edge} = {length!r}")
     return {edge: int(length) for edge, length in size.items()}
 
 
@@ -147,13 +147,13 @@ def parse_resample(resample: int | str) -> Image.Resampling:
         if filter_.name.lower() == name or filter_.value == name:
             return filter_
     known = ", ".join(f"{filter_.name.lower()} ({filter_.value})" for filter_ in _FILTERS)
-    raise ValueError(f"resample is one of {known}, got {resample!r}")
+    raise ValueError(f"resample must be one of {known}, got {resample!r}")
 
 
 def parse_factor(factor: float) -> float:
     """Returns a positive finite factor, else raises ValueError."""
     if not _is_number(factor) or factor <= 0:
-        raise ValueError(f"rescale_factor is a positive number, such as 1/255, got {factor!r}")
+        raise ValueError(f"rescale_factor must be a positive number, such as 1/255, got {factor!r}")
     return float(factor)
 
 
@@ -161,9 +161,9 @@ def parse_statistics(name: str, values: float | Sequence[float]) -> float | tupl
     """Returns a number, or a non-empty tuple of numbers; ``image_std`` is positive."""
     listed = list(values) if isinstance(values, Sequence) else [values]
     if not listed or not all(_is_number(value) for value in listed):
-        raise ValueError(f"{name} is a number, or one per channel, got {values!r}")
+        raise ValueError(f"{name} must be a number, or one per channel, got {values!r}")
     if name == "image_std" and min(listed) <= 0:
-        raise ValueError(f"image_std is positive in every channel, got {values!r}")
+        raise ValueError(f"image_std must be positive in every channel, got {values!r}")
     numbers = tuple(float(value) for value in listed)
     return numbers if isinstance(values, Sequence) else numbers[0]
 

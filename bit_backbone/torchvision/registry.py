@@ -26,7 +26,7 @@ def register(builder: Builder) -> Builder:
     if present is not None:
         if present.__module__ != builder.__module__:
             raise ValueError(
-                f"a name in torchvision's registry can be taken once, and {present.__module__} has "
+                f"torchvision's registry takes each name only once, and {present.__module__} has "
                 f"registered {name!r} already; import only one of it and {builder.__module__}"
             )
         del BUILTIN_MODELS[name]

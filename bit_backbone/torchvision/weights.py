@@ -65,7 +65,8 @@ class BitWeights(WeightsEnum):
             return cls.__members__[name]
         members = ", ".join(cls.__members__)
         raise ValueError(
-            f"weights must be out of {cls.__name__}, {members or 'for which nothing is published'},"
+            f"weights must be a member of {cls.__name__}, "
+            f"{members or 'for which nothing is published'},"
             f" got {obj!r}; for weights of your own pass weights=None and use load_state_dict"
         )
 

@@ -181,6 +181,7 @@ class _Run(Generic[Metrics]):
 def _check_length(saved: RunState, steps: int, folder: Path) -> None:
     if saved.step > steps:
         raise ValueError(
-            f"a run is extended to more steps than it has: {folder} has {saved.step}, and {steps} "
+            f"an extended run must have more steps than it has already: {folder} has {saved.step}, "
+            f"and {steps} "
             "are asked for"
         )

@@ -60,9 +60,11 @@ class TrainingOptions:
 
     def __post_init__(self) -> None:
         if self.optimizer not in OPTIMIZERS:
-            raise ValueError(f"optimizer is one of {', '.join(OPTIMIZERS)}, got {self.optimizer!r}")
+            raise ValueError(
+                f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {self.optimizer!r}"
+            )
         if self.processes < 1:
-            raise ValueError(f"processes is at least 1, got {self.processes}")
+            raise ValueError(f"processes must be at least 1, got {self.processes}")
 
 
 @dataclass(frozen=True)

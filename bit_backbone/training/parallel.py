@@ -76,7 +76,8 @@ def process_mesh(device: torch.device) -> DeviceMesh:
     """
     if not torch.distributed.is_initialized():
         raise ValueError(
-            "FSDP shards over the processes of a run; start one with: torchrun --nproc-per-node N"
+            "FSDP divides the model among the processes of a run; start them with: torchrun "
+            "--nproc-per-node N"
         )
     return init_device_mesh(device.type, (torch.distributed.get_world_size(),))
 

@@ -58,9 +58,9 @@ class RunSettings:
         self._check_least(1, ("batch_size", "save_every", "eval_every"))
         self._check_least(0, ("seed", "workers"))
         if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum lies in [0, 1), got {self.momentum}")
+            raise ValueError(f"momentum must lie in [0, 1), got {self.momentum}")
         if not 0 <= self.max_unreadable <= 1:
-            raise ValueError(f"max_unreadable lies in [0, 1], got {self.max_unreadable}")
+            raise ValueError(f"max_unreadable must lie in [0, 1], got {self.max_unreadable}")
         self._check_choice("precision", self.precisions)
 
     def _check_least(self, least: int, names: Iterable[str]) -> None:

@@ -69,7 +69,8 @@ class RunState:
             return cls(**as_present(torch.load(path, map_location="cpu", weights_only=True)))
         except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, TypeError) as error:
             raise ValueError(
-                f"{path} holds no state of a training run ({error!r}); move it away to start again"
+                f"{path} does not contain the state of a training run ({error!r}); move it away to "
+                "start again"
             ) from error
 
     def check_settings(self, settings: dict[str, Any], folder: Path, extend: bool = False) -> None:
@@ -107,7 +108,7 @@ def as_present(values: dict[str, Any]) -> dict[str, Any]:
         TypeError: The state is no dict.
     """
     if not isinstance(values, dict):
-        raise TypeError(f"a state is a dict, got {type(values).__name__}")
+        raise TypeError(f"a state must be a dict, got {type(values).__name__}")
     return {"settings" if name == "recipe" else name: value for name, value in values.items()}
 
 

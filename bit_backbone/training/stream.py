@@ -40,7 +40,7 @@ class ExampleStream:
 
     def __init__(self, num_examples: int, seed: int) -> None:
         if num_examples < 1:
-            raise ValueError(f"a training set has at least one example, got {num_examples}")
+            raise ValueError(f"a training set needs at least one example, got {num_examples}")
         self.num_examples = num_examples
         self.seed = seed
         self._epoch = -1
@@ -94,7 +94,7 @@ class BatchPlan(Plan):
     ) -> None:
         if batch_size < 1 or batch_size % world_size:
             raise ValueError(
-                "the batch size is a positive multiple of the number of processes, "
+                "the batch size must be a positive multiple of the number of processes, "
                 f"got {batch_size} for {world_size}"
             )
         self.stream = stream

@@ -41,7 +41,7 @@ def hub_file(repo: str, name: str, **options: Any) -> Path | None:
         missing = f"{name} of {repo} is not on this machine and"
         if constants.HF_HUB_OFFLINE:
             raise NotCachedError(f"{missing} HF_HUB_OFFLINE is set") from error
-        raise HubError(f"{missing} the Hub is out of reach") from error
+        raise HubError(f"{missing} the Hub cannot be reached") from error
     except theirs.EntryNotFoundError:
         return None
     except (theirs.HfHubHTTPError, theirs.HFValidationError, OSError) as error:

@@ -35,8 +35,8 @@ def lock_folder(folder: Path) -> IO[bytes]:
             lock.close()
             raise
         warnings.warn(
-            f"the file system of {folder} has no locks ({error.strerror}): nothing keeps a second "
-            "process from writing there",
+            f"the file system of {folder} has no locks ({error.strerror}): a second process "
+            "could write there at the same time",
             stacklevel=3,
         )
     return lock

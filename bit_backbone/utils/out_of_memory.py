@@ -102,7 +102,7 @@ def fitting(what: str) -> Iterator[None]:
         if is_out_of_shared_memory(error):
             raise SharedMemoryError(
                 "the processes that read images ran out of shared memory (/dev/shm): give the "
-                "container more, as docker run --shm-size=8g does"
+                "container more, for example by docker run --shm-size=8g"
                 + after(", or ", passing("workers", 0))
             ) from error
         if not is_out_of_memory(error):

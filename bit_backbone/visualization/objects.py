@@ -92,7 +92,7 @@ def comparison(rows: Sequence[tuple[Image.Image, Image.Image]]) -> Image.Image:
         ValueError: There is no pair.
     """
     if not rows:
-        raise ValueError("a comparison shows at least one image, got none")
+        raise ValueError("a comparison needs at least one image, got none")
     pairs = [beside(*(_titled(p, t) for p, t in zip(pair, TITLES, strict=True))) for pair in rows]
     width = max(pair.width for pair in pairs) + GAP
     height = max(pair.height for pair in pairs) + GAP

@@ -213,7 +213,7 @@ class TestHub:
                     "config.json": b'{"model_type": "bit"}',
                     "model.safetensors.index.json": b'{"weight_map": {"a": "b.safetensors"}}',
                 },
-                r"a/b lists the shard b\.safetensors and does not have it",
+                r"a/b lists the shard b\.safetensors, but does not contain it",
             ),
         ],
         ids=["no repository", "no configuration", "no weights", "no shard"],
@@ -237,5 +237,5 @@ class TestHub:
     def test_out_of_reach(self, monkeypatch):
         monkeypatch.setattr("time.sleep", lambda seconds: None)  # between its attempts
         point_at("http://127.0.0.1:9", monkeypatch)
-        with pytest.raises(CheckpointError, match=r"a/b is not on this machine and the Hub is out"):
+        with pytest.raises(CheckpointError, match=r"a/b is not on this machine and the Hub cannot"):
             fetching.fetch_weights_from_hub("a/b")

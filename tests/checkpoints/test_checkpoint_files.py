@@ -230,9 +230,9 @@ CASES = {
         r"is an HDF5 file of the TensorFlow 2 models: take the \.npz",
     ),
     "something else": (text("weights"), r"must be \.npz, torch\.save, \.safetensors or \.pkl"),
-    "a truncated .npz": (truncated_npz, r"is truncated: its \d+ bytes start a zip archive"),
+    "a truncated .npz": (truncated_npz, r"is truncated: its \d+ bytes begin a zip archive"),
     "a corrupt .npz": (corrupt_npz, r"the data of '.+' are damaged \(Bad CRC-32"),
-    "an .npz of a newer version": (newer_npy, r"is no readable numpy array \(version \(3, 0\)"),
+    "an .npz of a newer version": (newer_npy, r"is not a readable numpy array \(version \(3, 0\)"),
     **{
         f"pointers as {code} in {kind}": (
             pointers(code, save),
@@ -253,15 +253,15 @@ CASES = {
         shaped_in_the_pickle,
         r"must hold tensors .*and what only numpy\._core\.multiarray\._reconstruct could make",
     ),
-    "an encrypted .npz": (encrypted_npz, "is no readable numpy array .*encrypted"),
+    "an encrypted .npz": (encrypted_npz, "is not a readable numpy array .*encrypted"),
     "an .npz of text": (
         lambda path: forged_npz(path, {KERNEL: b"hello"}),
-        r"is no readable numpy array \(.*magic string",
+        r"is not a readable numpy array \(.*magic string",
     ),
     **{
         f"an .npz with the header {text[:9]}": (
             npz_with_header(text),
-            r"is no readable numpy array \(",
+            r"is not a readable numpy array \(",
         )
         for text in ("{'descr':=\x12r", "{" * 5000, "{[]: 1}", "  \x12\n 1", "3")
     },
@@ -288,20 +288,23 @@ CASES = {
         lambda path: truncated_pth(path, _use_new_zipfile_serialization=False),
         "is truncated",
     ),
-    "a truncated .pkl": (truncated_pkl, "is truncated or no pickle"),
+    "a truncated .pkl": (truncated_pkl, "is truncated or not a pickle"),
     "a .pth of something else": (
         lambda path: torch.save({"epoch": 3, "loss": 0.1}, path),
         "must hold tensors by their names, .*; it holds a dict with the keys 'epoch', 'loss'",
     ),
     "a .pth of a tensor": (lambda path: torch.save(torch.ones(3), path), "it holds a tensor"),
-    "a truncated .safetensors": (truncated_safetensors, r"is truncated or no \.safetensors file"),
+    "a truncated .safetensors": (
+        truncated_safetensors,
+        r"is truncated or not a \.safetensors file",
+    ),
     "an index to nowhere": (
         index({"stem.conv.weight": "gone.safetensors"}),
-        "lists gone.safetensors, which is not beside it",
+        "lists gone.safetensors, which is not in its folder",
     ),
     "an index out of its folder": (
         index({"stem.conv.weight": "../../etc/passwd"}),
-        r"must list files beside it by their plain names, got '\.\./\.\./etc/passwd'",
+        r"must list files of its own folder by their plain names, got '\.\./\.\./etc/passwd'",
     ),
     "an index that lies": (lying_index, r"disagree: 'stem\.norm\.weight' is not in a\.safetensors"),
     "an index of nothing": (text('{"weights": 3}'), 'must be a JSON index with a "weight_map"'),

@@ -261,15 +261,15 @@ BAD_REQUESTS = {
     ),
     "incomplete": (
         "timm", "a.pth", {"source": "incomplete"}, CheckpointError,
-        r"holds no whole BiT network:\n  missing from the file: stage2\.1\.conv3\.weight",
+        r"only a part of a BiT network:\n  missing from the file: stage2\.1\.conv3\.weight",
     ),
     "a gap": (
         "timm", "a.pth", {"source": "gap"}, CheckpointError,
-        r"holds no whole BiT network but .*hidden_sizes\[1\] must be an integer of at",
+        r"contains only a part of a BiT network, .*hidden_sizes\[1\] must be an integer of at",
     ),
     "no stem": (
         "timm", "a.pth", {"source": "no stem"}, CheckpointError,
-        "holds no whole BiT network but .*: embedding_size",
+        "contains only a part of a BiT network, .*: embedding_size",
     ),
     "a stranger's tensor": (
         "timm", "a.pth", {"source": "stranger"}, CheckpointError,

@@ -185,7 +185,7 @@ class TestShards:
         classifier().save_pretrained(tmp_path, max_shard_size="200KB")
         (tmp_path / files(tmp_path)[2]).unlink()
         with pytest.raises(
-            CheckpointError, match="which is not beside it: fetch the missing shard"
+            CheckpointError, match="which is not in its folder: fetch the missing shard"
         ):
             BitForImageClassification.from_pretrained(tmp_path)
 

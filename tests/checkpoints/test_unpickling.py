@@ -372,7 +372,7 @@ def test_tensors_that_lie_about_their_storage(name, legacy, tmp_path):
     )
     content = {"model": {"stem.conv.weight": rebuilt(storage, *place)}}
     torch.save(content, tmp_path / "a", _use_new_zipfile_serialization=not legacy)
-    with pytest.raises(CheckpointError, match=f"is truncated or no torch.save file .*{message}"):
+    with pytest.raises(CheckpointError, match=f"is truncated or not a torch.save file .*{message}"):
         open_file(tmp_path / "a")
 
 

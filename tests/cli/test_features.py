@@ -194,7 +194,7 @@ def test_an_output_that_cannot_be_a_folder_is_an_error(photos, capsys):
     ("option", "message"),
     [
         (("--out-indices", 7), r"must be in [-5, 4]"),
-        (("--variant", "R18"), "a BiT variant is one of"),
+        (("--variant", "R18"), "a BiT variant must be one of"),
     ],
 )
 def test_bad_options_exit_with_2(option, message, photos, tmp_path, capsys):

@@ -64,7 +64,7 @@ def test_a_variant_is_meant_whatever_lies_beside(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["R50x2"], "a BiT variant is one of R50x1"),
+        (["R50x2"], "a BiT variant must be one of R50x1"),
         (["R50x1", "--out-indices", "3", "1"], "ordered shallow to deep"),
         (["R50x1", "--batch", "0"], "batch must be at least 1"),
     ],

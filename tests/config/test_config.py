@@ -116,7 +116,7 @@ BAD_ARGUMENTS = [
     ({"out_indices": 4}, "must be a sequence of integers, got 4"),
     ({"out_indices": [True]}, r"must be a sequence of integers, got \(True,\)"),
     ({"out_indices": ["stage1"]}, "must be a sequence of integers"),
-    ({"out_features": ["stage5"]}, "out of 'stem', 'stage1', .*'stage4', got 'stage5'"),
+    ({"out_features": ["stage5"]}, "among 'stem', 'stage1', .*'stage4', got 'stage5'"),
     ({"out_features": ["res5"]}, "got 'res5'"),
     ({"out_indices": [5]}, r"must be in \[-5, 4\].*got 5"),
     ({"out_indices": [-6]}, r"must be in \[-5, 4\].*got -6"),

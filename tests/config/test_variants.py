@@ -19,7 +19,7 @@ WEIGHTS = (
 
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_the_name_of_weights_without_weights_is_warned_of(name):
-    with pytest.warns(UserWarning, match="random ones: load with 'that'") as seen:
+    with pytest.warns(UserWarning, match="random weights: load with 'that'") as seen:
         warn_of_random_weights(name, None, "load with 'that'")
     assert repr(name) in str(seen[0].message)
 
@@ -55,8 +55,10 @@ SMALL = {key: value for key, value in TINY.items() if key != "depths"}
     ],
 )
 def test_whatever_builds_a_network_warns(build, way_out):
-    with pytest.warns(UserWarning, match="random ones") as seen:
+    with pytest.warns(UserWarning, match="random weights") as seen:
         build("BiT-M-R50x1")
-    (message,) = [str(w.message) for w in seen if "random ones" in str(w.message)]  # and only one
+    (message,) = [
+        str(w.message) for w in seen if "random weights" in str(w.message)
+    ]  # and only one
     assert way_out in message
     assert "or name the variant 'R50x1'" in message

@@ -102,7 +102,7 @@ def test_files_that_no_policy_can_read(data, message, on_invalid, coco_files) ->
 def test_a_wrong_category_is_never_skipped(coco_files) -> None:
     coco_files.content["categories"][0]["id"] = 3
     coco_files.write()
-    with pytest.raises(AnnotationError, match=r"duplicate id.*\n.*No policy can skip a category"):
+    with pytest.raises(AnnotationError, match=r"duplicate id.*\n.*A category cannot be skipped"):
         read_annotations(coco_files.file, coco_files.images, on_invalid="skip")
 
 

@@ -120,7 +120,7 @@ def test_xml_beside_images_in_a_folder_for_each_part(tmp_path: Path) -> None:
         document = open_document(tmp_path, part)
         assert document.folder == tmp_path / folder
         assert [r["file_name"] for r in document.content["images"]] == ["x 1.PNG"]
-    with pytest.raises(ValueError, match="nothing of it was found"):
+    with pytest.raises(ValueError, match="none of it was found"):
         open_document(tmp_path)
 
 
@@ -338,7 +338,7 @@ def test_a_folder_of_nothing(format, tmp_path: Path) -> None:
     picture(tmp_path / "a.jpg")
     (tmp_path / "notes.txt").write_text("a")
     (tmp_path / "ci.yaml").write_text("train: [")
-    with pytest.raises(ValueError, match=r"a data set has .*nothing of it was found in"):
+    with pytest.raises(ValueError, match=r"a data set must have .*none of it was found in"):
         open_document(tmp_path, format=format)
 
 
@@ -377,7 +377,7 @@ def test_the_command_writes_coco(tmp_path: Path, capsys: pytest.CaptureFixture[s
     written = CocoFolder(target)
     assert written[0][1]["boxes"].tolist() == [[0, 0, 9, 9], [1, 2, 5, 6]]
     assert cli.main(["convert-dataset", str(root), str(target)]) == 2
-    assert "into a new or an empty folder" in capsys.readouterr().err
+    assert "a data set needs a new or empty folder" in capsys.readouterr().err
     divided = tmp_path / "divided"
     assert cli.main(["convert-dataset", str(root), str(divided), "--split", "0.5"]) == 0
     assert [len(CocoFolder(divided / part)) for part in ("train", "test")] == [1, 1]

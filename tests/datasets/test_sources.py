@@ -35,7 +35,7 @@ def test_the_splits_share_no_photograph() -> None:
 
 
 def test_every_photograph_is_listed_in_its_distribution() -> None:
-    """What a wheel does not ship could be a download of an earlier run."""
+    """What a wheel does not contain could be a download of an earlier run."""
     from importlib.metadata import files
 
     shipped = {str(path) for name in ("scikit-learn", "scikit-image") for path in files(name)}
@@ -65,5 +65,5 @@ def test_a_missing_extra_names_itself_and_the_way_out(blocked, call) -> None:
 def test_a_release_without_a_photograph_is_rejected(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(resources, "files", lambda package: tmp_path)
     sources.photographs.cache_clear()
-    with pytest.raises(MissingExtraError, match=r"does not ship flower.jpg, .*\[demo\]"):
+    with pytest.raises(MissingExtraError, match=r"does not contain flower.jpg, .*\[demo\]"):
         sources.photographs("test")

@@ -15,12 +15,12 @@ from bit_backbone.detection.transforms import train_transforms
     [
         ({"steps": 0}, "steps is at least 1, got 0"),
         ({"steps": 9, "batch_size": 0}, "batch_size is at least 1, got 0"),
-        ({"steps": 9, "warmup_steps": 9}, "warmup_steps is below steps, 9, got 9"),
-        ({"steps": 9, "base_lr": 0.0}, "base_lr is a positive number, got 0.0"),
-        ({"steps": 9, "base_lr": float("nan")}, "base_lr is a positive number, got nan"),
-        ({"steps": 9, "momentum": 1.0}, "momentum lies in [0, 1), got 1.0"),
+        ({"steps": 9, "warmup_steps": 9}, "warmup_steps must be less than steps,  9, got 9"),
+        ({"steps": 9, "base_lr": 0.0}, "base_lr must be a positive number, got 0.0"),
+        ({"steps": 9, "base_lr": float("nan")}, "base_lr must be a positive number, got nan"),
+        ({"steps": 9, "momentum": 1.0}, "momentum must lie in [0, 1), got 1.0"),
         ({"steps": 9, "clip_norm": -1.0}, "clip_norm is at least 0, got -1.0"),
-        ({"steps": 9, "optimizer": "lion"}, "optimizer is one of sgd, adamw, got 'lion'"),
+        ({"steps": 9, "optimizer": "lion"}, "optimizer must be one of sgd, adamw, got 'lion'"),
         ({"steps": 9, "fsdp": True, "channels_last": True}, "which channels_last does not have"),
         ({"steps": 9, "precision": "int8"}, "precision is one of float32, bfloat16, got 'int8'"),
     ],
@@ -79,8 +79,8 @@ def test_a_group_smaller_than_a_batch_is_repeated() -> None:
     ("names", "keypoints", "message"),
     [
         (["mirror"], False, "augmentations are hflip, .* got 'mirror'"),
-        (["hflip"], True, "hflip is not for keypoints"),
-        (["iou-crop"], True, "iou-crop is not for keypoints"),
+        (["hflip"], True, "hflip cannot be used with keypoints"),
+        (["iou-crop"], True, "iou-crop cannot be used with keypoints"),
     ],
 )
 def test_a_wrong_augmentation_is_rejected(names: list, keypoints: bool, message: str) -> None:

@@ -51,7 +51,7 @@ def test_a_run_and_its_test(
     assert main([*options, str(run), "--test-only"]) == 0
     again = capsys.readouterr()
     assert table(again.out) == table(told)
-    assert "--test-only is bit-backbone evaluate RUN --test DIR now" in again.err
+    assert "--test-only is now bit-backbone evaluate RUN --test DIR" in again.err
     test = options[options.index("--test") + 1]
     assert cli.main(["evaluate", str(run), "--test", test, "--pictures", "0"]) == 0
     assert table(capsys.readouterr().out) == table(told)
@@ -171,8 +171,8 @@ def test_a_data_set_of_ones_own_has_both_parts(
     [
         (["--model", "fasterrcnn_resnet50_fpn"], "the BiT detectors are"),
         (["--augment", "mirror"], "augmentations are hflip"),
-        (["--base-lr", "0"], "base_lr is a positive number, got 0.0"),
-        (["--warmup-steps", "5"], "warmup_steps is below steps, 2, got 5"),
+        (["--base-lr", "0"], "base_lr must be a positive number, got 0.0"),
+        (["--warmup-steps", "5"], "warmup_steps must be less than steps,  2, got 5"),
         (["--test-only"], "a run's folder holds detector.json and last.pt"),
         (["--variant", "R51x1", "--model", "fasterrcnn_bit_fpn"], "R51x1"),
         (["--train", "nowhere"], "a data set is a folder or a file; there is no nowhere"),

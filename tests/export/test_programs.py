@@ -127,7 +127,7 @@ def test_preprocessing_that_a_file_cannot_do(processor, message):
     ("model", "options", "message"),
     [
         (lambda: detector(maskrcnn_bit_fpn), {"format": "aoti"}, "give aoti an image size"),
-        (lambda: torch.nn.Linear(1, 1), {}, "what is exported is a classifier.*got a Linear"),
+        (lambda: torch.nn.Linear(1, 1), {}, "only a classifier.*can be exported, got a Linear"),
         (
             lambda: optimize_for_inference(tiny(out_indices=(1,))),
             {},
@@ -149,7 +149,7 @@ def test_what_cannot_be_exported(model, options, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"format": "tflite"}, "a format is one of onnx, .*got 'tflite'"),
+        ({"format": "tflite"}, "the format must be one of onnx, .*got 'tflite'"),
         ({"format": "onnx", "precision": "int8"}, "a precision is one of"),
         ({"format": "onnx", "precision": "bfloat16"}, "onnx takes float32 or float16"),
         ({"format": "aoti", "image_size": (0, 9)}, "two positive numbers"),

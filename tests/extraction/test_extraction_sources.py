@@ -195,7 +195,7 @@ def binary(folder):
     ("make", "message"),
     [
         (no_images, "needs at least one image .* among 1 files"),
-        (both_kinds, "holds 1 images and 1 .tar files; name the one kind with a glob"),
+        (both_kinds, "holds 1 images and 1 .tar files; use a glob for one of them"),
         (lambda folder: both_kinds(folder) / "*", r"/\* holds 1 images and 1 .tar files"),
         (twice, r"'./a.jpg' is on lines 1 and 3"),
         (binary, "one path per line; line 1 is binary"),

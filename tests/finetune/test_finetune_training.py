@@ -352,7 +352,7 @@ def test_a_run_of_a_version_that_recorded_its_start_otherwise_resumes_with_a_war
         ({"precision": "int8"}, "precision is one of float32, .* got 'int8'"),
         ({"base_lr": 0.0}, "base learning rate is positive, got 0.0"),
         ({"batch_size": 7}, "share even, for mixup, that is, of 2; got 7"),
-        ({"batch_split": 9}, "batch_split is at most the batch of one process, 8, got 9"),
+        ({"batch_split": 9}, "batch_split must be at most the batch of one process, 8, got 9"),
         ({"mixup_alpha": math.nan}, "mixup_alpha is a finite number, got nan"),
         ({"mixup_alpha": math.inf}, "mixup_alpha is a finite number, got inf"),
         ({"base_lr": math.inf}, "base_lr is a finite number, got inf"),
@@ -379,7 +379,7 @@ def test_a_damaged_state_is_rejected(tmp_path):
     torch.save([1, 2], other)
     for content in (b"", b"not a checkpoint", path.read_bytes()[:5000], other.getvalue()):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match="holds no state of a training run"):
+        with pytest.raises(ValueError, match="does not contain the state of a training run"):
             run(tmp_path, steps=1)
 
 

@@ -127,7 +127,7 @@ def test_every_key_reaches_the_network() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("BIT__VARIANT", "R18", "a BiT variant is one of R50x1"),
+        ("BIT__VARIANT", "R18", "a BiT variant must be one of R50x1"),
         ("BIT__OUTPUT_STRIDE", 7, "output_stride must be one of"),
         ("BIT__DEPTHS", [1, 1], "one entry per stage each"),
         ("FPN__IN_FEATURES", ["stage2", "stage7"], "got 'stage7'"),
@@ -404,5 +404,7 @@ def test_it_lives_beside_another_plug_in(ours_first: bool, adders: str) -> None:
 def test_a_variant_named_as_weights_are_needs_weights():
     cfg = tiny_cfg(BIT__VARIANT="BiT-M-R50x1")
     cfg.MODEL.BACKBONE.NAME = "build_bit_backbone"
-    with pytest.warns(UserWarning, match=r'random ones: set MODEL\.WEIGHTS to "bit://BiT-M-R50x1"'):
+    with pytest.warns(
+        UserWarning, match=r'random weights: set MODEL\.WEIGHTS to "bit://BiT-M-R50x1"'
+    ):
         build_backbone(cfg)

@@ -219,7 +219,7 @@ def test_attributes_may_be_set():
     processor.size, processor.crop_size = 64, 48
     assert processor(RGB, return_tensors="pt").pixel_values.shape == (1, 3, 48, 48)
     processor.resample = "sharp"
-    with pytest.raises(ValueError, match="resample is one of nearest"):
+    with pytest.raises(ValueError, match="resample must be one of nearest"):
         processor(RGB)
 
 
@@ -314,8 +314,8 @@ def test_the_callers_array_is_left_alone():
         ([], "at least one image is needed"),
         (3, "a PIL image, a numpy array, a torch tensor or a path, got int"),
         ([RGB, None], "a PIL image, a numpy array, a torch tensor or a path, got NoneType"),
-        ("https://example.com/cat.jpg", "local files: fetch https://example.com/cat.jpg and"),
-        (np.zeros(5, np.uint8), r"2 or 3 dimensions and a batch has 4, got shape \(5,\)"),
+        ("https://example.com/cat.jpg", "local files: download https://example.com/cat.jpg and"),
+        (np.zeros(5, np.uint8), r"2 or 3 dimensions, and a batch 4, got shape \(5,\)"),
         (np.zeros((2, 3, 4, 5, 6), np.uint8), "got shape"),
         (np.zeros((0, 5, 3), np.uint8), r"at least one pixel, got shape \(0, 5, 3\)"),
         (Image.new("RGB", (0, 5)), r"at least one pixel, got \(width, height\) = \(0, 5\)"),
@@ -344,14 +344,18 @@ def test_images_that_are_rejected(image, message):
         (RGB * 1.0, {"do_rescale": False}, r"lie in \[0, 1\], got \[.*do_rescale=False \[0, 1\]$"),
         (photograph("palette"), {"do_convert_rgb": False}, "palette image are indices"),
         (RGB[..., :2], {"input_data_format": "channels_last"}, "1 .grey., 3 .RGB. or 4 .RGBA. .*2"),
-        (RGB[..., :1], {"do_convert_rgb": False}, "image_mean has one number.* 1 channels, got 3"),
-        (RGB, {"image_std": (1.0, 2.0)}, "image_std has one number.* 3 channels, got 2"),
+        (
+            RGB[..., :1],
+            {"do_convert_rgb": False},
+            "image_mean must be one number.* 1 channels, got 3",
+        ),
+        (RGB, {"image_std": (1.0, 2.0)}, "image_std must be one number.* 3 channels, got 2"),
         ([RGB, RGB[1:]], {"return_tensors": "pt", **KEEP}, "images of one shape, got"),
         (RGB, {"return_tensors": "tf"}, "return_tensors is one of 'pt', 'np', None, got 'tf'"),
         (RGB, {"data_format": "NCHW"}, "data_format is one of 'channels_first', .* got 'NCHW'"),
         (RGB, {"input_data_format": 3}, "input_data_format is one of"),
         (RGB, {"size": {"longest_edge": 3}}, r"size is an int, \(h, w\) or .*shortest_edge.*, got"),
-        (RGB, {"size": 0}, "size is in whole pixels, at least 1, got shortest_edge = 0"),
+        (RGB, {"size": 0}, "size must be in whole pixels, at least 1, got shortest_edge = 0"),
         (RGB, {"size": 22.5}, r"size is an int, .* got 22\.5"),
         (RGB, {"size": True}, "at least 1, got shortest_edge = True"),
         (RGB, {"size": (3, 4, 5)}, "size is an int"),
@@ -366,25 +370,29 @@ def test_images_that_are_rejected(image, message):
             {"do_pad": True, "pad_size": (300, 223)},
             r"every image, got \{'height': 300, 'width': 223\} for an image of 224 x 224: pad more",
         ),
-        (RGB, {"device": "gpu"}, "device is a torch.device, the name of one.* got 'gpu'"),
-        (RGB, {"device": 1.5}, r"device is a torch.device, .* got 1\.5"),
+        (RGB, {"device": "gpu"}, "device must be a torch.device, the name of one.* got 'gpu'"),
+        (RGB, {"device": 1.5}, r"device must be a torch.device, .* got 1\.5"),
         (
             RGB,
             {"device": "meta", "return_tensors": "np"},
             "in the memory of the CPU, got device 'm",
         ),
-        (RGB, {"default_to_square": 1}, "default_to_square is True or False, got 1"),
-        (RGB, {"disable_grouping": "no"}, "disable_grouping is True or False, got 'no'"),
-        (RGB, {"image_seq_length": "9"}, "image_seq_length is a whole number, .* got '9'"),
+        (RGB, {"default_to_square": 1}, "default_to_square must be True or False, got 1"),
+        (RGB, {"disable_grouping": "no"}, "disable_grouping must be True or False, got 'no'"),
+        (RGB, {"image_seq_length": "9"}, "image_seq_length must be a whole number .* got '9'"),
         (RGB, {"crop_size": {"shortest_edge": 3}}, "crop_size is an int, .*'height'.*, got"),
-        (RGB, {"resample": 9}, r"resample is one of nearest \(0\), .* got 9"),
-        (RGB, {"resample": "cubic"}, "resample is one of .* got 'cubic'"),
-        (RGB, {"do_resize": "no"}, "do_resize is True or False, got 'no'"),
-        (RGB, {"rescale_factor": -1}, "rescale_factor is a positive number, .* got -1"),
-        (RGB, {"rescale_factor": float("inf")}, "rescale_factor is a positive number"),
-        (RGB, {"image_mean": []}, r"image_mean is a number, or one per channel, got \[\]"),
-        (RGB, {"image_mean": "clip"}, "image_mean is a number"),
-        (RGB, {"image_std": (1, 0, 1)}, r"image_std is positive in every channel, got \(1, 0, 1\)"),
+        (RGB, {"resample": 9}, r"resample must be one of nearest \(0\), .* got 9"),
+        (RGB, {"resample": "cubic"}, "resample must be one of .* got 'cubic'"),
+        (RGB, {"do_resize": "no"}, "do_resize must be True or False, got 'no'"),
+        (RGB, {"rescale_factor": -1}, "rescale_factor must be a positive number, .* got -1"),
+        (RGB, {"rescale_factor": float("inf")}, "rescale_factor must be a positive number"),
+        (RGB, {"image_mean": []}, r"image_mean must be a number, or one per channel, got \[\]"),
+        (RGB, {"image_mean": "clip"}, "image_mean must be a number"),
+        (
+            RGB,
+            {"image_std": (1, 0, 1)},
+            r"image_std must be positive in every channel, got \(1, 0, 1\)",
+        ),
     ],
 )
 def test_calls_that_are_rejected(image, overrides, message):
@@ -525,7 +533,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
         ("{", "should hold JSON"),
         ("[]", "should hold a JSON object, got list"),
         (json.dumps({"do_flip": True}), r"got also \{'do_flip': True\}"),
-        (json.dumps({"do_pad": 1}), "do_pad is True or False, got 1"),
+        (json.dumps({"do_pad": 1}), "do_pad must be True or False, got 1"),
         (json.dumps({"size": {"longest_edge": 5}}), "size is an int"),
     ],
 )

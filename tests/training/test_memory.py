@@ -137,8 +137,8 @@ def test_group_norms_in_float32_are_put_back() -> None:
 @pytest.mark.parametrize(
     ("options", "shape", "message"),
     [
-        ({"optimizer": "lion"}, SHAPE, "optimizer is one of sgd, adamw, got 'lion'"),
-        ({"processes": 0}, SHAPE, "processes is at least 1, got 0"),
+        ({"optimizer": "lion"}, SHAPE, "optimizer must be one of sgd, adamw, got 'lion'"),
+        ({"processes": 0}, SHAPE, "processes must be at least 1, got 0"),
         ({}, (2, 3, 0, 5), r"must be at least 1, got \(2, 3, 0, 5\)"),
     ],
 )

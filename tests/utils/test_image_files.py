@@ -108,7 +108,9 @@ def test_splits_are_seen_through_what_lies_beside_them(name: str, tmp_path: Path
 
 def test_a_folder_of_clutter_only(tmp_path: Path) -> None:
     picture(tmp_path / "__MACOSX" / "a.png")
-    with pytest.raises(ValueError, match=r"no folder of a class in .*passed over: __MACOSX"):
+    with pytest.raises(
+        ValueError, match=r"no folder of a class was found in .*passed over: __MACOSX"
+    ):
         LabelledImages(tmp_path)
     with pytest.raises(ValueError, match=r"at least one image .*passed over: __MACOSX"):
         find_images(tmp_path)

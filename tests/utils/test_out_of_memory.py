@@ -220,6 +220,6 @@ class Bus(torch.utils.data.Dataset):
 
 def test_a_worker_without_shared_memory_is_reported_in_a_line():
     loader = torch.utils.data.DataLoader(Bus(), num_workers=1)
-    told = r"/dev/shm\): .*--shm-size=8g does, or pass workers=0"
+    told = r"/dev/shm\): .*--shm-size=8g, or pass workers=0"
     with pytest.raises(SharedMemoryError, match=told), fitting("the command"):
         list(loader)

@@ -96,7 +96,7 @@ def _opener(path: Path, head: bytes):  # type: ignore[no-untyped-def]
     if head.startswith(b"\x80"):
         return open_torch_file if _is_legacy_torch(head) else open_pickle_file
     raise CheckpointError(
-        f"{path} is no checkpoint file: it must be .npz, torch.save, .safetensors or .pkl, and "
+        f"{path} is not a checkpoint file: it must be .npz, torch.save, .safetensors or .pkl, and "
         f"starts with {head[:16]!r}"
     )
 

@@ -32,8 +32,8 @@ def open_archive(path: Path) -> zipfile.ZipFile:
         archive = zipfile.ZipFile(path)
     except UNREADABLE as error:
         raise CheckpointError(
-            f"{path} is truncated: its {path.stat().st_size} bytes start a zip archive (.npz or "
-            f".pth) and do not end one ({error}); delete it and fetch it again"
+            f"{path} is truncated: its {path.stat().st_size} bytes begin a zip archive (.npz or "
+            f".pth) without an end ({error}); delete it and download it again"
         ) from error
     try:
         _check_inflation(str(path), archive.infolist())

@@ -98,7 +98,7 @@ class NpzFile(TensorFile):
                     header_bytes = stream.tell()
             except UNREADABLE as error:
                 raise CheckpointError(
-                    f"{self.origin}: the member {info.filename!r} is no readable numpy array "
+                    f"{self.origin}: the member {info.filename!r} is not a readable numpy array "
                     f"({error}); fetch the file again"
                 ) from error
             if dtype.hasobject:

@@ -22,6 +22,6 @@ def open_pickle_file(path: Path) -> TreeFile:
             content = unpickle(file)
     except PickleError as error:
         raise CheckpointError(
-            f"{path} is truncated or no pickle ({error}); delete it and fetch it again"
+            f"{path} is truncated or not a pickle ({error}); delete it and fetch it again"
         ) from error
     return TreeFile(content, str(path), "pickle")

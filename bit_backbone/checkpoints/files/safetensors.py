@@ -36,7 +36,7 @@ class SafetensorsFile(TensorFile):
                 pass
         except SafetensorError as error:
             raise CheckpointError(
-                f"{path} is truncated or no .safetensors file ({error}); delete it and fetch it "
+                f"{path} is truncated or not a .safetensors file ({error}); delete it and fetch it "
                 "again"
             ) from error
         self._file = path.open("rb", buffering=0)

@@ -34,7 +34,7 @@ class ShardedFile(TensorFile):
                 shard = index.parent / name
                 if not shard.is_file():
                     raise CheckpointError(
-                        f"{index} lists {name}, which is not beside it: fetch the missing shard"
+                        f"{index} lists {name}, which is not in its folder: fetch the missing shard"
                     )
                 self._shards[name] = open_shard(shard)
             self.specs = {
@@ -82,6 +82,6 @@ def read_weight_map(index: Path) -> dict[str, str]:
     for name in files:
         if not isinstance(name, str) or Path(name).name != name:
             raise CheckpointError(
-                f"{index} must list files beside it by their plain names, got {name!r}"
+                f"{index} must list files of its own folder by their plain names, got {name!r}"
             )
     return weight_map

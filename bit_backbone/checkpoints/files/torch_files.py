@@ -191,7 +191,7 @@ def _tree(path: Path, close: Callable[[], None], read: Callable[[], Any], kind: 
     except PickleError as error:
         close()
         raise CheckpointError(
-            f"{path} is truncated or no torch.save file ({error}); delete it and fetch it again"
+            f"{path} is truncated or not a torch.save file ({error}); delete it and fetch it again"
         ) from error
     except BaseException:
         close()

@@ -95,7 +95,7 @@ def check_document(
     reader.read_categories(content["categories"])
     wrong = reader.found.problems[len(document.problems) :]
     if wrong:
-        raise AnnotationError(file, wrong, "No policy can skip a category.")
+        raise AnnotationError(file, wrong, "A category cannot be skipped.")
     reader.read_images(content["images"])
     reader.check_sizes(exif == UPRIGHT)
     reader.read_annotations(content["annotations"])
@@ -136,7 +136,7 @@ def load(file: Path) -> dict[str, Any]:
 
 
 def _reject(file: Path, kind: str, detail: str) -> None:
-    raise AnnotationError(file, [Problem(kind, detail, file.name)], "No policy can skip this.")
+    raise AnnotationError(file, [Problem(kind, detail, file.name)], "This cannot be skipped.")
 
 
 class _Reader:

@@ -71,8 +71,8 @@ def build_scenes(
         return manifest
     if os.path.ismount(target):
         raise ValueError(
-            "the finished folder takes the place of an empty one, which a mount point cannot "
-            f"give up; got {target}: name a folder in it"
+            "the scenes cannot be written to a mount point, which cannot be replaced by the "
+            f"finished folder; got {target}: name a folder in it"
         )
     with workspace(target) as folder:
         # Another process may have built the same scenes while this one waited for the workspace.
@@ -100,11 +100,13 @@ def _finished(target: Path, scenes: DigitScenes) -> dict[str, Any] | None:
         manifest: dict[str, Any] = json.loads((target / MANIFEST).read_text())
         found = {"drawing": manifest["drawing"], **manifest["arguments"]}
     except (OSError, ValueError, KeyError, TypeError):
-        raise ValueError(f"{target} exists and is no folder of DigitScenes; {WAY_OUT}") from None
+        raise ValueError(f"{target} exists and is not a folder of DigitScenes; {WAY_OUT}") from None
     asked = {"drawing": DRAWING, **scenes.arguments()}
     differing = [f"{k} {found.get(k)}, asked {v}" for k, v in asked.items() if found.get(k) != v]
     if differing:
-        raise ValueError(f"{target} holds other scenes ({'; '.join(differing)}); {WAY_OUT}")
+        raise ValueError(
+            f"{target} contains scenes made with other settings ({'; '.join(differing)}); {WAY_OUT}"
+        )
     missing = [name for name in _file_names(len(scenes)) if not (target / name).is_file()]
     if missing:
         raise ValueError(f"{target} has lost {len(missing)} files ({missing[0]} ...); {WAY_OUT}")

@@ -95,7 +95,8 @@ def _open(photograph: Photograph) -> Image.Image:
     file = resources.files(package) / photograph.file
     if not file.is_file():
         raise MissingExtraError(
-            f"this release of {photograph.package.split('.')[0]} does not ship {photograph.file}, "
+            f"this release of {photograph.package.split('.')[0]} does not contain "
+            f"{photograph.file}, "
             'which the scenes need; pip install "bit-backbone[demo]" installs one that does'
         )
     with file.open("rb") as stream:

@@ -87,7 +87,8 @@ def _only(root: Path, files: list[Path]) -> Path:
         return files[0]
     listed = ", ".join(file.name for file in files) or "none"
     raise ValueError(
-        f"a COCO folder has one annotation file, such as {_FILES[0]}; under {root} are: {listed}; "
+        f"a COCO folder must have one annotation file, such as {_FILES[0]}; under {root} are: "
+        f"{listed}; "
         "name the file"
     )
 

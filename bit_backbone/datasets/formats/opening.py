@@ -72,13 +72,13 @@ def _has(name: str, root: Path) -> bool:
 def _recognise(path: Path, part: str | None, format: str | None) -> tuple[str, Path]:
     """Returns the format and the folder or file that has it."""
     if not path.exists():
-        raise ValueError(f"a data set is a folder or a file; there is no {path}")
+        raise ValueError(f"a data set must be a folder or a file; {path} does not exist")
     found, root = _fitting(path, format), _year(path)
     if not found and part is not None and (inner := _part_folder(path, part)) is not None:
         found, root = _fitting(inner, format), _year(inner)
     if not found:
         wanted = _LOOKED_FOR if format is None else f"format {format}"
-        raise ValueError(f"a data set has {wanted}; nothing of it was found in {path}")
+        raise ValueError(f"a data set must have {wanted}; none of it was found in {path}")
     if len(found) > 1:
         way_out = after("; ", passing("format", found[0], "or another of them"))
         raise ValueError(f"{path} may be of several formats, {', '.join(found)}{way_out}")

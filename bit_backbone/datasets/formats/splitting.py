@@ -30,7 +30,7 @@ def split_document(document: Document, share: float, seed: int) -> tuple[Documen
     """
     images = document.content["images"]
     if not 0 < share < 1:
-        raise ValueError(f"a test set's share of the images lies between 0 and 1, got {share}")
+        raise ValueError(f"the share of the test set must lie between 0 and 1, got {share}")
     if len(images) < 2:
         raise ValueError(
             f"{document.file} has {len(images)} image to divide: at least 2 are needed"

@@ -23,7 +23,7 @@ def write_document(dataset: CocoFolder, folder: Path) -> None:
         ValueError: The folder holds something else already.
     """
     if folder.exists() and any(folder.iterdir()):
-        raise ValueError(f"a data set is written into a new or an empty folder; {folder} is not")
+        raise ValueError(f"a data set needs a new or empty folder; {folder} is not empty")
     for index in range(len(dataset)):
         name = dataset.file_name(index)
         target = folder / IMAGES / name

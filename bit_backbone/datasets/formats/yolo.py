@@ -1,4 +1,5 @@
-"""YOLO: a text file for each image, a line for each object (https://docs.ultralytics.com/datasets)."""
+"""YOLO: a text file for each image, a line for each object "
+"(https://docs.ultralytics.com/datasets)."""
 
 from __future__ import annotations
 
@@ -48,7 +49,7 @@ def read(root: Path, part: str | None, upright: bool = True) -> Document:
     """
     layout = _layout(root)
     if layout is None:
-        raise ValueError(f"a YOLO data set has a data.yaml or a classes.txt; {root} has neither")
+        raise ValueError(f"a YOLO data set needs a data.yaml or a classes.txt; {root} has neither")
     listed = [image for source in layout.sources(part) for image in _images(layout, source)]
     images = list(dict.fromkeys(Path(os.path.abspath(image)) for image in listed))
     parents = [str(image.parent) for image in images]
