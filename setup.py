@@ -20,6 +20,7 @@ FINETUNE = ["tensorboard>=2.17"]
 EXTRACT = ["pyarrow>=17", "webdataset>=0.2.100"]
 ONNX = ["onnx>=1.17", "onnxruntime>=1.20", "scikit-learn>=1.5"]
 OPENVINO = ["onnx>=1.17", "openvino>=2025.0", "scikit-learn>=1.5"]
+APP = ["gradio>=6.0", "pycocotools>=2.0.8", "scikit-learn>=1.5"]
 DOCS = ["mkdocs-material>=9.6", "mkdocstrings-python>=2.0"]
 TEST = [
     *DEMO,
@@ -27,6 +28,7 @@ TEST = [
     *EXTRACT,
     *ONNX,
     *OPENVINO,
+    *APP,
     "build>=1.2",
     "faster-coco-eval>=1.6",
     "hypothesis>=6.100",
@@ -44,6 +46,7 @@ EXTRAS = {
     "extract": EXTRACT,
     "onnx": ONNX,
     "openvino": OPENVINO,
+    "app": APP,
     "docs": DOCS,
     "ray": [*EXTRACT, "ray[data]>=2.40"],
     "test": TEST,

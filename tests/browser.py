@@ -38,8 +38,8 @@ class Visit:
 
 
 @contextmanager
-def opened(file: Path) -> Iterator[Visit]:
-    """Opens a file offline; skips the test where Playwright or a browser is missing."""
+def launched() -> Iterator[Any]:
+    """Starts Chromium; skips the test where Playwright or a browser is missing."""
     api = pytest.importorskip("playwright.sync_api")
     executable = next(filter(None, map(shutil.which, BROWSERS)), None)
     if executable is None:
@@ -47,13 +47,31 @@ def opened(file: Path) -> Iterator[Visit]:
     with api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=executable, args=QUIET)
         try:
-            context = browser.new_context(offline=True)
-            visit = Visit(context.new_page())
-            _listen(visit, file.as_uri())
-            visit.page.goto(file.as_uri(), wait_until="load")
-            yield visit
+            yield browser
         finally:
             browser.close()
+
+
+@contextmanager
+def opened(file: Path) -> Iterator[Visit]:
+    """Opens a file offline; skips the test where Playwright or a browser is missing."""
+    with launched() as browser:
+        context = browser.new_context(offline=True)
+        visit = Visit(context.new_page())
+        _listen(visit, file.as_uri())
+        visit.page.goto(file.as_uri(), wait_until="load")
+        yield visit
+
+
+def visit_of(browser: Any, url: str) -> Visit:
+    """Opens a page of a server on this machine, as a user of its own.
+
+    ``requests`` are those to others than the server.
+    """
+    visit = Visit(browser.new_context(viewport={"width": 1400, "height": 1200}).new_page())
+    _listen(visit, url)
+    visit.page.goto(url, wait_until="load")
+    return visit
 
 
 def _listen(visit: Visit, own: str) -> None:
@@ -61,11 +79,15 @@ def _listen(visit: Visit, own: str) -> None:
         if message.type in ("error", "warning"):
             visit.errors.append(message.text)
 
+    def failed(asked: Any) -> None:
+        if asked.failure != "net::ERR_ABORTED":  # by the page itself, which has all it wants
+            visit.errors.append(f"failed: {asked.url[:80]}")
+
     def request(asked: Any) -> None:
-        if asked.url != own and not asked.url.startswith(("data:", "blob:")):
+        if not asked.url.startswith((own, "data:", "blob:")):
             visit.requests.append(asked.url)
 
     visit.page.on("console", console)
     visit.page.on("pageerror", lambda error: visit.errors.append(str(error)))
-    visit.page.on("requestfailed", lambda asked: visit.errors.append(f"failed: {asked.url[:80]}"))
+    visit.page.on("requestfailed", failed)
     visit.page.on("request", request)

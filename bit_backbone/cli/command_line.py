@@ -28,6 +28,7 @@ COMMANDS: tuple[str, ...] = (
     "bit_backbone.cli.extract",
     "bit_backbone.cli.finetune",
     "bit_backbone.cli.export",
+    "bit_backbone.cli.app",
 )
 
 USAGE_ERROR = 2  # what argparse itself exits with
