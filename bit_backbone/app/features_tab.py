@@ -54,13 +54,13 @@ def features_tab(page: gr.Blocks, networks: Networks, gallery: Gallery) -> None:
     shown = [state, photograph, similarity, components]
     events = _Events(networks, gallery)
     heavy = {"concurrency_id": NETWORK, "concurrency_limit": 1, "api_visibility": "private"}
-    gr.on([first.input, page.load], events.choose, [first, state, *settings], shown, **heavy)
+    gr.on([first.select, page.load], events.choose, [first, state, *settings], shown, **heavy)
     upload.upload(events.upload, [upload, state, *settings], [first, *shown], **heavy)
-    second.input(events.choose_second, [second, state, *settings], shown, **heavy)
+    second.select(events.choose_second, [second, state, *settings], shown, **heavy)
     upload_second.upload(
         events.upload_second, [upload_second, state, *settings], [second, *shown], **heavy
     )
-    changes = [network.input, beside.input, maps.input, stride.input, side.release]
+    changes = [network.select, beside.select, maps.input, stride.input, side.release]
     gr.on(changes, events.change, [state, *settings], shown, **heavy)
     stages.input(events.choose_stages, [state, stages], [similarity, components],
                  api_visibility="private")  # fmt: skip

@@ -6,6 +6,8 @@ from typing import Any
 
 import gradio as gr
 
+from bit_backbone.app.classify_tab import classify_tab
+from bit_backbone.app.detect_tab import detect_tab
 from bit_backbone.app.features_tab import features_tab
 from bit_backbone.app.networks import RANDOM, Networks
 from bit_backbone.app.photographs import Gallery
@@ -38,6 +40,10 @@ def build_page(networks: Networks, gallery: Gallery) -> gr.Blocks:
             gr.Markdown(HOW_TO)
         with gr.Tab("Features"):
             features_tab(page, networks, gallery)
+        with gr.Tab("Detect"):
+            detect_tab(networks, gallery)
+        with gr.Tab("Classify"):
+            classify_tab(networks, gallery)
 
         def forget(request: gr.Request) -> None:
             """Removes what a closed page has looked at; Gradio would keep it for an hour."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from bit_backbone.preprocessing.deep import AUTO, BitDepth
 from bit_backbone.preprocessing.images import decode, header_size, read
 from bit_backbone.utils.image_files import is_image
 from bit_backbone.utils.out_of_memory import fitting
@@ -16,12 +17,13 @@ MOST_PIXELS = 50_000_000  # of an image, which then takes 150 MB
 _SAMPLES = ("china.jpg", "flower.jpg")  # of scikit-learn
 
 
-def read_photograph(path: Path, name: str) -> Image.Image:
+def read_photograph(path: Path, name: str, bit_depth: BitDepth = AUTO) -> Image.Image:
     """Reads an image upright and in colour.
 
     Args:
         path: Of the file.
         name: What messages call it.
+        bit_depth: How many bits of more than 8 per channel are used.
 
     Raises:
         ValueError: It is damaged, or has too many bytes or pixels.
@@ -40,7 +42,7 @@ def read_photograph(path: Path, name: str) -> Image.Image:
             f"{height}; make it smaller"
         )
     with fitting("the image"):
-        image = read(decode(path, name), True, None, 255.0)
+        image = read(decode(path, name, bit_depth), True, None, 255.0)
     assert isinstance(image, Image.Image)  # of 8 bits, as decode makes them all
     return image
 
@@ -75,9 +77,9 @@ class Gallery:
         """Of all photographs, those of the folder first."""
         return list(self._paths)
 
-    def read(self, name: str) -> Image.Image:
+    def read(self, name: str, bit_depth: BitDepth = AUTO) -> Image.Image:
         """Reads one by its name, as ``read_photograph``."""
-        return read_photograph(self._paths[name], name)
+        return read_photograph(self._paths[name], name, bit_depth)
 
 
 def _sample(name: str) -> Path | None:

@@ -64,7 +64,9 @@ def start(networks: Networks, gallery: Gallery, host: str, port: int | None) -> 
         enable_monitoring=False,
         css=STYLE,
         # the reader's own fonts: the default theme asks Google for some
-        theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace"]),
+        theme=gr.themes.Default(
+            font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "Consolas", "monospace"]
+        ),
     )
     return page, url
 

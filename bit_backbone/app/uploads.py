@@ -14,6 +14,7 @@ from typing import Any
 from PIL import Image
 
 from bit_backbone.app.photographs import read_photograph
+from bit_backbone.preprocessing.deep import AUTO, BitDepth
 from bit_backbone.utils.extras import require
 
 _FOLDER = "GRADIO_TEMP_DIR"  # the variable that Gradio reads
@@ -36,11 +37,12 @@ def private_folder() -> Iterator[Path]:
                 os.environ[_FOLDER] = before
 
 
-def take_upload(upload: str) -> tuple[str, Image.Image]:
+def take_upload(upload: str, bit_depth: BitDepth = AUTO) -> tuple[str, Image.Image]:
     """Reads an uploaded image and removes its file, whether it can be read or not.
 
     Args:
         upload: Where Gradio has put it.
+        bit_depth: How many bits of more than 8 per channel are used.
 
     Returns:
         The name that the user knows it by, and the image.
@@ -51,9 +53,16 @@ def take_upload(upload: str) -> tuple[str, Image.Image]:
     """
     path = Path(upload)
     try:
-        return path.name, read_photograph(path, path.name)
+        return path.name, read_photograph(path, path.name, bit_depth)
     finally:
         _remove(path)
+
+
+def new_file(name: str, content: str) -> Path:
+    """Writes a file for a user to download, which Gradio removes in minutes, and returns where."""
+    path = Path(tempfile.mkdtemp(dir=os.environ[_FOLDER])) / name
+    path.write_text(content, encoding="utf-8")
+    return path
 
 
 def _remove(path: Path) -> None:
@@ -71,9 +80,14 @@ def shows_messages(function: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return function(*args, **kwargs)
         except (OSError, ValueError, ImportError) as error:
+            warn(str(error) or type(error).__name__)
             gradio: Any = require("gradio", "app", "the page")
-            text = escape(str(error) or type(error).__name__)  # Gradio takes it for HTML
-            gradio.Warning(text, duration=None, title="This did not work")
             return gradio.skip()
 
     return listener
+
+
+def warn(text: str) -> None:
+    """Shows a message on the page until the user closes it."""
+    gradio: Any = require("gradio", "app", "the page")
+    gradio.Warning(escape(text), duration=None, title="This did not work")  # it takes HTML

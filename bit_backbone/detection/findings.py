@@ -21,6 +21,7 @@ from bit_backbone.detection.coco_metrics import (
     import_coco_api,
     run_evaluations,
 )
+from bit_backbone.detection.results import found_of
 from bit_backbone.detection.segmentation_metrics import confusion_of, summarize
 from bit_backbone.visualization.charts import Curve
 from bit_backbone.visualization.objects import comparison, draw_result
@@ -170,15 +171,7 @@ def _picture_of_boxes(
 ) -> Image:
     image, target = dataset[index]
     records = [r for r in images[index] if r["score"] >= MIN_SCORE]
-    found = {
-        "boxes": _boxes(records),
-        "labels": torch.tensor([labels[r["category_id"]] for r in records], dtype=torch.int64),
-        "scores": torch.tensor([r["score"] for r in records]),
-    }
-    if dataset.masks and records:
-        from pycocotools.mask import decode  # which has encoded them
-
-        found["masks"] = torch.stack([torch.from_numpy(decode(r["segmentation"])) for r in records])
+    found = found_of(records, labels)
     pair = (
         draw_result(image, found, dataset.categories),
         draw_result(image, target, dataset.categories),

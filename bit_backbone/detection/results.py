@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,37 @@ def coco_records(
     for record, points in zip(records, found.get("keypoints", ()), strict=False):
         record["keypoints"] = points.flatten().tolist()
     return records
+
+
+def found_of(records: Sequence[Mapping[str, Any]], labels: Mapping[int, int]) -> dict[str, Tensor]:
+    """Returns records of an image as a detector gives them: the inverse of ``coco_records``.
+
+    Args:
+        records: In COCO's results format.
+        labels: By the ids of the categories.
+
+    Raises:
+        MissingExtraError: There are masks, and pycocotools is not installed.
+    """
+    boxes = torch.tensor([r["bbox"] for r in records], dtype=torch.float32).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    found = {
+        "boxes": boxes,
+        "labels": torch.tensor([labels[r["category_id"]] for r in records], dtype=torch.int64),
+        "scores": torch.tensor([r["score"] for r in records]),
+    }
+    if records and "segmentation" in records[0]:
+        found["masks"] = torch.stack([mask_of(r["segmentation"]) for r in records])
+    if records and "keypoints" in records[0]:
+        points = torch.tensor([r["keypoints"] for r in records])
+        found["keypoints"] = points.view(len(records), -1, 3)
+    return found
+
+
+def mask_of(encoded: Mapping[str, Any]) -> Tensor:
+    """Returns the mask, uint8 [H, W], of a run-length encoding of ``run_lengths``."""
+    decode = require("pycocotools.mask", "demo", "the decoding of masks").decode
+    return torch.from_numpy(decode(encoded))
 
 
 def run_lengths(mask: Tensor) -> dict[str, Any]:

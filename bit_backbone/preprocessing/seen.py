@@ -32,8 +32,16 @@ def as_seen(
     if short_side is not None:
         processor = processor.replace(do_resize=True, size=short_side, resample="bilinear")
     pixels = processor(photo, return_tensors="pt")["pixel_values"]
-    mean, std = (
-        torch.tensor(v).view(-1, 1, 1) for v in (processor.image_mean, processor.image_std)
-    )
-    levels = ((pixels[0] * std + mean) * 255).round().clamp(0, 255).byte()
-    return Image.fromarray(levels.permute(1, 2, 0).numpy()), pixels
+    return picture_of(pixels[0], processor), pixels
+
+
+def picture_of(pixels: Tensor, processor: BitImageProcessor) -> Image.Image:
+    """Returns the picture that a processor has made pixels [3, H, W] of."""
+    if processor.do_normalize:
+        mean, std = (
+            torch.tensor(v).view(-1, 1, 1) for v in (processor.image_mean, processor.image_std)
+        )
+        pixels = pixels * std + mean
+    factor = 1 / processor.rescale_factor if processor.do_rescale else 255.0
+    levels = (pixels * factor).round().clamp(0, 255).byte()
+    return Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy())

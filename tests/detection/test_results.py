@@ -14,7 +14,7 @@ from bit_backbone import cli
 from bit_backbone.datasets import CocoFolder
 from bit_backbone.detection import DetectorSpec, evaluate
 from bit_backbone.detection.coco_metrics import import_coco_api, summarize
-from bit_backbone.detection.results import coco_records, objects_of, run_lengths
+from bit_backbone.detection.results import coco_records, found_of, objects_of, run_lengths
 from bit_backbone.detection.runs import save_spec
 from bit_backbone.training.state import RunState
 
@@ -173,3 +173,17 @@ def test_a_segmenter_has_no_coco_results(tmp_path: Path, capsys) -> None:
     assert cli.main([*command, "--json", "--precision", "bfloat16"]) == 0
     (line,) = map(json.loads, capsys.readouterr().out.splitlines())
     assert sum(found["pixels"] for found in line["objects"]) <= 64 * 48
+
+
+def test_records_read_back_are_what_was_found() -> None:
+    masks = torch.zeros(3, 1, 10, 12)
+    masks[0, 0, 2:8, 1:4] = 1
+    found = FOUND | {"masks": masks, "keypoints": torch.arange(9.0).reshape(3, 1, 3)}
+    again = found_of(coco_records(found, 9, (7, 2)), {7: 1, 2: 2})
+    kept = torch.tensor([0, 2])  # without the background
+    for name in ("boxes", "labels", "scores", "keypoints"):
+        torch.testing.assert_close(again[name], found[name][kept])
+    assert torch.equal(again["masks"], masks[kept, 0].byte())
+    nothing = found_of([], {1: 1})
+    assert nothing["boxes"].shape == (0, 4)
+    assert "masks" not in nothing
