@@ -116,7 +116,7 @@ def classify_tab(networks: Networks, gallery: Gallery) -> None:
     events = _Events(networks, gallery)
     made = [state, bars, which, picture, text, overlay]
     heavy: dict[str, Any] = {"concurrency_id": NETWORK, "api_visibility": "private"}
-    name.select(events.choose, [name, network], made, **heavy)
+    gr.on([name.select, network.select], events.choose, [name, network], made, **heavy)
     upload.upload(events.upload, [upload, network], [name, *made], **heavy)
     which.input(events.show, [state, which], [text, overlay], show_progress="hidden",
                 api_visibility="private")  # fmt: skip
@@ -129,7 +129,9 @@ class _Events:
         self.networks, self.gallery = networks, gallery
 
     @shows_messages
-    def choose(self, name: str, network: str) -> Any:
+    def choose(self, name: str | None, network: str) -> Any:
+        if name is None:
+            return gr.skip()
         return self._run(self.gallery.read(name), network)
 
     @shows_messages

@@ -92,12 +92,13 @@ def detect_tab(networks: Networks, gallery: Gallery) -> None:
         "api_visibility": "private",
         "show_progress_on": picture,
     }
-    name.select(events.choose, [name, detector, threshold], made, **heavy)
+    chosen = [name, detector, threshold]
+    gr.on([name.select, detector.select], events.choose, chosen, made, **heavy)
     upload.upload(events.upload, [upload, detector, threshold], made, **heavy)
     folder.click(events.folder, [detector, threshold], made, **heavy)
     light: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    chosen = [state, which, threshold, classes]
-    gr.on([threshold.change, classes.input, which.select], events.show, chosen, [picture, rows],
+    kept = [state, which, threshold, classes]
+    gr.on([threshold.change, classes.input, which.select], events.show, kept, [picture, rows],
           trigger_mode="always_last", **light)  # fmt: skip
     for button, hidden, make in (
         (get_json, json_file, events.json),
@@ -118,7 +119,9 @@ class _Events:
         self.networks, self.gallery = networks, gallery
 
     @shows_messages
-    def choose(self, name: str, detector: str, threshold: float) -> Any:
+    def choose(self, name: str | None, detector: str, threshold: float) -> Any:
+        if name is None:
+            return gr.skip()
         return self._run({name: self.gallery.read}, detector, threshold, None)
 
     @shows_messages

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import signal
 from typing import Any
 
 from bit_backbone.app.networks import Networks
@@ -28,6 +29,8 @@ def serve(networks: Networks, gallery: Gallery, host: str, port: int | None) -> 
         OSError: The port is taken.
     """
     require("gradio", "app", "the page")
+    # as Ctrl-C: an end that removes what users have uploaded
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with private_folder():
         page, url = start(networks, gallery, host, port)
         try:
