@@ -99,6 +99,11 @@ def read_config(place: Place) -> BitConfig | None:
         values = read_json(path)
     except ValueError as error:
         raise CheckpointError(str(error)) from error
+    if "quantization_config" in values:
+        raise CheckpointError(
+            f"{path} is of a quantized network; one that bit_backbone.inference.save_int8 wrote is "
+            "read by load_int8 beside it"
+        )
     inner = values.get("backbone_config")
     if isinstance(inner, dict) and inner.get("model_type") == MODEL_TYPE:
         return BitConfig.from_dict(inner)  # a hybrid transformer's, or a depth estimator's
@@ -166,6 +171,11 @@ def save_pretrained(
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"{folder} must be a folder, or not exist yet; it is a file")
     config = _config(model).to_text(type(model).__name__)
+    if any(tensor.dtype == torch.int8 for tensor in model.state_dict().values()):
+        raise CheckpointError(
+            "save_pretrained writes floating-point weights, and this network has 8-bit ones: write "
+            "it with bit_backbone.inference.save_int8"
+        )
     tensors = dict(_transformers_tensors(model))
     split = split_torch_state_dict_into_shards(tensors, max_shard_size=max_shard_size)
     names = [CONFIG_FILE, *split.filename_to_tensors, *([_INDEX] if split.is_sharded else [])]

@@ -15,9 +15,10 @@ from bit_backbone.cli.networks import add_part_option
 from bit_backbone.cli.options import (
     SOME_FAILED,
     add_device_option,
-    add_precision_option,
+    add_inference_precision_option,
     add_weights_option,
     device_of,
+    inference_dtype,
     positive,
 )
 from bit_backbone.detection.trained import weights_of
@@ -66,20 +67,22 @@ def add_parser(subparsers: Any) -> None:
         "--workers", type=int, default=0, metavar="N", help="processes that read images (default 0)"
     )
     add_bit_depth_option(parser, default=None)
-    add_precision_option(parser)
+    add_inference_precision_option(parser)
     add_device_option(parser)
     parser.set_defaults(func=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Classifies and prints; returns the exit status."""
-    import torch
-
     from bit_backbone.finetune.classification import classify
     from bit_backbone.finetune.labels import class_names, read_labels
+    from bit_backbone.heads import BitForImageClassification
+    from bit_backbone.inference import optimize_in_place
 
     model, processor = _open(args)
-    model = model.to(device_of(args), getattr(torch, args.precision))
+    model = model.to(device_of(args))
+    if isinstance(model, BitForImageClassification):
+        model = optimize_in_place(model, dtype=inference_dtype(args.precision))
     names = class_names(model.config, None if args.labels is None else read_labels(args.labels))
     predictions = classify(
         model, processor.replace(bit_depth=args.bit_depth), args.images,

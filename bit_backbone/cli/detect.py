@@ -14,9 +14,10 @@ from bit_backbone.cli.image_options import add_bit_depth_option
 from bit_backbone.cli.options import (
     SOME_FAILED,
     add_device_option,
-    add_precision_option,
+    add_inference_precision_option,
     add_weights_option,
     device_of,
+    inference_dtype,
 )
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def add_parser(subparsers: Any) -> None:
     text = f"leave out objects below this score (default {MIN_SCORE}, and 0 for --coco)"
     option("--min-score", type=_score, metavar="0..1", help=text)
     add_bit_depth_option(parser, default=None)
-    add_precision_option(parser)
+    add_inference_precision_option(parser, "type of BiT")
     add_device_option(parser)
     parser.set_defaults(func=run)
 
@@ -126,8 +127,11 @@ def _open(args: argparse.Namespace, device: str) -> tuple[Any, Any, int | str]:
     if exported is not None:
         return exported, exported.metadata, exported.metadata.bit_depth
     from bit_backbone.detection.runs import bit_depth_of, load_detector
+    from bit_backbone.inference import optimize_in_place
 
-    return *load_detector(args.weights, device), bit_depth_of(args.weights)
+    model, spec = load_detector(args.weights, device)
+    fast = optimize_in_place(model, dtype=inference_dtype(args.precision))
+    return fast, spec, bit_depth_of(args.weights)
 
 
 def _targets(args: argparse.Namespace) -> dict[Path, Path | None]:
@@ -204,7 +208,7 @@ def _detect(
 
     with fitting("the image"):
         image = read_image(path, args.bit_depth)
-        found = predict(model, image, device_of(args), args.precision)
+        found = predict(model, image, device_of(args))
         if not draws:
             return found, None
         return found, draw_result(image, found, spec.categories, min_score=_least(args))

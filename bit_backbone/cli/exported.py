@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bit_backbone.training.settings import PRECISIONS
+
 if TYPE_CHECKING:
     from bit_backbone.export import ExportedModel
 
@@ -36,6 +38,11 @@ def exported_model(
         )
     from bit_backbone.export import load
 
+    if args.precision != PRECISIONS[0]:
+        raise ValueError(
+            f"an exported file has its precision already, and --precision {args.precision} cannot "
+            f"change that of {args.weights}: leave it out, or export with that precision"
+        )
     model = load(args.weights).require(tasks, command)
     if model.metadata.with_preprocessing or not model.metadata.with_nms:
         raise ValueError(

@@ -15,7 +15,7 @@ from bit_backbone.cli.networks import (
 from bit_backbone.cli.options import (
     SOME_FAILED,
     add_device_option,
-    add_precision_option,
+    add_inference_precision_option,
     device_of,
     positive,
 )
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 MOST_WORKERS = 8
 # as OutputSettings has them, and the folders that earlier versions wrote
-PRECISIONS = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+PRECISIONS = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "int8": "int8"}
 
 DESCRIPTION = """
 Writes the features of every image of SOURCE into the folder DEST: WebDataset shards of feature
@@ -95,10 +95,7 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
         default="fp32",
         help="type of the output (default %(default)s)",
     )
-    add_precision_option(
-        group,
-        "type of the network; half precision is less exact, and faster on hardware that has it",
-    )
+    add_inference_precision_option(group)
     group.add_argument(
         "--shard-size",
         type=positive,
@@ -162,7 +159,7 @@ def run(args: argparse.Namespace) -> int:
     from bit_backbone.extraction.settings import OutputSettings
     from bit_backbone.extraction.sources import find_images
 
-    precision = PRECISIONS[args.precision]
+    precision = _precision(args)
     output = OutputSettings(args.pool, args.format, args.dtype, args.shard_size, precision)
     engine = _engine(args)
     listing = find_images(args.source)
@@ -180,6 +177,15 @@ def run(args: argparse.Namespace) -> int:
     done = f"{args.output}: {summary.written} of {len(listing)} images, {summary.failed} failed"
     print(f"{done} (failures.jsonl)" if summary.failed else done)
     return SOME_FAILED if summary.failed else 0
+
+
+def _precision(args: argparse.Namespace) -> str:
+    """Returns what the network computes in; recorded, so that "auto" is decided here."""
+    if args.precision != "auto":
+        return PRECISIONS[args.precision]
+    from bit_backbone.inference.fast_dtype import fast_dtype
+
+    return PRECISIONS[str(fast_dtype(device_of(args))).removeprefix("torch.")]
 
 
 def _processor(args: argparse.Namespace) -> BitImageProcessor:

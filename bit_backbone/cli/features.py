@@ -20,8 +20,9 @@ from bit_backbone.cli.networks import (
 from bit_backbone.cli.options import (
     SOME_FAILED,
     add_device_option,
-    add_precision_option,
+    add_inference_precision_option,
     device_of,
+    inference_dtype,
     positive,
 )
 from bit_backbone.utils.files import atomic_path
@@ -77,16 +78,15 @@ def add_parser(subparsers: Any) -> None:
     )
     add_network_options(parser)
     add_bit_depth_option(parser)
-    add_precision_option(parser, "type of the network")
+    add_inference_precision_option(parser, "type of the network")
     add_device_option(parser)
     parser.set_defaults(func=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Extracts and draws every photograph; returns the exit status."""
-    import torch
-
     from bit_backbone.cli.output import Output
+    from bit_backbone.inference import optimize_in_place
     from bit_backbone.preprocessing.seen import as_seen
     from bit_backbone.profiling import StageTimer
     from bit_backbone.utils.out_of_memory import fitting
@@ -95,7 +95,9 @@ def run(args: argparse.Namespace) -> int:
     console = Output()
     exported = exported_model(args, "features", "features")
     backbone: Any = exported or backbone_of(args)
-    backbone = backbone.to(device_of(args), getattr(torch, args.precision))
+    backbone = backbone.to(device_of(args))
+    if exported is None:
+        backbone = optimize_in_place(backbone, dtype=inference_dtype(args.precision))
     console.print(_network_name(args))
     timer = StageTimer(backbone) if exported is None else None
     if args.output is not None:

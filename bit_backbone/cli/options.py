@@ -5,10 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bit_backbone.training.settings import PRECISIONS
 
+if TYPE_CHECKING:
+    import torch
+
+INFERENCE_PRECISIONS = (*PRECISIONS, "int8", "auto")
 SOME_FAILED = 3  # exit status of a batch job that skipped something
 SIGNALLED = 128  # and the signal's number: exit status of a run that saved before it ended
 _SHORT = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
@@ -80,6 +84,29 @@ def add_precision_option(group: Any, text: str = "type of the forward passes") -
         help=f"{text} (default %(default)s)",
     )
     add_renamed(group, "--amp", "--precision bfloat16", "precision", value="bfloat16")
+
+
+def add_inference_precision_option(group: Any, text: str = "type of the network") -> None:
+    """Adds ``--precision`` of a command that trains nothing."""
+    group.add_argument(
+        "--precision",
+        type=_precision,
+        choices=INFERENCE_PRECISIONS,
+        default=PRECISIONS[0],
+        help=f"{text} (default %(default)s); int8: 8-bit convolutions on a CPU; auto: bfloat16 "
+        "where the hardware has it",
+    )
+    add_renamed(group, "--amp", "--precision bfloat16", "precision", value="bfloat16")
+
+
+def inference_dtype(precision: str) -> torch.dtype | str | None:
+    """Returns the ``dtype`` of ``optimize_for_inference`` for a ``--precision``."""
+    import torch
+
+    if precision in ("auto", PRECISIONS[0]):
+        return None if precision == PRECISIONS[0] else precision
+    dtype: torch.dtype = getattr(torch, precision)
+    return dtype
 
 
 def add_training_options(group: Any) -> None:

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from bit_backbone.preprocessing.deep import BitDepth
 from bit_backbone.preprocessing.images import read
-from bit_backbone.training.precision import autocast
 
 
 def read_image(image: Path | Image.Image, bit_depth: BitDepth) -> Tensor:
@@ -28,16 +27,13 @@ def read_image(image: Path | Image.Image, bit_depth: BitDepth) -> Tensor:
 
 
 @torch.inference_mode()
-def predict(
-    model: Any, image: Tensor, device: torch.device | str, precision: str = "float32"
-) -> dict[str, Tensor]:
+def predict(model: Any, image: Tensor, device: torch.device | str) -> dict[str, Tensor]:
     """Returns what is found in an image.
 
     Args:
         model: A detector or ``Segmenter`` in eval mode, or an exported file of one.
         image: float32 [3, H, W] in 0..1.
         device: The model's.
-        precision: Of the forward pass.
 
     Raises:
         ValueError: The image is too thin for the detector.
@@ -46,8 +42,6 @@ def predict(
         from bit_backbone.detection.models import check_image
 
         check_image(model, image)
-    device = torch.device(device)
-    with autocast(device, precision):
-        found: dict[str, Tensor]
-        (found,) = model([image.to(device)])
+    found: dict[str, Tensor]
+    (found,) = model([image.to(device)])
     return found

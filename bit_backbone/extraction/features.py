@@ -19,7 +19,7 @@ from bit_backbone.preprocessing.settings import PLAIN
 from bit_backbone.utils.out_of_memory import TooLargeError, each_that_fits, fitting
 
 DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16}
-PRECISIONS: Mapping[str, torch.dtype] = {**DTYPES, "bf16": torch.bfloat16}
+PRECISIONS: Mapping[str, torch.dtype] = {**DTYPES, "bf16": torch.bfloat16, "int8": torch.int8}
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ class OutputSettings:
         dtype: "fp32" or "fp16".
         shard_size: Most images of a shard, which is what an interrupted run loses; None for 256
             images with maps, 4096 with vectors.
-        precision: "fp32", "bf16" or "fp16": what the network computes in.
+        precision: "fp32", "bf16", "fp16" or "int8": what the network computes in.
 
     Raises:
         ValueError: An argument is none of these.

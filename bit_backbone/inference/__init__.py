@@ -1,5 +1,19 @@
 """Models made fast for inference: the functions that do it and the layers they put in place."""
 
-from bit_backbone.inference.optimize import optimize_for_inference, optimize_in_place
+from typing import TYPE_CHECKING
 
-__all__ = ["optimize_for_inference", "optimize_in_place"]
+from bit_backbone.inference.optimize import optimize_for_inference, optimize_in_place
+from bit_backbone.utils.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from bit_backbone.inference.int8_files import load_int8, save_int8
+
+__all__ = ["load_int8", "optimize_for_inference", "optimize_in_place", "save_int8"]
+
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "load_int8": "bit_backbone.inference.int8_files",
+        "save_int8": "bit_backbone.inference.int8_files",
+    },
+)

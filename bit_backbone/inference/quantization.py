@@ -18,7 +18,7 @@ from bit_backbone.network.std_conv import StdConv2d
 
 # Standard deviations from the mean up to which activations are told apart. Cutting off what is
 # beyond costs more than coarser levels do: docs/int8.md has the measurements.
-DEVIATIONS = 10.0
+DEVIATIONS = 12.0
 
 
 def dtype_of_int8(model: nn.Module) -> torch.dtype:
@@ -73,9 +73,29 @@ def quantize(model: nn.Module, calibration: Iterable[Any] | None) -> None:
         for conv, step in zip((unit.conv1, unit.conv2, unit.conv3), steps, strict=True):
             Int8Conv2d.quantize(conv, step)
         if unit.downsample is not None:
-            Int8Conv2d.quantize(unit.downsample.conv, steps[0])
-        unit.__class__ = Int8PreActUnit
-        unit.adds_in_place = unit.downsample is not None
+            Int8Conv2d.quantize(unit.downsample.conv, steps[0].clone())
+        _change_class(unit)
+    _check_inputs(model)
+
+
+def make_empty(model: nn.Module) -> None:
+    """Turns a network on the meta device into the shape of one in 8 bits, for a state dict."""
+    for unit in [module for module in model.modules() if _is_ours(module)]:
+        for conv in _convolutions(unit):
+            steps = (torch.empty(count, device="meta") for count in conv.weight.shape[:2])
+            levels = torch.empty_like(conv.weight, dtype=torch.int8)
+            conv.weight = nn.Parameter(levels, requires_grad=False)
+            Int8Conv2d.empty(conv, torch.float32, *steps)
+        _change_class(unit)
+    _check_inputs(model)
+
+
+def _change_class(unit: Any) -> None:
+    unit.__class__ = Int8PreActUnit
+    unit.adds_in_place = unit.downsample is not None
+
+
+def _check_inputs(model: nn.Module) -> None:
     for network in model.modules():
         if isinstance(network, BitNetwork):
             network.register_forward_pre_hook(_check_finite)
@@ -91,13 +111,17 @@ def _norms(unit: Any) -> tuple[GroupNormAct, ...]:
     return unit.norm1, unit.norm2, unit.norm3
 
 
+def _convolutions(unit: Any) -> list[Any]:
+    projection = [] if unit.downsample is None else [unit.downsample.conv]
+    return [unit.conv1, unit.conv2, unit.conv3, *projection]
+
+
 def _is_ours(unit: Any) -> bool:
     """Whether a unit is as this package makes it, and not changed by a user."""
     if type(unit) not in (PreActUnit, InPlacePreActUnit):
         return False
-    convs = [unit.conv1, unit.conv2, unit.conv3]
-    convs += [] if unit.downsample is None else [unit.downsample.conv]
-    return all(type(conv) in (StdConv2d, FoldedConv2d) for conv in convs) and all(
+    known = (StdConv2d, FoldedConv2d)
+    return all(type(conv) in known for conv in _convolutions(unit)) and all(
         isinstance(norm, GroupNormAct) and isinstance(norm.act, nn.ReLU) for norm in _norms(unit)
     )
 

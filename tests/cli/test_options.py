@@ -43,6 +43,14 @@ def test_precision(command: str, given: list[str], precision: str, warning, caps
     assert told == (whole if warning else "")
 
 
+@pytest.mark.parametrize("precision", ["int8", "auto"])
+@pytest.mark.parametrize("command", ["detect", "classify", "features", "extract"])
+def test_precisions_of_inference(command: str, precision: str) -> None:
+    assert parse(command, "--precision", precision).precision == precision
+    with pytest.raises(SystemExit):
+        parse("train", "--precision", precision)
+
+
 @pytest.mark.parametrize("command", [name for name in REQUIRED if name != "info"])
 def test_the_device(command: str) -> None:
     assert parse(command, "--device", "cpu").device == "cpu"

@@ -69,6 +69,21 @@ def test_json_lines(images, checkpoint, capsys):
     assert "5 of 5 images classified, 0 failed" in err
 
 
+@pytest.mark.parametrize("precision", ["int8", "auto", "bfloat16"])
+def test_fewer_bits(precision, images, checkpoint, capsys, monkeypatch):
+    from bit_backbone.inference import quantization
+
+    monkeypatch.setattr(quantization, "has_int8", lambda: True)
+    arguments = ["classify", str(images[0]), "--weights", str(checkpoint), "--json", "--top", "7"]
+    assert main([*arguments, "--precision", precision]) == 0
+    (line,) = map(json.loads, capsys.readouterr().out.splitlines())
+    best = expected(checkpoint, images[:1], 7)
+    wanted = dict(zip(best.indices[0].tolist(), best.values[0].tolist(), strict=True))
+    found = {entry["class"]: entry["probability"] for entry in line["predictions"]}
+    assert found.keys() == wanted.keys()
+    assert max(abs(found[index] - wanted[index]) for index in wanted) < 0.05
+
+
 def test_text(images, checkpoint, tmp_path, capsys):
     (tmp_path / "names.txt").write_text("\n".join("abcdefg"))
     arguments = ["classify", str(images[0]), "--weights", str(checkpoint), "--top", "2"]

@@ -7,8 +7,21 @@ import pytest
 import torch
 from networks import TINY, randomise, tiny
 
-from bit_backbone import BitConfig, BitForImageClassification, optimize_for_inference
-from bit_backbone.inference import fast_dtype, int8, optimize_in_place, quantization
+from bit_backbone import (
+    BitBackbone,
+    BitConfig,
+    BitForImageClassification,
+    optimize_for_inference,
+)
+from bit_backbone.checkpoints import CheckpointError
+from bit_backbone.inference import (
+    fast_dtype,
+    int8,
+    load_int8,
+    optimize_in_place,
+    quantization,
+    save_int8,
+)
 from bit_backbone.inference.int8 import Int8Conv2d, Int8PreActUnit
 from bit_backbone.kernels import native
 
@@ -227,3 +240,46 @@ def test_processors_with_8_bits(flags, limit, expected, monkeypatch):
     monkeypatch.setattr(fast_dtype, "_cpu_flags", lambda: frozenset(flags))
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
     assert fast_dtype.has_int8() is expected
+
+
+@pytest.mark.parametrize("kind", [BitBackbone, BitForImageClassification])
+def test_a_folder(kind, tmp_path):
+    config = BitConfig(**TINY) if kind is BitBackbone else BitConfig(**TINY, num_labels=5)
+    model = randomise(kind(config)).eval()
+    fast = optimize_for_inference(model, dtype=torch.int8)
+    model.save_pretrained(tmp_path / "float")
+    save_int8(fast, tmp_path / "int8")
+    found = load_int8(kind, tmp_path / "int8")
+    assert type(found) is kind
+    assert found.config == model.config
+    images = torch.randn(2, 3, 64, 64)
+    expected, ours = (
+        m(images) if kind is BitBackbone else {"": m(images).logits} for m in (fast, found)
+    )
+    assert min(similarity(ours, expected).values()) > 0.9999
+    sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("int8", "float")]
+    assert sizes[0] < 0.4 * sizes[1]  # the stem and the names are much of a tiny network
+
+
+def test_folders_that_are_rejected(tmp_path):
+    model = backbone()
+    with pytest.raises(CheckpointError, match="got a BitBackbone in floating point"):
+        save_int8(model, tmp_path)
+    fast = optimize_for_inference(model, dtype=torch.int8)
+    with pytest.raises(CheckpointError, match=r"8-bit ones.*save_int8"):
+        fast.save_pretrained(tmp_path / "a")
+    save_int8(fast, tmp_path)
+    with pytest.raises(CheckpointError, match=r"quantized network.*load_int8"):
+        BitBackbone.from_pretrained(tmp_path)
+    model.save_pretrained(tmp_path / "float")
+    with pytest.raises(CheckpointError, match="no network in 8 bits: read it by from_pretrained"):
+        load_int8(BitBackbone, tmp_path / "float")
+    with pytest.raises(CheckpointError, match=r"holds a BitBackbone.*got the class BitForImage"):
+        load_int8(BitForImageClassification, tmp_path)
+    weights = (tmp_path / "model.safetensors").read_bytes()
+    for damaged in (weights[:200], weights[:-50]):
+        (tmp_path / "model.safetensors").write_bytes(damaged)
+        with pytest.raises(CheckpointError, match="cannot be read as a network in 8 bits"):
+            load_int8(BitBackbone, tmp_path)
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_int8(BitBackbone, tmp_path / "none")

@@ -1,5 +1,4 @@
-"""YOLO: a text file for each image, a line for each object "
-"(https://docs.ultralytics.com/datasets)."""
+"""YOLO (https://docs.ultralytics.com/datasets): a text file per image, a line per object."""
 
 from __future__ import annotations
 
