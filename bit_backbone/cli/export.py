@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from bit_backbone.export.sources import Exportable
 
 FORMATS = ("onnx", "openvino", "torch-export", "aoti", "torchscript")
-PRECISIONS = ("float32", "bfloat16", "float16")
+PRECISIONS = ("float32", "bfloat16", "float16", "int8")
 DESCRIPTION = """
 Writes a detector, segmenter, classifier or backbone as a file that runs without this package. The
 command runs the file on three images and compares the results with the model's; if they differ,
@@ -68,7 +68,7 @@ def add_parser(subparsers: Any) -> None:
         "--precision",
         choices=PRECISIONS,
         default=PRECISIONS[0],
-        help="type of BiT (default %(default)s); onnx and openvino have no bfloat16",
+        help="type of BiT (default %(default)s); onnx and openvino have no bfloat16, only they have int8",
     )
     option(
         "--with-preprocessing",

@@ -97,7 +97,7 @@ def export(
         format: "onnx", "openvino" (two files, NAME.xml and NAME.bin), "torch-export", "aoti" or
             "torchscript".
         image_size: The only (height, width) that the file takes, in batches of one; None for any.
-        precision: "float32", "bfloat16" or "float16": what the BiT network computes in.
+        precision: "float32", "bfloat16", "float16" or "int8": what the BiT network computes in.
         with_preprocessing: Whether the file takes an image as it is read, uint8 [H, W, 3], RGB.
         with_nms: Whether a detector's file gives detections, else all candidates.
         processor: The preprocessing of a classifier or backbone; None for scale and normalisation.

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bit_backbone.export.quantized import quantize_for_export
 from bit_backbone.inference.convolution import FoldedConv2d
 from bit_backbone.inference.optimize import compute_in
 from bit_backbone.network import BitNetwork, GroupNormAct
@@ -48,7 +49,8 @@ def portable(model: Model, dtype: torch.dtype | None = None) -> Model:
 
     Args:
         model: A model with BiT in it; not changed.
-        dtype: What the BiT networks compute in, between float32 inputs and outputs.
+        dtype: What the BiT networks compute in, between float32 inputs and outputs; torch.int8:
+            their convolutions, the rest in float32.
 
     Raises:
         ValueError: There is no BiT in it, or an optimized one, whose layers are made for PyTorch.
@@ -66,9 +68,11 @@ def portable(model: Model, dtype: torch.dtype | None = None) -> Model:
         )
     with torch.inference_mode(False):
         copied = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
+    if dtype == torch.int8:
+        quantize_for_export(copied)
     for module in copied.modules():
         _make_plain(module)
-    if dtype not in (None, torch.float32):
+    if dtype not in (None, torch.float32, torch.int8):
         for module in list(copied.modules()):
             if isinstance(module, BitNetwork):
                 compute_in(module, dtype)

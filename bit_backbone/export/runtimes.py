@@ -103,7 +103,8 @@ def _open_openvino(path: Path) -> tuple[Run, Metadata]:
     stored = model.get_rt_info([KEY, "metadata"]).value if model.has_rt_info([KEY]) else None
     metadata = Metadata.from_json(stored, str(path))
     # By default OpenVINO computes in bfloat16 where the processor has it.
-    hint = {"INFERENCE_PRECISION_HINT": "f32"} if metadata.precision == "float32" else {}
+    exact = metadata.precision in ("float32", "int8")
+    hint = {"INFERENCE_PRECISION_HINT": "f32"} if exact else {}
     request = core.compile_model(model, "CPU", hint).create_infer_request()
 
     def run(x: Tensor) -> list[Tensor]:

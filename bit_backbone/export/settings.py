@@ -8,6 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 HALVES = ("bfloat16", "float16")
+INT8 = "int8"
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,11 @@ class Format:
 FORMATS: Mapping[str, Format] = MappingProxyType(
     {
         # ONNX Runtime has no bfloat16 convolution for CPUs, so such a file could not be verified.
-        "onnx": Format((".onnx",), ("float32", "float16"), "onnx", ("onnx", "onnxruntime")),
+        "onnx": Format((".onnx",), ("float32", "float16", INT8), "onnx", ("onnx", "onnxruntime")),
         # What OpenVINO computes in is chosen where a model is compiled; the file holds the weights.
-        "openvino": Format((".xml",), ("float32", "float16"), "openvino", ("onnx", "openvino")),
+        "openvino": Format(
+            (".xml",), ("float32", "float16", INT8), "openvino", ("onnx", "openvino")
+        ),
         "torch-export": Format((".pt2",)),
         "aoti": Format((".pt2",)),
         "torchscript": Format((".pt", ".ts")),
@@ -63,6 +66,8 @@ TOLERANCES: Mapping[str, Tolerance] = MappingProxyType(
         # ten and eight bits of fraction, through some fifty layers
         "float16": Tolerance(2e-2, 0.9, 0.05, 0.1),
         "bfloat16": Tolerance(1e-1, 0.8, 0.15, 0.25),
+        # filters in 8 bits, and 21 levels for a standard deviation of activations
+        INT8: Tolerance(1.5e-1, 0.75, 0.2, 0.3),
     }
 )
 
@@ -100,7 +105,8 @@ class ExportSettings:
         if self.precision not in precisions:
             raise ValueError(
                 f"{self.format} takes {' or '.join(precisions)}, got {self.precision}; "
-                "torch-export, aoti and torchscript take it"
+                f"{', '.join(n for n, f in FORMATS.items() if self.precision in f.precisions)} "
+                "take it"
             )
         if self.image_size is not None and min(self.image_size) < 1:
             raise ValueError(f"an image size must be two positive numbers, got {self.image_size}")

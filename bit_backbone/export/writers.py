@@ -13,6 +13,7 @@ import torch
 
 from bit_backbone.export.metadata import KEY, Metadata
 from bit_backbone.export.program import Program
+from bit_backbone.export.quantized import store_in_8_bits
 from bit_backbone.utils.extras import require
 
 OPSET = 18  # the lowest with RoIAlign's and Resize's present meanings; every runtime has it
@@ -83,6 +84,7 @@ def write_onnx(program: Program, path: Path, metadata: Metadata) -> None:
             dynamic_axes=axes if program.dynamic else None,
         )  # fmt: skip
     model = onnx.load(str(path))
+    store_in_8_bits(model)
     onnx.helper.set_model_props(model, {KEY: metadata.to_json()})
     onnx.save(model, str(path))
 

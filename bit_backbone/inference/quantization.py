@@ -27,8 +27,7 @@ def dtype_of_int8(model: nn.Module) -> torch.dtype:
     Raises:
         ValueError: The model cannot be computed in 8 bits.
     """
-    for module in model.modules():
-        _check(module)
+    check_int8(model)
     if any(p.device.type != "cpu" for p in model.parameters()):
         raise ValueError("torch.int8 is for CPUs; move the model there, or take torch.bfloat16")
     if has_int8():
@@ -40,6 +39,12 @@ def dtype_of_int8(model: nn.Module) -> torch.dtype:
         stacklevel=4,
     )
     return dtype
+
+
+def check_int8(model: nn.Module) -> None:
+    """Raises ValueError where a model cannot be computed in 8 bits."""
+    for module in model.modules():
+        _check(module)
 
 
 def _check(module: nn.Module) -> None:
@@ -64,12 +69,12 @@ def quantize(model: nn.Module, calibration: Iterable[Any] | None) -> None:
         calibration: Inputs of the model, to measure the largest activations on; None to compute
             them from the norms' parameters.
     """
-    units: list[Any] = [module for module in model.modules() if _is_ours(module)]
-    bounds = {norm: bound_of(norm) for unit in units for norm in _norms(unit)}
+    units = quantizable_units(model)
+    bounds = {norm: bound_of(norm) for unit in units for norm in norms_of(unit)}
     if calibration is not None:
         bounds = _measured(model, bounds, calibration)
     for unit in units:
-        steps = [(bounds[norm] / LEVELS).clamp(min=SMALLEST_STEP) for norm in _norms(unit)]
+        steps = [(bounds[norm] / LEVELS).clamp(min=SMALLEST_STEP) for norm in norms_of(unit)]
         for conv, step in zip((unit.conv1, unit.conv2, unit.conv3), steps, strict=True):
             Int8Conv2d.quantize(conv, step)
         if unit.downsample is not None:
@@ -80,8 +85,8 @@ def quantize(model: nn.Module, calibration: Iterable[Any] | None) -> None:
 
 def make_empty(model: nn.Module) -> None:
     """Turns a network on the meta device into the shape of one in 8 bits, for a state dict."""
-    for unit in [module for module in model.modules() if _is_ours(module)]:
-        for conv in _convolutions(unit):
+    for unit in quantizable_units(model):
+        for conv in convolutions_of(unit):
             steps = (torch.empty(count, device="meta") for count in conv.weight.shape[:2])
             levels = torch.empty_like(conv.weight, dtype=torch.int8)
             conv.weight = nn.Parameter(levels, requires_grad=False)
@@ -101,28 +106,34 @@ def _check_inputs(model: nn.Module) -> None:
             network.register_forward_pre_hook(_check_finite)
 
 
+def quantizable_units(model: nn.Module) -> list[Any]:
+    """Returns the units that are as this package makes them, and not changed by a user."""
+    return [module for module in model.modules() if _is_ours(module)]
+
+
 def bound_of(norm: GroupNormAct) -> Tensor:
     """Returns up to where the values after a norm and its ReLU are told apart, float32 [C]."""
     shift, scale = norm.bias.detach().float(), norm.weight.detach().float().abs()
     return shift + DEVIATIONS * scale
 
 
-def _norms(unit: Any) -> tuple[GroupNormAct, ...]:
+def norms_of(unit: Any) -> tuple[GroupNormAct, ...]:
+    """Returns the norms before the first three of ``convolutions_of``."""
     return unit.norm1, unit.norm2, unit.norm3
 
 
-def _convolutions(unit: Any) -> list[Any]:
+def convolutions_of(unit: Any) -> list[Any]:
+    """Returns a unit's convolutions, and after them its projection's, which reads norm1."""
     projection = [] if unit.downsample is None else [unit.downsample.conv]
     return [unit.conv1, unit.conv2, unit.conv3, *projection]
 
 
 def _is_ours(unit: Any) -> bool:
-    """Whether a unit is as this package makes it, and not changed by a user."""
     if type(unit) not in (PreActUnit, InPlacePreActUnit):
         return False
     known = (StdConv2d, FoldedConv2d)
-    return all(type(conv) in known for conv in _convolutions(unit)) and all(
-        isinstance(norm, GroupNormAct) and isinstance(norm.act, nn.ReLU) for norm in _norms(unit)
+    return all(type(conv) in known for conv in convolutions_of(unit)) and all(
+        isinstance(norm, GroupNormAct) and isinstance(norm.act, nn.ReLU) for norm in norms_of(unit)
     )
 
 

@@ -46,6 +46,7 @@ def classifier():
 MODELS = {
     "backbone": lambda: tiny(out_indices=(1, 4)).eval(),
     "same": lambda: tiny(out_indices=(2, 4), global_padding="same", layer_type="bottleneck").eval(),
+    "preact": lambda: tiny(out_indices=(1, 2, 4), feature_norm="preact").eval(),
     "classifier": classifier,
     "pyramid": lambda: randomise(bit_fpn_backbone(TINY)).eval(),
     "deeplab": lambda: randomise(Segmenter(deeplabv3_bit(variant=TINY, num_classes=4))).eval(),

@@ -2,17 +2,21 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from models import MODELS, SUFFIX
+from networks import tiny
 from PIL import Image
 
-from bit_backbone import BitImageProcessor
+from bit_backbone import BitImageProcessor, optimize_for_inference
 from bit_backbone.checkpoints import CheckpointError
 from bit_backbone.export import export, load
 from bit_backbone.export.metadata import Metadata
 from bit_backbone.export.photographs import photographs
 from bit_backbone.export.pixels import Pixels
+from bit_backbone.inference import quantization
+from bit_backbone.inference.int8 import Int8Conv2d
 
 # Capturing a detector by torch.export takes half a minute, compiling it some.
 SLOW = {
@@ -80,6 +84,41 @@ def test_preprocessing_in_the_file(kind, name, images, tmp_path):
            processor=processor)  # fmt: skip
     found = load(path)(torch.randint(0, 256, (75, 99, 3), dtype=torch.uint8))
     assert all(isinstance(value, torch.Tensor) for value in found.values())
+
+
+@pytest.mark.parametrize("kind", ["backbone", "preact", "classifier", "fcn", "fasterrcnn"])
+@pytest.mark.parametrize("name", ["onnx", "openvino"])
+def test_8_bits(name, kind, images, tmp_path, monkeypatch):
+    """Verified to be near the model, and of the same weights as in PyTorch."""
+    monkeypatch.setattr(quantization, "has_int8", lambda: True)
+    model = MODELS[kind]()
+    path = tmp_path / f"model{SUFFIX[name]}"
+    report = export(model, path, format=name, images=images, precision="int8")
+    assert report.checks[0].difference.problem is None
+    assert load(path).metadata.precision == "int8"
+    if name == "openvino":
+        return
+    stored = onnx_integers(path)
+    fast = optimize_for_inference(model, dtype=torch.int8)
+    convs = [module for module in fast.modules() if isinstance(module, Int8Conv2d)]
+    assert len(stored) == len(convs) == 16
+    assert {c.weight.float().sum().item() for c in convs} == {float(s.sum()) for s in stored}
+
+
+def onnx_integers(path):
+    onnx = pytest.importorskip("onnx")
+    tensors = map(onnx.numpy_helper.to_array, onnx.load(path).graph.initializer)
+    return [t.astype(np.float32) for t in tensors if t.dtype == np.int8 and t.ndim == 4]
+
+
+def test_8_bits_are_for_pre_activation_and_onnx(images, tmp_path):
+    model = tiny(layer_type="bottleneck").eval()
+    with pytest.raises(ValueError, match="takes pre-activation networks"):
+        export(model, tmp_path / "m.onnx", format="onnx", images=images, precision="int8")
+    message = "torchscript takes .*got int8; onnx, openvino take it"
+    with pytest.raises(ValueError, match=message):
+        export(model, tmp_path / "m.pt", format="torchscript", images=images, precision="int8")
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("kind", ["maskrcnn", "fcos"])
