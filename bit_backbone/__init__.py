@@ -1,6 +1,6 @@
 """Big Transfer (BiT) as a backbone for dense prediction.
 
-Importing the package is cheap: a name is imported, and torch with it, when it is first used.
+Importing the package is cheap: a name, and torch with it, is imported when it is first used.
 """
 
 from typing import TYPE_CHECKING

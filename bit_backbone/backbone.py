@@ -41,12 +41,12 @@ class BitBackbone(BitNetwork, PretrainedMixin):
     """BiT as a backbone: images in, a dict of feature maps out.
 
     Builds and runs nothing after the deepest requested output, so every parameter takes part in
-    every forward. What an output is depends on ``feature_norm``:
+    every forward. ``feature_norm`` decides what an output is:
 
     * "none": the raw residual sum, as in timm and transformers; signed and unbounded.
-    * "preact": what the norm and activation of the following unit make of it (of the last stage:
+    * "preact": the sum after the norm and activation of the following unit (after the last stage:
       the network's final norm). With published weights these norms are pretrained.
-    * "groupnorm": the raw sum through a fresh GroupNorm per output, ``feature_norms``.
+    * "groupnorm": the raw sum after a new GroupNorm per output, ``feature_norms``.
 
     Example:
         >>> backbone = BitBackbone("R50x1", out_indices=[1, 2, 3])
@@ -64,14 +64,14 @@ class BitBackbone(BitNetwork, PretrainedMixin):
 
     Args:
         config: A BitConfig, the name of a variant ("R101x3"), or None for R50x1.
-        weights: A checkpoint of this network to load, anything that
-            ``bit_backbone.checkpoints.load`` takes, ``Source(path, part="state_dict_ema")`` too;
-            None for random weights.
+        weights: A checkpoint of this network to load: anything that
+            ``bit_backbone.checkpoints.load`` takes, also
+            ``Source(path, part="state_dict_ema")``. None for random weights.
         **overrides: Arguments of BitConfig that differ from ``config``.
 
     Raises:
         ValueError: An argument of the configuration breaks a rule.
-        CheckpointError: ``weights`` cannot be found, fetched or read, or are another network's.
+        CheckpointError: ``weights`` cannot be found, fetched or read, or belong to another network.
     """
 
     def __init__(

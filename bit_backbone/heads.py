@@ -173,15 +173,15 @@ def classification_loss(logits: Tensor, labels: Tensor, problem_type: str | None
 
     Args:
         logits: [N, K].
-        labels: By the kind of problem: "single_label_classification": class indices [N], of which
-            -100 is left out, or float probabilities [N, K], for cross entropy;
+        labels: Depending on the kind of problem,  "single_label_classification": class indices [N],
+            of which -100 is left out, or float probabilities [N, K], for cross entropy;
             "multi_label_classification": [N, K] of 0 and 1, for binary cross entropy; "regression":
             [N, K], or [N] where K is 1, for the mean squared error.
-        problem_type: Which of these; None for regression where K is 1, else single-label where
-            there is one integer for each example, else multi-label.
+        problem_type: One of these. None means regression if K is 1, else single-label if there is
+            one integer per example, else multi-label.
 
     Raises:
-        ValueError: The shape or type of the labels is not that of the kind of problem.
+        ValueError: The shape or type of the labels does not fit the kind of problem.
     """
     if problem_type is None:
         problem_type = _infer_problem(logits, labels)

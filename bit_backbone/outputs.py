@@ -1,4 +1,4 @@
-"""What the models with a head return: values by attribute, by key, and by position."""
+"""Outputs of the models with a head: values by attribute, by key and by position."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ __all__ = ["ImageClassifierOutput", "ModelOutput", "PooledOutput"]
 
 
 class ModelOutput(Mapping[str, Any]):
-    """Base of dataclasses that are read like transformers' outputs.
+    """Base of dataclasses with the interface of transformers' outputs.
 
     A value is an attribute (``out.logits``), a key (``out["logits"]``) and a position among the
     values that are not None (``out[0]``, ``out[:2]``, ``out.to_tuple()``). Iterating gives the keys
-    of those, as with any mapping.
+    of these values, as for any mapping.
     """
 
     def to_tuple(self) -> tuple[Any, ...]:

@@ -41,8 +41,8 @@ class ConvertReport:
     Attributes:
         source: Where the tensors came from.
         target: The file or folder that was written.
-        source_format: Whose names the source uses.
-        format: Whose names the target uses.
+        source_format: The format of the source.
+        format: The format of the target.
         architecture: The network.
         written: Names in the target.
         left_out: Names in the source that the target does not have: a head that was dropped, the
@@ -84,29 +84,29 @@ def convert(
     progress: bool = False,
     part: str | None = None,
 ) -> ConvertReport:
-    """Writes a checkpoint in another codebase's names and layouts, every value as it is.
+    """Writes a checkpoint in another codebase's names and layouts; no value changes.
 
     Args:
         source: Anything that ``load`` accepts.
-        target: The file to write; its suffix says which kind. "npz": .npz. "detectron2": .pth or
-            .pkl. The others: .safetensors, .pth, .pt or .bin. "transformers" without a suffix
-            writes a folder with a config.json.
+        target: The file to write. Its suffix decides the kind of file. "npz": .npz. "detectron2":
+            .pth or .pkl. The others: .safetensors, .pth, .pt or .bin. "transformers" without a
+            suffix writes a folder with a config.json.
         format: "npz" (the official TensorFlow and Jax names), "torch" (the official PyTorch
             names), "timm", "transformers", "detectron2" or "native" (this package's).
-        head: "keep" or "drop". detectron2 has no use for a head, and says so when it finds one.
+        head: "keep" or "drop". detectron2 does not use a head, and warns if there is one.
         overwrite: Whether an existing target may be replaced.
-        prefix: What to put before every name, instead of the format's own: detectron2's
+        prefix: Prefix of every name, instead of the format's own: detectron2's
             "backbone.bottom_up." fits an FPN, "backbone." a bare backbone.
-        config: The network, for a folder's config.json; None for the source's own.
+        config: The network for the config.json of a folder; None for that of the source.
         progress: Whether to show a progress bar.
-        part: Which network of a source that holds several, as in ``load``.
+        part: The network to take from a source with several, as in ``load``.
 
     Returns:
         What was written and left out.
 
     Raises:
         CheckpointError: The source is unusable or incomplete, a tensor has no name in the format,
-            or the target exists or cannot be written; then nothing has changed.
+            or the target exists or cannot be written. Nothing is written in these cases.
         ValueError: ``format``, ``head`` or the target's suffix is none of the above.
     """
     theirs, target = _format_of(format), Path(target)
@@ -146,7 +146,7 @@ def _class_of(names: Collection[str]) -> str:
 
 
 def check_whole(checkpoint: Checkpoint) -> None:
-    """Checks that a checkpoint is a network: every tensor of every unit there, and no other.
+    """Checks that a checkpoint has exactly the tensors of a whole network.
 
     Raises:
         CheckpointError: It is not; the message lists the tensors.

@@ -12,7 +12,7 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be found, read, understood, loaded or written.
 
     Attributes:
-        report: What was compared, where the error is about tensors that do not fit.
+        report: The comparison, if the error is about tensors that do not fit.
     """
 
     def __init__(self, message: str, report: LoadReport | None = None) -> None:
@@ -21,4 +21,4 @@ class CheckpointError(ValueError):
 
 
 class NotDownloadedError(CheckpointError):
-    """A file of the bucket or the Hub that is not here, while ``HF_HUB_OFFLINE`` is set."""
+    """A file that was not downloaded before, while ``HF_HUB_OFFLINE`` is set."""

@@ -1,4 +1,4 @@
-"""Loading a checkpoint into a model: all of it, or an error that says exactly what is wrong."""
+"""Loading a checkpoint into a model: all of it, or an error that lists what is wrong."""
 
 from __future__ import annotations
 
@@ -35,36 +35,36 @@ def load(
 ) -> LoadReport:
     """Loads a checkpoint into a model of this package, or into a larger model that holds one.
 
-    Every name and every shape is compared before anything is read, and everything is read before
-    the model changes, so a failure leaves it as it was. A model that was built on the meta device
-    is filled directly, on torch's default device, and never initialised at random first: loading
-    takes the memory of the tensors themselves and a few megabytes.
+    All names and shapes are compared before anything is read, and everything is read before the
+    model changes. After an error the model is as it was. A model on the meta device is filled
+    directly, on torch's default device, without random initialization: loading takes the memory of
+    the tensors and a few megabytes.
 
-    A backbone that stops early takes the part it has; the report lists the rest as ``beyond``. A
-    file of RGB images fits a model of another ``num_channels``; how exactly, says
-    ``bit_backbone.network.image_channels.adapt_rgb_filters``.
+    A backbone without the last stages takes its part of the file; the report lists the rest as
+    ``beyond``. Weights for RGB images also fit a model with another ``num_channels``;
+    ``bit_backbone.network.image_channels.adapt_rgb_filters`` describes how.
 
     Args:
         model: A BitBackbone, BitModel or BitForImageClassification; or a DDP model, a compiled
             model or a detector around one.
         source: A published name ("BiT-M-R50x1", "timm/resnetv2_50x1_bit.goog_in21k"), a file, a
-            folder, a repository on the Hugging Face Hub, a dict of tensors or of such dicts, or
-            a ``Source``, which names a part.
-        head: What becomes of the classification head, where the model has one. "keep": the
-            file's, which must fit. "drop": the file's is not read, and the model's stays as it is.
-            "new": the file's is not read, and the model's is random.
+            folder, a repository on the Hugging Face Hub, a dict of tensors or of such dicts, or a
+            ``Source``, which also names a part.
+        head: The classification head, if the model has one. "keep" loads the file's, which must
+            fit. "drop" leaves the model's head as it is. "new" initializes the model's head at
+            random.
         strict: Whether anything missing, unexpected or misshapen is an error; otherwise it is a
             warning, and whatever fits is loaded.
-        part: Which network of a file that holds several: "state_dict_ema", "teacher". None for
-            the model's own weights, by the order in ``bit_backbone.checkpoints.parts``; the report
-            names the others.
+        part: The network to take from a file with several, such as "state_dict_ema" or "teacher".
+            None takes the model's own weights, by the order in ``bit_backbone.checkpoints.parts``;
+            the report names the others.
 
     Returns:
-        What was loaded, and every tensor that was not.
+        The loaded tensors, and all tensors that were not loaded.
 
     Raises:
         CheckpointError: The source cannot be found or read, or, if strict, does not fit.
-        ValueError: ``head`` is none of the three.
+        ValueError: ``head`` has another value.
     """
     with open_checkpoint(source, part=part) as checkpoint:
         return load_checkpoint(model, checkpoint, head, strict)
@@ -73,7 +73,7 @@ def load(
 def load_checkpoint(
     model: nn.Module, checkpoint: Checkpoint, head: str = "keep", strict: bool = True
 ) -> LoadReport:
-    """Loads a checkpoint that is open already; otherwise as ``load``."""
+    """Does what ``load`` does, with a checkpoint that is already open."""
     if head not in HEAD_POLICIES:
         raise ValueError(f"head must be one of {', '.join(map(repr, HEAD_POLICIES))}, got {head!r}")
     target = Target(model)

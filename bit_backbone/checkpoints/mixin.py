@@ -43,24 +43,24 @@ class PretrainedMixin(nn.Module):
         part: str | None = None,
         **overrides: Any,
     ) -> Self:
-        """Builds the model that a checkpoint is for, and loads it; nothing is random first.
+        """Builds the model of a checkpoint and loads the weights, without random initialization.
 
-        The configuration is the config.json beside the weights. An official or timm file has
-        none: its network is read off its tensors' shapes.
+        The configuration comes from the config.json in the folder of the weights. An official or
+        timm file has none; the shapes of its tensors then determine the network.
 
         Args:
             name_or_path: A published name ("BiT-M-R50x1", "google/bit-50", ...), a folder with a
                 config.json, a file, or a repository on the Hugging Face Hub.
-            head: What becomes of the classification head. "keep": the model has the file's.
-                "drop": the file's is not read; the model has a random one where ``num_labels`` or
-                ``id2label`` asks for it, and otherwise none. "new": the model has a random one.
+            head: The classification head. "keep" loads the file's. "drop" does not; the model has a
+                random head if ``num_labels`` or ``id2label`` is given, and otherwise none. "new"
+                gives the model a random head.
             strict: Whether anything missing, unexpected or misshapen is an error; otherwise it is
                 a warning, and whatever fits is loaded.
             revision: Branch, tag or commit, on the Hub.
-            dtype: Type of the model's tensors, or its name; "auto" for that of the file's. None
-                for torch's default, whatever the file's are.
-            part: Which network of a checkpoint that holds several, such as "state_dict_ema"; a
-                ``Source`` says the same. None for the model's own weights.
+            dtype: Type of the model's tensors, or its name; "auto" for the type in the file; None
+                for torch's default type.
+            part: The network to take from a checkpoint with several, such as "state_dict_ema"; a
+                ``Source`` does the same. None takes the model's own weights.
             **overrides: Arguments of BitConfig that differ from the checkpoint's.
 
         Returns:
@@ -68,8 +68,8 @@ class PretrainedMixin(nn.Module):
 
         Raises:
             CheckpointError: The checkpoint cannot be found, fetched or read, or does not fit.
-            ValueError: An override breaks a rule of BitConfig, or ``dtype`` is no floating-point
-                type, or "auto" for a file of several.
+            ValueError: An override breaks a rule of BitConfig, ``dtype`` is not a floating-point
+                type, or it is "auto" and the file has several types.
         """
         from bit_backbone.checkpoints.pretrained import from_pretrained
 
@@ -87,18 +87,18 @@ class PretrainedMixin(nn.Module):
     def save_pretrained(
         self, folder: str | os.PathLike[str], *, max_shard_size: int | str = "50GB"
     ) -> None:
-        """Writes config.json and model.safetensors, as transformers does and reads.
+        """Writes config.json and model.safetensors, which transformers can read.
 
-        transformers computes the same with them as far as it can: it has no
-        ``weight_standardization_eps`` (it uses 1e-8) and no ``feature_norm``.
+        transformers then computes the same, with two exceptions: it ignores
+        ``weight_standardization_eps`` (it uses 1e-8) and ``feature_norm``.
 
         Args:
-            folder: Made if it does not exist; a model in it is replaced.
+            folder: Created if missing; a model in it is replaced.
             max_shard_size: Weights larger than this, in bytes or as a string such as "5GB", are
                 spread over several files with an index.
 
         Raises:
-            CheckpointError: It cannot be written; a model that was there before is still there.
+            CheckpointError: It cannot be written; an earlier model in the folder stays.
         """
         from bit_backbone.checkpoints.pretrained import save_pretrained
 

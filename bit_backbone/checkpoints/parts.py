@@ -1,13 +1,13 @@
-"""Which BiT networks a file holds, under which names, and which of them is meant.
+"""The BiT networks in a file, their names, and the choice among them.
 
-Training scripts save a network beside its average, a student beside its teacher, in dicts of dicts
-or in one dict under prefixes. Each such network is a part. Without a choice the model's own weights
-are taken:
+Training scripts save several networks in one file: a network and its average, a student and its
+teacher, in dicts of dicts or in one dict under prefixes. Each of them is a part. By default the
+model's own weights are taken:
 
-1. A part is an average, and stands back, if a word of its name is one of AVERAGES: ``model_ema``,
+1. A part is an average, and is taken last, if a word of its name is in AVERAGES: ``model_ema``,
    ``state_dict_ema``, ``teacher``, ``modelTeacher``, ``encoder_k``, ``target_network``.
-2. Of the others, one whose first name is earlier in OWN comes first; any other name comes last.
-3. Where two are equal by that, the caller has to choose.
+2. Of the other parts, the one whose first name is earliest in OWN is taken; other names follow.
+3. If two parts rank equally, the caller has to choose.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ class Part:
     """One of the networks in a file.
 
     Attributes:
-        name: What to call it: the keys that lead to its dict, and its prefix where others share
-            the dict; "" for what is a file of its own.
+        name: The keys that lead to its dict, and its prefix if others share the dict; "" if the
+            file is only this network.
         group: The keys that lead to its dict.
-        network: Whose names it has, and what stands before them.
+        network: The format of its names, and their prefix.
     """
 
     name: str
@@ -66,12 +66,12 @@ class Part:
         return _joined((*self.group, self.network.prefix))
 
     def is_called(self, name: str) -> bool:
-        """Whether a name is the part's, or that of a dict or module around it."""
+        """Whether a name means this part, or a dict or module around it."""
         return any(own == name or own.startswith(f"{name}.") for own in (self.name, self.full_name))
 
     @property
     def rank(self) -> tuple[bool, int]:
-        """What comes first is taken first."""
+        """Sort key: the first part is taken."""
         first = self.full_name.split(".")[0]
         words = {word.lower() for word in _WORD.findall(self.full_name)}
         return bool(words & AVERAGES), OWN.index(first) if first in OWN else len(OWN)
@@ -95,7 +95,7 @@ def find_parts(file: TensorFile) -> list[Part]:
 
 
 def choose(parts: Sequence[Part], wanted: str | None, origin: str) -> Part:
-    """Returns the part that is asked for, or the model's own.
+    """Returns the requested part, or the model's own.
 
     Raises:
         CheckpointError: There is no such part, or there are several and none was chosen.

@@ -46,7 +46,7 @@ def from_pretrained(
     part: str | None = None,
     **overrides: Any,
 ) -> ModelT:
-    """Builds a model of a class and loads a checkpoint into it: ``PretrainedMixin`` says how."""
+    """Builds a model of a class and loads a checkpoint; see ``PretrainedMixin``."""
     source, part = split(name_or_path, part)
     if isinstance(source, Mapping):
         raise CheckpointError(
@@ -87,7 +87,7 @@ def _dtype(dtype: torch.dtype | str | None, checkpoint: Checkpoint) -> torch.dty
 
 
 def read_config(place: Place) -> BitConfig | None:
-    """Reads the config.json that belongs to a checkpoint; None where only shapes show the network.
+    """Reads the config.json of a checkpoint; returns None if there is none.
 
     Raises:
         CheckpointError: A folder or repository without a config.json, or another model's.
@@ -134,7 +134,7 @@ def _timm_labels(place: Place, checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def config_of(checkpoint: Checkpoint, **overrides: Any) -> BitConfig:
-    """Returns the configuration of a checkpoint that comes without one."""
+    """Returns the configuration of a checkpoint without a config.json."""
     eps = {"weight_standardization_eps": checkpoint.format.eps}
     if checkpoint.architecture.layer_type == "bottleneck" and not _PADDING & set(overrides):
         warnings.warn(
@@ -155,7 +155,7 @@ def config_of(checkpoint: Checkpoint, **overrides: Any) -> BitConfig:
 
 
 def config_for(source: SourceLike, checkpoint: Checkpoint) -> BitConfig:
-    """Returns an open checkpoint's configuration: its config.json's, or what its shapes show."""
+    """Returns an open checkpoint's configuration, from its config.json or its shapes."""
     path, _ = split(source)
     config = read_config(locate(path)) if isinstance(path, str | os.PathLike) else None
     return config or config_of(checkpoint)
@@ -164,7 +164,7 @@ def config_for(source: SourceLike, checkpoint: Checkpoint) -> BitConfig:
 def save_pretrained(
     model: nn.Module, folder: str | os.PathLike[str], *, max_shard_size: int | str = "50GB"
 ) -> None:
-    """Writes a model as transformers does: ``PretrainedMixin`` says how."""
+    """Writes a model as transformers does; see ``PretrainedMixin``."""
     from huggingface_hub import split_torch_state_dict_into_shards
 
     folder = Path(folder)
@@ -219,7 +219,7 @@ def _transformers_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]
 
 
 def remove_older_weights(folder: Path, keep: set[str]) -> None:
-    """Removes what readers would take for this model's weights and is not."""
+    """Removes older weights that readers would take for this model's."""
     for path in [*(folder / name for name in WEIGHT_FILES), *folder.glob(_SHARDS)]:
         if path.name not in keep:
             path.unlink(missing_ok=True)

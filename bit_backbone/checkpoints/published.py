@@ -1,4 +1,4 @@
-"""Every published BiT checkpoint: where it lies, what it holds and how its images are prepared.
+"""Every published BiT checkpoint: its address, its contents and its preprocessing.
 
 The official files are listed in the README of google-research/big_transfer; timm re-hosts fifteen
 of them and transformers one. Importing this module does not import torch.
@@ -68,18 +68,18 @@ class PublishedCheckpoint:
     """One published file.
 
     Attributes:
-        name: What to pass as ``weights`` or ``source``.
+        name: The name to pass as ``weights`` or ``source``.
         variant: "R50x1" .. "R152x4".
         num_labels: Size of its head.
         data: What it was trained on.
         source: "bucket" (the official .npz) or "hub" (the Hugging Face Hub).
         location: Its URL, or its repository on the Hub.
-        format: Whose names the file uses.
+        format: The format of the file.
         preset: Preprocessing, a preset of BitImageProcessor.
         top1: Published ImageNet top-1 accuracy in %, if any (BiT-M fine-tuned on ILSVRC-2012: as
             measured with timm's preprocessing).
         top5: Published ImageNet top-5 accuracy in %, if any.
-        aliases: Other names that are asked for.
+        aliases: Other accepted names.
         licence: SPDX identifier.
     """
 
@@ -99,7 +99,7 @@ class PublishedCheckpoint:
 
 @cache
 def catalog() -> Mapping[str, PublishedCheckpoint]:
-    """Returns the published checkpoints by name, but for VTAB-1k's 285 (see ``vtab``)."""
+    """Returns the published checkpoints by name, without the 285 of VTAB-1k (see ``vtab``)."""
     entries = (*_pretrained(), *_fine_tuned(), *_distilled(), *_timm(), _bit_50())
     return MappingProxyType({entry.name: entry for entry in entries})
 
@@ -126,7 +126,7 @@ def find(name: str) -> PublishedCheckpoint | None:
 
 
 def closest(name: str) -> list[str]:
-    """Returns up to three known names that look like one that is not known."""
+    """Returns up to three known names similar to an unknown one."""
     known = {key: entry.name for key, entry in _index().items()}
     keys = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.6)
     return list(dict.fromkeys(known[key] for key in keys))

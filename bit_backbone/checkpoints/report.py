@@ -1,4 +1,4 @@
-"""What a load found: every tensor accounted for, each kind listed apart."""
+"""The result of loading: every tensor is in one of its lists."""
 
 from __future__ import annotations
 
@@ -25,30 +25,31 @@ class ShapePair(NamedTuple):
 class LoadReport:
     """The outcome of loading a checkpoint into a model.
 
-    Every name is the model's own, except the unexpected ones that only the file knows.
+    All names are those of the model, except the unexpected ones, which only the file has.
 
     Attributes:
         source: Where the tensors came from.
-        format: Whose names the file uses: "npz", "torch", "timm", "transformers", "native" or
+        format: The format of the file: "npz", "torch", "timm", "transformers", "native" or
             "detectron2".
-        architecture: The network the file holds.
-        model: The network the model is.
-        loaded: Tensors the model now has from the file.
+        architecture: The network in the file.
+        model: The network of the model.
+        loaded: Tensors of the model that were loaded from the file.
         missing: Tensors of the model that the file lacks.
-        unexpected: Tensors of the file's network that the model has no place for.
+        unexpected: Tensors of the file's network that the model does not have.
         misshapen: Tensors whose shapes differ.
-        head: Tensors of the file's head that were left out, by the head policy or because the
-            model has none.
+        head: Tensors of the file's head that were not loaded, because of ``head`` or because the
+            model has no head.
         beyond: Tensors of the file after the last stage that the model builds.
-        fresh: Tensors of the model that are random: a new head, and on the meta device
-            whatever the file does not have.
+        fresh: Tensors of the model that are random: a new head, and on the meta device everything
+            that the file lacks.
         kept: Tensors of the model that keep the values they had.
         adapted: Tensors that were made to fit another number of image channels.
-        outside: Names in the file beside the network: a detector's other parts.
+        outside: Names in the file outside of the network: the other parts of a detector.
         not_finite: Loaded tensors that hold NaN or infinity.
-        part: Which of the file's networks was taken: the keys and the prefix that lead to it, ""
-            for a file that is one.
-        other_parts: The others, of which ``part=`` takes one instead: an average, a teacher.
+        part: The network that was taken: the keys and the prefix that lead to it; "" if the file is
+            only one network.
+        other_parts: The other networks in the file, such as an average or a teacher; ``part=``
+            chooses one of them.
     """
 
     source: str

@@ -1,4 +1,4 @@
-"""What a user may name as a checkpoint, and where that is on this machine."""
+"""What may be given as a checkpoint, and where it is on this machine."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from bit_backbone.checkpoints.files import (
 
 @dataclass(frozen=True)
 class Source:
-    """A checkpoint, and which of the networks in it is meant.
+    """A checkpoint and one of the networks in it.
 
     Attributes:
         path: A file, a folder, a published name or "owner/name" on the Hugging Face Hub.
-        part: The keys that lead to the network, "state_dict_ema"; None for the model's own, by the
-            order that ``bit_backbone.checkpoints.parts`` documents.
+        part: The keys that lead to the network, such as "state_dict_ema". None takes the model's
+            own, by the order in ``bit_backbone.checkpoints.parts``.
     """
 
     path: str | os.PathLike[str]
@@ -97,7 +97,7 @@ class InBucket(Place):
     entry: published.PublishedCheckpoint
 
     def open(self) -> TensorFile:
-        """Opens the file, fetched the first time."""
+        """Opens the file; downloads it the first time."""
         return open_file(fetching.fetch_from_bucket(self.entry))
 
 
@@ -109,11 +109,11 @@ class OnHub(Place):
     revision: str | None = None
 
     def open(self) -> TensorFile:
-        """Opens the weights, fetched the first time."""
+        """Opens the weights; downloads them the first time."""
         return open_file(fetching.fetch_weights_from_hub(self.repo, self.revision))
 
     def config(self) -> Path | None:
-        """Returns the repository's config.json, fetched the first time.
+        """Returns the repository's config.json; downloads it the first time.
 
         Raises:
             CheckpointError: It has none.
@@ -125,7 +125,7 @@ class OnHub(Place):
 
 
 def locate(name: str | os.PathLike[str], revision: str | None = None) -> Place:
-    """Returns where a checkpoint is: what exists on this machine first, then the catalog, the Hub.
+    """Returns where a checkpoint is: on this machine, else in the catalog, else on the Hub.
 
     Args:
         name: A file, a folder, a published name, or a repository on the Hub ("owner/name").
@@ -156,7 +156,7 @@ def locate(name: str | os.PathLike[str], revision: str | None = None) -> Place:
 def split(
     source: SourceLike, part: str | None = None
 ) -> tuple[str | os.PathLike[str] | Mapping[str, Any], str | None]:
-    """Returns where a source is, and which part of it is meant; ``part`` decides where given."""
+    """Returns the place of a source and the part to take; ``part`` takes precedence."""
     if isinstance(source, Source):
         return source.path, part or source.part
     return source, part
@@ -170,7 +170,7 @@ def open_checkpoint(
     Args:
         source: A name, a path, a ``Source``, or a dict of tensors, or of dicts.
         revision: Branch, tag or commit, on the Hub.
-        part: Which network of the source, where it holds several; what ``Source`` says otherwise.
+        part: The network to take from a source with several; None takes that of the ``Source``.
 
     Raises:
         CheckpointError: It cannot be found, fetched or read, or holds no BiT network.

@@ -55,24 +55,23 @@ class BitConfig:
         num_groups: Groups of every GroupNorm; must divide every normalised width.
         drop_path_rate: Stochastic depth of the last unit, in [0, 1); linear from 0 at the first.
         embedding_dynamic_padding: Pad the stem's pooling as SAME, whatever ``global_padding`` is.
-        output_stride: 4, 8, 16 or 32; stages that would go beyond it dilate instead.
+        output_stride: 4, 8, 16 or 32; later stages use dilation instead of a larger stride.
         width_factor: Multiplies every width, which is then rounded to a multiple of 8.
         out_features: Names of the outputs, ordered, out of "stem", "stage1" .. "stageN".
-        out_indices: The same outputs as indices; either follows from the other. Neither given:
-            the last stage.
-        feature_norm: "none" (raw residual sums), "preact" (what the next unit's pretrained norm
-            and activation make of them) or "groupnorm" (a fresh GroupNorm per output).
+        out_indices: The same outputs as indices. Either is enough; the default is the last stage.
+        feature_norm: "none" (raw residual sums), "preact" (after the pretrained norm and activation
+            of the next unit) or "groupnorm" (after a new GroupNorm per output).
         weight_standardization_eps: Added to the variance of each filter; 1e-10 is the official
             code's (google-research/big_transfer, bit_pytorch/models.py).
         num_labels: Size of the classification head; 0 for none.
         id2label: Name of each label; fixes ``num_labels``.
         label2id: The inverse of ``id2label``.
         problem_type: What labels mean to the loss: "regression", "single_label_classification",
-            "multi_label_classification", or None for what the labels given look like.
+            "multi_label_classification", or None to decide by the labels of each batch.
         output_hidden_states: Whether BitModel and BitForImageClassification return the output of
-            every stage too, where a call does not say.
-        return_dict: Whether they return an object with names rather than a tuple, where a call
-            does not say. A BitBackbone returns a dict in any case.
+            every stage too, if a call does not decide.
+        return_dict: Whether they return an object with names instead of a tuple, if a call does not
+            decide. A BitBackbone always returns a dict.
 
     Raises:
         ValueError: An argument breaks a rule; the message holds the rule, the value and the way
@@ -146,7 +145,7 @@ class BitConfig:
 
     @classmethod
     def resolve(cls, config: BitConfig | str | None, **overrides: Any) -> BitConfig:
-        """Returns what a model is given: a configuration, a variant's name, or None for R50x1.
+        """Returns a configuration, given one, the name of a variant, or None for R50x1.
 
         Args:
             config: Where to start.
@@ -166,12 +165,12 @@ class BitConfig:
         """Reads the contents of a config.json, written by this package or by transformers.
 
         Keys that BiT does not know are ignored (transformers writes many) unless they look like a
-        misspelt one. A file of transformers' that names no epsilon or labels gets the values that
-        transformers computes with: 1e-8 and 2 labels.
+        misspelt one. A file from transformers without an epsilon or labels gets transformers'
+        defaults: 1e-8 and 2 labels.
 
         Raises:
-            ValueError: A value breaks a rule, a key is almost, but not quite, an argument, or the
-                file is another model's.
+            ValueError: A value breaks a rule, a key looks like a misspelt argument, or the file
+                belongs to another model.
         """
         return cls(**files.arguments_of(values, {f.name for f in dataclasses.fields(cls)}))
 
@@ -197,12 +196,12 @@ class BitConfig:
             revision: Branch, tag or commit of the repository.
             cache_dir: Where downloads are kept.
             token: Access token for a private repository.
-            local_files_only: Use downloads of earlier only.
+            local_files_only: Whether to use only files that were downloaded before.
             **overrides: Arguments of BitConfig that differ from the file's.
 
         Raises:
-            ValueError: The file is not there, is not JSON, or is another model's; or an argument
-                breaks a rule.
+            ValueError: The file is missing, is not JSON, or belongs to another model; or an
+                argument breaks a rule.
         """
         hub = {"revision": revision, "cache_dir": cache_dir, "token": token}
         hub["local_files_only"] = local_files_only
@@ -219,7 +218,7 @@ class BitConfig:
         norm, and fails; so the widths are written as they are, with a factor of 1.
 
         Args:
-            architecture: The class of the model that it is saved with.
+            architecture: The class of the model with which it is saved.
         """
         widths = {"embedding_size": self.stem_channels, "hidden_sizes": self.channels[1:]}
         values = {**self.to_dict(), **widths, "width_factor": 1}
@@ -228,15 +227,15 @@ class BitConfig:
     def replace(self, **overrides: Any) -> BitConfig:
         """Returns a copy with some arguments changed.
 
-        Of two arguments that say the same thing (``out_features`` and ``out_indices``, or
-        ``num_labels`` and the label names), the one that is not overridden follows the other.
+        Two pairs of arguments depend on each other: ``out_features`` and ``out_indices``, and
+        ``num_labels`` and the label names. The one that is not given follows the other.
         """
         overrides = checks.complete(self._values(), overrides, DEFAULT_NUM_LABELS)
         return dataclasses.replace(self, **overrides)
 
     @property
     def stage_names(self) -> tuple[str, ...]:
-        """Names of all taps, shallow to deep: "stem", "stage1" .. "stageN"."""
+        """Names of all possible outputs, shallow to deep: "stem", "stage1" .. "stageN"."""
         return ("stem", *(f"stage{i}" for i in range(1, len(self.depths) + 1)))
 
     @property
@@ -246,12 +245,12 @@ class BitConfig:
 
     @property
     def channels(self) -> tuple[int, ...]:
-        """Channels of each tap in ``stage_names``."""
+        """Channels of each output in ``stage_names``."""
         return (self.stem_channels, *(stage.channels for stage in self.stages))
 
     @property
     def strides(self) -> tuple[int, ...]:
-        """Input pixels per output pixel of each tap in ``stage_names``."""
+        """Input pixels per output pixel of each output in ``stage_names``."""
         return (STEM_STRIDE, *(stage.total_stride for stage in self.stages))
 
     @property
@@ -276,7 +275,7 @@ class BitConfig:
         )
 
     def smallest_image(self, last: int) -> int:
-        """Returns the least height and width, in pixels, that reach stage ``last`` with a pixel.
+        """Returns the smallest height and width, in pixels, that leave a pixel at stage ``last``.
 
         It is 1 unless ``global_padding`` is "valid".
         """

@@ -19,10 +19,10 @@ TRANSFORMERS_NUM_LABELS = 2
 
 
 def read(name_or_path: str | os.PathLike[str], **hub_options: Any) -> dict[str, Any]:
-    """Returns what is in a config.json that belongs to a BiT.
+    """Returns the contents of a BiT's config.json.
 
     Raises:
-        ValueError: There is none, or it is no BiT's.
+        ValueError: It is missing, or belongs to another kind of model.
     """
     path, values = read_saved(name_or_path, FILE_NAME, "from_variant", **hub_options)
     check_model_type(values, path)
@@ -30,10 +30,10 @@ def read(name_or_path: str | os.PathLike[str], **hub_options: Any) -> dict[str, 
 
 
 def check_model_type(values: Mapping[str, Any], path: Path) -> None:
-    """Checks that the values of a config.json are a BiT's.
+    """Checks that the values of a config.json belong to a BiT.
 
     Raises:
-        ValueError: They are another model's.
+        ValueError: They belong to another model.
     """
     if values.get("model_type") != MODEL_TYPE:
         raise ValueError(
@@ -55,7 +55,7 @@ def arguments_of(values: Mapping[str, Any], names: Collection[str]) -> dict[str,
     """Returns the arguments of BitConfig that a config.json holds, out of ``names``.
 
     Raises:
-        ValueError: It is another model's, or a key is almost, but not quite, an argument.
+        ValueError: It belongs to another model, or a key looks like a misspelt argument.
     """
     if values.get("model_type", MODEL_TYPE) != MODEL_TYPE:
         raise ValueError(f"model_type must be {MODEL_TYPE!r}, got {values['model_type']!r}")

@@ -12,7 +12,7 @@ CHANNEL_MULTIPLE = 8
 
 @dataclass(frozen=True)
 class StageSpec:
-    """One residual stage, as the network builds it and as it is described to hosts.
+    """One residual stage, as the network builds it and describes it to hosts.
 
     Attributes:
         name: "stage1" .. "stageN".
@@ -55,7 +55,7 @@ def derive_stages(
         widths: Channels of each stage's output.
         depths: Residual units of each stage.
         stem_channels: Channels of the stem.
-        output_stride: Where stages stop to stride, and dilate instead.
+        output_stride: The largest stride; later stages use dilation instead.
         drop_path_rate: Stochastic depth of the last unit.
     """
     specs = []
@@ -86,11 +86,11 @@ def derive_stages(
 
 
 def smallest_input(stages: Sequence[StageSpec], pool: int) -> int:
-    """Returns the least height and width, in pixels, of which a net without padding makes a pixel.
+    """Returns the smallest height and width, in pixels, that leave a pixel without padding.
 
     Args:
-        stages: Those that the image goes through.
-        pool: Extent of the stem's pooling; 1 where it is padded.
+        stages: The stages that the image goes through.
+        pool: Size of the stem's pooling; 1 if it is padded.
     """
     size = 1
     for stage in reversed(stages):

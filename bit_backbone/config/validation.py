@@ -1,4 +1,4 @@
-"""The rules that a BitConfig must keep, each with the error that explains it."""
+"""The rules of BitConfig, each with the error that explains it."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def plain(value: Any) -> Any:
 
 
 def check_arguments(values: Mapping[str, Any]) -> None:
-    """Checks each argument of BitConfig by itself, and those that belong together."""
+    """Checks the arguments of BitConfig, each by itself and in combination."""
     for name, choices in CHOICES.items():
         value = values[name]
         value = value.lower() if name == "global_padding" and isinstance(value, str) else value
@@ -96,7 +96,7 @@ def _normalised_widths(stem_channels: int, stages: Iterable[StageSpec]) -> dict[
 def complete(
     values: Mapping[str, Any], overrides: Mapping[str, Any], default_labels: int
 ) -> dict[str, Any]:
-    """Adds to what overrides the values of a configuration the arguments that follow from it."""
+    """Adds the arguments that follow from the given ones to the overrides of a configuration."""
     for given, followers in _FOLLOWERS.items():
         if given in overrides:
             overrides = dict.fromkeys(followers) | dict(overrides)
@@ -110,7 +110,7 @@ def complete(
 
 
 def check_spelling(keys: Iterable[str], arguments: Collection[str]) -> None:
-    """Rejects keys that are almost, but not quite, an argument's name."""
+    """Rejects keys that look like a misspelt argument."""
     for key in set(keys) - set(arguments):
         close = difflib.get_close_matches(key, arguments, n=1, cutoff=SPELLING_CUTOFF)
         if close:

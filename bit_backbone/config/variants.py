@@ -1,4 +1,4 @@
-"""The published variants, and which of them a checkpoint's name speaks of."""
+"""The published variants, and which of them the name of a checkpoint contains."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _ALIASES = {"google/bit-50": "R50x1"}
 
 
 def variant_of(name: str) -> str:
-    """Returns the variant ("R101x3") that an official or timm name speaks of.
+    """Returns the variant ("R101x3") that an official or timm name contains.
 
     Raises:
         ValueError: The name holds none of the six variants.
@@ -48,12 +48,12 @@ def variant_of(name: str) -> str:
 
 
 def warn_of_random_weights(network: object, weights: object, ask: str) -> None:
-    """Warns where a network is named as published weights are, and no weights are asked for.
+    """Warns if a network has the name of published weights, but no weights are given.
 
     Args:
-        network: What the caller calls the network; anything but a string names no weights.
-        weights: The weights asked for, if any.
-        ask: How to ask for those of ``name``, as a format string.
+        network: The caller's name of the network; ignored unless it is a string.
+        weights: The weights, if any.
+        ask: How to load the weights of ``name``, as a format string.
     """
     if weights is not None or not isinstance(network, str) or _is_architecture(network):
         return
