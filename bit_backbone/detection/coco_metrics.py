@@ -48,20 +48,20 @@ def evaluate(
 ) -> dict[str, float]:
     """Runs a detector on a data set and returns COCO's metrics.
 
-    By faster-coco-eval where it is installed, otherwise by pycocotools; both compute the same. The
-    model is in eval mode meanwhile, and in its old mode afterwards.
+    Uses faster-coco-eval if it is installed, otherwise pycocotools; both compute the same. The
+    model is evaluated in eval mode, and then returns to its earlier mode.
 
     Args:
-        model: Lists of images in 0..1 to lists of detections, as torchvision's detectors.
-        dataset: Its masks and keypoints are evaluated where it yields them.
-        batch_size: Images of one forward pass. More than one are padded to a common size, and the
-            group norms of BiT see the padding: with other company an image has other features.
+        model: Maps a list of images in 0..1 to a list of detections, like torchvision's detectors.
+        dataset: The data set; its masks and keypoints are evaluated if it yields them.
+        batch_size: Images of one forward pass. Several images are padded to a common size, which
+            changes the group norms of BiT: an image then has other features than by itself.
         workers: Loader processes.
-        group: The processes; each takes an equal share and gets the same result.
+        group: The processes. Each takes an equal share and gets the same result.
         advance: Called with the length of each batch, to show progress.
-        results: Receives what was found, in COCO's results format.
-        failed: Receives the images that cannot be read, which then do not count; None raises for
-            one.
+        results: A list to which the detections are added, in COCO's results format.
+        failed: A list to which unreadable images are added, which then do not count. With None they
+            raise an error.
 
     Returns:
         ``box_AP`` (over IoU 0.5 to 0.95), ``box_AP50``, ``box_AP75``, ..., likewise ``mask_`` and
@@ -104,7 +104,7 @@ def import_coco_api() -> tuple[Any, Any]:
 def summarize(
     coco_api: tuple[Any, Any], dataset: CocoFolder, records: list[dict[str, Any]]
 ) -> dict[str, float]:
-    """Returns the metrics of detections that stand in COCO's result format."""
+    """Returns the metrics of detections in COCO's results format."""
     metrics: dict[str, float] = {}
     for kind, evaluation in run_evaluations(coco_api, dataset, records).items():
         names = _KEYPOINT_SUMMARY if kind == "keypoints" else _SUMMARY
@@ -120,8 +120,8 @@ def run_evaluations(
 ) -> dict[str, Any]:
     """Returns COCO's evaluation, summarized, of each kind that the data set has.
 
-    COCO counts the 100 surest detections of an image. Where an image has more objects, as many
-    count, so that all of them can be found. Of keypoints the 20 surest count.
+    COCO counts the 100 detections of an image with the highest scores. If an image has more
+    objects, as many detections count. For keypoints the 20 highest scores count.
     """
     coco, coco_eval = coco_api
     crowded = most_objects(dataset)

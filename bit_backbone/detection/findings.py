@@ -1,4 +1,4 @@
-"""What a report shows of an evaluation: by class, by image, and what is taken for what."""
+"""The contents of a report: results by class and by image, and confusions."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ BACKGROUND = "background"
 
 @dataclass(frozen=True)
 class Findings:
-    """What a report shows of an evaluation.
+    """The contents of a report of an evaluation.
 
     Attributes:
         classes: Metrics of each class by its name.
-        curves: Recall and precision of each class's boxes at IoU 0.5; none of a segmenter.
-        names: Of the rows and columns of ``confusion``.
+        curves: Recall and precision of each class's boxes at IoU 0.5; empty for a segmenter.
+        names: Names of the rows and columns of ``confusion``.
         confusion: Counts of objects or pixels, [K + 1, K + 1]; rows are the truth.
-        quality: Of each image, 1 at best.
-        weight: Of each image: how much there is to be right about.
-        picture: Draws the image at an index beside its truth.
+        quality: Quality of the result for each image, at most 1.
+        weight: Weight of each image: how much there is to find.
+        picture: Draws the result for the image at an index beside the ground truth.
     """
 
     classes: dict[str, dict[str, float]]
@@ -54,7 +54,7 @@ class Findings:
 
 
 def findings_of_detector(dataset: CocoFolder, records: list[dict[str, Any]]) -> Findings:
-    """Returns what a detector's results on a data set show, in COCO's results format."""
+    """Returns the findings from a detector's results, given in COCO's results format."""
     document = dataset.document()
     found, true = _by_image(records), _by_image(document["annotations"])
     labels = {id_: label for label, id_ in enumerate(dataset.category_ids, start=1)}
@@ -84,8 +84,8 @@ def confusion_of_boxes(
 ) -> np.ndarray:
     """Counts objects of an image by their true (rows) and found (columns) label, 0 for none.
 
-    Boxes are matched whatever their classes, the surest first, each with the one that it overlaps
-    most. What is found in a crowd does not count.
+    Boxes are matched regardless of their classes, in order of their scores, each with the object
+    that it overlaps most. Detections in a crowd do not count.
 
     Args:
         found: Records with "bbox", "category_id" and "score".

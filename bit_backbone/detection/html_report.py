@@ -1,4 +1,4 @@
-"""``report.html`` of a run: one page that holds all of it."""
+"""``report.html`` of a run: one self-contained page."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ figure { display: inline-block; margin: .5rem; max-width: 34rem; vertical-align:
 def write_report(
     run: Path, metrics: Mapping[str, float], findings: Findings, images: list[str]
 ) -> Path:
-    """Writes the report of a run into its folder, and returns where.
+    """Writes the report of a run into its folder, and returns the path.
 
     Args:
         run: The folder.

@@ -1,4 +1,4 @@
-"""Detectors and segmenters by their names in torchvision's registry, and what they learn from."""
+"""Detectors and segmenters by their names in torchvision's registry, and the targets they need."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _PRETRAINING = ("weights", "weights_backbone", "trainable_backbone_layers")
 
 @dataclass(frozen=True)
 class DetectorSpec:
-    """A detector or segmenter, as a run's folder records it.
+    """A detector or segmenter, as the folder of a run stores it.
 
     Attributes:
         name: Its builder's name in torchvision's registry, such as "fasterrcnn_bit_fpn".
         categories: Names of the classes, label 1 first.
-        arguments: Further arguments of the builder, in JSON's terms; ``variant`` may be the dict of
-            a BitConfig, ``weights_backbone`` that of a ``bit_backbone.checkpoints.Source``.
+        arguments: Further arguments of the builder, as JSON values; ``variant`` may be the dict of
+            a BitConfig, and ``weights_backbone`` that of a ``bit_backbone.checkpoints.Source``.
         keypoint_names: Names of the keypoints, for a detector that has them.
 
     Raises:
@@ -49,8 +49,8 @@ class DetectorSpec:
         """Builds the detector, or the segmenter in a ``Segmenter``.
 
         Args:
-            pretrained: Load and freeze what the arguments say; not needed where the weights of a
-                run follow.
+            pretrained: Whether to load and freeze what the arguments say; not needed if weights are
+                loaded next.
 
         Raises:
             ValueError: The builder does not take the arguments, or builds something else.
@@ -73,7 +73,7 @@ class DetectorSpec:
         return model
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the attributes in JSON's terms."""
+        """Returns the attributes as JSON values."""
         return {
             "name": self.name,
             "categories": list(self.categories),
@@ -83,7 +83,7 @@ class DetectorSpec:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> DetectorSpec:
-        """Reads what ``to_dict`` gave."""
+        """Reads the result of ``to_dict``."""
         names = tuple(values["categories"]), tuple(values["keypoint_names"])
         return cls(values["name"], names[0], dict(values["arguments"]), names[1])
 
@@ -116,7 +116,7 @@ def check_name(name: str) -> None:
 
 
 def check_image(model: nn.Module, image: Tensor) -> None:
-    """Rejects an image of which a detector's resizing leaves nothing; segmenters do not resize.
+    """Rejects an image that has no pixels left after the detector's resizing.
 
     Args:
         model: A detector or ``Segmenter``.

@@ -1,4 +1,4 @@
-"""What a detector or segmenter found in an image, in COCO's format and in JSON's terms."""
+"""The results of a detector or segmenter for an image, in COCO's format and as JSON values."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from bit_backbone.utils.extras import require
 def coco_records(
     found: dict[str, Tensor], image_id: int, category_ids: Sequence[int], min_score: float = 0.0
 ) -> list[dict[str, Any]]:
-    """Returns what a detector found in an image in COCO's results format.
+    """Returns a detector's results for an image in COCO's results format.
 
     Args:
         found: "boxes", "labels", "scores", and "masks" and "keypoints" where there are any.
-        image_id: Of the image.
-        category_ids: Of the classes, label 1 first.
+        image_id: Id of the image.
+        category_ids: Ids of the classes, label 1 first.
         min_score: Objects with a smaller score are left out.
 
     Raises:
@@ -75,7 +75,7 @@ def mask_of(encoded: Mapping[str, Any]) -> Tensor:
 
 
 def run_lengths(mask: Tensor) -> dict[str, Any]:
-    """Returns a mask [H, W] as COCO's compressed run-length encoding, in JSON's terms."""
+    """Returns a mask [H, W] in COCO's compressed run-length encoding, as JSON values."""
     encode = require("pycocotools.mask", "demo", "the encoding of masks").encode
     encoded = encode(np.asfortranarray(mask.byte().cpu().numpy()))
     return {"size": list(encoded["size"]), "counts": encoded["counts"].decode("ascii")}
@@ -84,7 +84,7 @@ def run_lengths(mask: Tensor) -> dict[str, Any]:
 def objects_of(
     found: dict[str, Tensor], categories: Sequence[str], min_score: float
 ) -> list[dict[str, Any]]:
-    """Returns the objects or regions of an image in JSON's terms.
+    """Returns the objects or regions of an image as JSON values.
 
     Args:
         found: What a detector returned for the image, or a ``Segmenter``.

@@ -1,4 +1,4 @@
-"""The folder of a training run: what the detector is, and its last saved state."""
+"""The folder of a training run: the detector's description and its last saved state."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ RESULTS_NAME = "detections.json"
 
 
 def save_spec(folder: Path, spec: DetectorSpec) -> None:
-    """Records what a run trains, so that its weights can be read without further arguments."""
+    """Stores the description of the model, which reading its weights needs."""
     with atomic_path(folder / SPEC_NAME) as temporary:
         temporary.write_text(json.dumps(spec.to_dict(), indent=2) + "\n")
 
 
 def save_results(folder: Path, records: list[dict[str, Any]]) -> None:
-    """Records what a run's detector found at its latest evaluation, in COCO's results format."""
+    """Stores the detections of the latest evaluation, in COCO's results format."""
     with atomic_path(folder / RESULTS_NAME) as temporary:
         temporary.write_text(json.dumps(records))
 
 
 def load_results(folder: Path) -> list[dict[str, Any]]:
-    """Reads what ``save_results`` wrote; nothing where it wrote nothing."""
+    """Reads what ``save_results`` wrote; returns an empty list if there is nothing."""
     path = folder / RESULTS_NAME
     return json.loads(path.read_text()) if path.exists() else []
 
 
 def load_spec(folder: Path) -> DetectorSpec:
-    """Reads what a run trains.
+    """Reads the description of a run's model.
 
     Raises:
-        ValueError: The folder is none of a run, or its record is damaged.
+        ValueError: The folder is not that of a run, or its description is damaged.
     """
     path = folder / SPEC_NAME
     try:
@@ -59,7 +59,7 @@ def load_spec(folder: Path) -> DetectorSpec:
 def load_detector(
     run: str | os.PathLike[str], device: torch.device | str = "cpu"
 ) -> tuple[nn.Module, DetectorSpec]:
-    """Returns the detector of a run, in eval mode, and what it is.
+    """Returns the detector of a run, in eval mode, and its description.
 
     Args:
         run: The folder of a run, or the ``last.pt`` in it.
@@ -77,22 +77,22 @@ def load_detector(
 
 
 def bit_depth_of(run: str | os.PathLike[str]) -> int | str:
-    """Returns how many bits of deep images a run's data uses, "auto" where that was not said."""
+    """Returns the bits in use in a run's images of more than 8 bits per channel, or "auto"."""
     bit_depth: int | str = load_state(run_folder(Path(run))).settings.get("bit_depth", "auto")
     return bit_depth
 
 
 def exif_of(run: str | os.PathLike[str]) -> str:
-    """Returns how a run takes images: "upright" or "stored", as ``CocoFolder`` does."""
+    """Returns the orientation of a run's images, "upright" or "stored", as in ``CocoFolder``."""
     return str(load_state(run_folder(Path(run))).settings.get("exif", UPRIGHT))
 
 
 def save_backbone(run: Path, model: nn.Module | None = None) -> Path:
-    """Writes the backbone of a run as a folder that describes itself, and returns that.
+    """Writes the backbone of a run as a folder with a config.json, and returns the folder.
 
     Args:
         run: The folder of the run.
-        model: What the run has trained; None reads it.
+        model: The trained model; None reads it from the run.
 
     Raises:
         ValueError: The folder holds no run, no saved state, or a damaged one.
@@ -105,7 +105,7 @@ def save_backbone(run: Path, model: nn.Module | None = None) -> Path:
 
 
 def run_folder(path: Path) -> Path:
-    """Returns the folder that a user means by the folder itself or by the state in it."""
+    """Returns the folder of a run, given the folder or the state in it."""
     return path.parent if path.name == STATE_NAME else path
 
 

@@ -16,10 +16,10 @@ AUX_WEIGHT = 0.5  # pytorch/vision, references/segmentation/train.py
 
 
 class Segmenter(nn.Module):
-    """Takes lists of images in 0..1, and returns losses in training and label maps otherwise.
+    """Takes a list of images in 0..1; returns losses in training mode, and label maps in eval mode.
 
-    torchvision's segmenters want one normalised tensor and leave the loss to the caller. This
-    does both, so that whatever trains, evaluates and draws detectors does so with segmenters.
+    torchvision's segmenters need a normalised tensor and do not compute a loss. This class does
+    both, so that code for detectors also trains, evaluates and draws segmenters.
 
     Args:
         network: DeepLabV3 or FCN of ``bit_backbone.torchvision``, with or without "aux".
@@ -40,7 +40,8 @@ class Segmenter(nn.Module):
         """Computes losses in training mode, labels in eval mode.
 
         Images of a training batch are padded to a common size on the right and below, and the
-        padding is ignored. Otherwise each image is on its own: BiT's norms see padding.
+        padding is ignored. In eval mode each image is computed by itself, because padding changes
+        BiT's norms.
 
         Args:
             images: float32 [3, H, W] in 0..1 each.

@@ -1,4 +1,4 @@
-"""The settings of a training run of a detector or segmenter, beside the model and the data."""
+"""The settings for training a detector or segmenter, apart from model and data."""
 
 from __future__ import annotations
 
@@ -18,22 +18,25 @@ class DetectionSettings(RunSettings):
     """How to train a detector or segmenter.
 
     The defaults are torchvision's reference settings for detection (``references/detection`` of
-    pytorch/vision: SGD, 0.02 for 16 images, decay 1e-4) with the schedule and the clipping that
-    came after it.
+    pytorch/vision: SGD, 0.02 for 16 images, decay 1e-4) with a newer schedule and gradient
+    clipping.
 
     Attributes:
         steps: Optimizer steps.
         optimizer: "sgd" or "adamw".
-        weight_decay: Of weights; norms and biases have none.
-        warmup_steps: Over which the rate rises from zero; None for a tenth of all, at most 100.
-        clip_norm: Largest norm of the gradient of all parameters; 0 for any.
+        weight_decay: Weight decay of filters and matrices; norms and biases have none.
+        warmup_steps: Steps in which the learning rate rises from zero; None for a tenth of all, at
+            most 100.
+        clip_norm: Largest norm of the gradient of all parameters; 0 for no limit.
         channels_last: Whether to keep weights and features in that memory format.
         augment: Names of ``bit_backbone.detection.transforms.AUGMENTATIONS``, in order.
-        grad_checkpointing: Whether to recompute every residual unit in backward, to save memory.
-        activation_recompute: Whether to recompute norms and activations only, in less time.
+        grad_checkpointing: Whether to compute every residual unit again in the backward pass, to
+            save memory.
+        activation_recompute: Whether to compute only norms and activations again, which takes less
+            time.
 
     Raises:
-        ValueError: A value is out of its range, or two do not go together.
+        ValueError: A value is out of its range, or two values exclude each other.
     """
 
     free: ClassVar[tuple[str, ...]] = (
@@ -76,7 +79,7 @@ class DetectionSettings(RunSettings):
 
     @property
     def warmup(self) -> int:
-        """Steps over which the rate rises."""
+        """Steps in which the learning rate rises."""
         return min(100, self.steps // 10) if self.warmup_steps is None else self.warmup_steps
 
     def learning_rate(self, step: int) -> float:
@@ -90,6 +93,6 @@ class DetectionSettings(RunSettings):
         return self.base_lr * 0.5 * (1 + math.cos(math.pi * done))
 
     def to_record(self) -> dict[str, Any]:
-        """Returns what a resumed run must share with the run that it resumes."""
+        """Returns the settings that must be equal when a run is resumed."""
         derived = {"augment": list(self.augment), "warmup_steps": self.warmup}
         return super().to_record() | derived

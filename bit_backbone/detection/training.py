@@ -1,4 +1,4 @@
-"""Training a detector or segmenter on a folder in COCO's format, resumable to the step."""
+"""Training a detector or segmenter, resumable at any step."""
 
 from __future__ import annotations
 
@@ -39,30 +39,30 @@ def train(
 ) -> TrainingResult[dict[str, float]]:
     """Trains a detector or segmenter.
 
-    Resumes the run that ``folder`` holds, if it holds one, and then ends with the very
-    weights of a run without interruption (on one kind of machine, where the kernels used are
-    deterministic: the CPU's are). Ctrl-C and SIGTERM save and end the run after the current step.
-    Under torchrun every process calls this alike; each computes its share of every batch.
+    Resumes the run in ``folder``, if there is one. A resumed run ends with the same weights as a
+    run without interruption, on the same kind of machine and with deterministic kernels, such as
+    the CPU's. Ctrl-C and SIGTERM save and end the run after the current step. Under torchrun every
+    process makes the same call, and each computes its share of every batch.
 
     Args:
         spec: The model.
-        train_set: Images and objects, with the augmentation in its ``transforms``.
-        folder: Of the run; receives ``detector.json``, ``last.pt``, ``log.jsonl``, a
-            detector's results on the evaluation set (``detections.json``), what is wrong with the
-            data (``problems.jsonl``) and, where tensorboard is installed, its event files.
+        train_set: Images and objects; its ``transforms`` do the augmentation.
+        folder: Folder of the run. Receives ``detector.json``, ``last.pt``, ``log.jsonl``, a
+            detector's results on the evaluation set (``detections.json``), faults of the data
+            (``problems.jsonl``) and, if tensorboard is installed, its event files.
         settings: Of the run.
-        eval_set: Evaluated when the settings say so, and at the end; None for none.
-        device: Where to compute; None for this process's GPU, or the CPU where there is none.
+        eval_set: Evaluated as often as the settings say, and at the end; None for no evaluation.
+        device: Where to compute; None for this process's GPU, or the CPU if there is none.
         show_progress: Whether to show a progress bar.
 
     Returns:
-        How the run ended, with metrics as ``evaluate_on`` returns them.
+        The end of the run, with metrics as ``evaluate_on`` returns them.
 
     Raises:
         ValueError: The sets do not have the model's categories, the training set has no object,
-            a loss is not finite, the batch size is no multiple of the number of processes, or the
-            folder holds a run with other settings.
-        MissingExtraError: There is an evaluation set, and nothing that computes COCO's metrics.
+            a loss is not finite, the batch size is not a multiple of the number of processes, or
+            the folder contains a run with other settings.
+        MissingExtraError: There is an evaluation set, but no package that computes COCO's metrics.
     """
     for dataset in (train_set, *([] if eval_set is None else [eval_set])):
         check_categories(spec, dataset)
@@ -220,7 +220,7 @@ class DetectionTask(Task[DetectionSettings, dict[str, float]]):
 
 
 def check_categories(spec: DetectorSpec, dataset: TrainingSet) -> None:
-    """Rejects a data set of other classes or keypoints than a model is for.
+    """Rejects a data set with other classes or keypoints than the model's.
 
     Raises:
         ValueError: They differ.

@@ -1,4 +1,4 @@
-"""Augmentation of images with boxes or label maps, by name; all of it is torchvision's own."""
+"""Augmentation of images with boxes or label maps, by name, with torchvision's transforms."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def train_transforms(names: Sequence[str], *, keypoints: bool = False) -> v2.Com
         keypoints: Whether targets hold keypoints.
 
     Raises:
-        ValueError: A name is unknown, or does not go with keypoints.
+        ValueError: A name is unknown, or cannot be used with keypoints.
     """
     for name in names:
         if name not in AUGMENTATIONS:

@@ -36,7 +36,7 @@ def plain(overrides: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Detectron2BitBackbone(CheckpointTaker, BitBackbone, Backbone):
-    """BiT for detectron2: everything of BitBackbone, and what detectron2 asks of a backbone.
+    """BiT for detectron2: a BitBackbone with the interface of detectron2's backbones.
 
     Parameters have the names they have in BitBackbone.
 
@@ -53,10 +53,11 @@ class Detectron2BitBackbone(CheckpointTaker, BitBackbone, Backbone):
         out_features: Names of the outputs, shallow to deep: "stem", "stage1" .. or, for the
             stages, "res2" ..; each output is returned under the name used here. None: what
             ``config`` says.
-        freeze_at: detectron2's FREEZE_AT: how many of stem, stage1 .. to freeze, from the stem on;
-            0 and less nothing.
-        grad_checkpointing: Whether to recompute each residual unit in backward.
-        activation_recompute: Whether to recompute each norm and activation in backward.
+        freeze_at: detectron2's FREEZE_AT: how many of stem, stage1, ... to freeze, beginning with
+            the stem; 0 or less freezes nothing.
+        grad_checkpointing: Whether to compute each residual unit again in the backward pass.
+        activation_recompute: Whether to compute each norm and activation again in the backward
+            pass.
         **overrides: Arguments of BitConfig that differ from ``config``.
 
     Raises:
@@ -103,12 +104,12 @@ class Detectron2BitBackbone(CheckpointTaker, BitBackbone, Backbone):
         return {name: ShapeSpec(channels=c, stride=s) for name, c, s in shapes}
 
     def fit(self, tensors: Mapping[str, Tensor], source: str) -> Mapping[str, Tensor]:
-        """Returns this backbone's tensors out of a whole network's, as any BitBackbone's."""
+        """Returns this backbone's tensors from those of a whole network, as BitBackbone does."""
         return fit_backbone(self.config, tensors, source)
 
     @property
     def size_divisibility(self) -> int:
-        """What height and width of a batch are padded to a multiple of."""
+        """Height and width of a batch are padded to a multiple of this."""
         return self._size_divisibility
 
     @property

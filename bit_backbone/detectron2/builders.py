@@ -1,4 +1,4 @@
-"""The builders that ``MODEL.BACKBONE.NAME`` finds, each a thin reader of the configuration."""
+"""The builders for ``MODEL.BACKBONE.NAME``, which read the configuration."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _register(builder: Builder) -> Builder:
 
 @_register
 def build_bit_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Detectron2BitBackbone:
-    """Builds BiT by itself, for heads on dilated stages (DC5) and for plugging into other necks.
+    """Builds BiT without a pyramid, for heads on dilated stages (DC5) and for other necks.
 
     Args:
         cfg: Reads ``MODEL.BIT`` (its defaults, where it is missing) and
@@ -56,7 +56,7 @@ def build_bit_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Detectron2BitBac
 
 @_register
 def build_bit_deeplab_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Detectron2BitBackbone:
-    """Builds BiT by itself with the outputs that ``MODEL.SEM_SEG_HEAD.IN_FEATURES`` names.
+    """Builds BiT without a pyramid, with the outputs in ``MODEL.SEM_SEG_HEAD.IN_FEATURES``.
 
     These may be ours (stage1) or those of DeepLab's configurations (res2).
     ``MODEL.BIT.OUTPUT_STRIDE`` takes the place of ``MODEL.RESNETS.RES5_DILATION``.

@@ -1,4 +1,4 @@
-"""The node ``MODEL.BIT`` of a detectron2 configuration, and the BitConfig it stands for."""
+"""The node ``MODEL.BIT`` of a detectron2 configuration, and its BitConfig."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _ARGUMENTS = (
 
 
 def add_bit_config(cfg: CfgNode) -> None:
-    """Adds the node ``MODEL.BIT`` with its defaults; keys that are there already stay as they are.
+    """Adds the node ``MODEL.BIT`` with its defaults; existing keys stay as they are.
 
     Args:
-        cfg: What ``detectron2.config.get_cfg()`` returns.
+        cfg: The result of ``detectron2.config.get_cfg()``.
     """
     node = bit_node(cfg)
     frozen = cfg.is_frozen()
@@ -51,7 +51,7 @@ def bit_node(cfg: CfgNode) -> CfgNode:
 
 
 def bit_config(cfg: CfgNode, num_channels: int, out_features: Sequence[str]) -> BitConfig:
-    """Reads the network out of a configuration.
+    """Reads the network from a configuration.
 
     Args:
         cfg: A whole configuration; ``MODEL.BIT`` may be missing.
@@ -65,7 +65,7 @@ def bit_config(cfg: CfgNode, num_channels: int, out_features: Sequence[str]) -> 
 
 
 def network_of(node: CfgNode, num_channels: int, out_features: Sequence[str]) -> BitConfig:
-    """Does what ``bit_config`` does, for the node that ``bit_node`` has read."""
+    """Does what ``bit_config`` does, with the result of ``bit_node``."""
     overrides: dict[str, Any] = {name.lower(): _given(node[name]) for name in _ARGUMENTS}
     overrides = {name: value for name, value in overrides.items() if value is not None}
     if overrides.get("layer_type") != "bottleneck":

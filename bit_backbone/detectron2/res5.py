@@ -21,8 +21,8 @@ class BitRes5(CheckpointTaker):
     """The last stage and the final norm, for ``roi_heads.res5`` of a C4 detector.
 
     It belongs after a ``Detectron2BitBackbone`` that ends one stage earlier with
-    ``feature_norm="preact"``: the norm and activation that the stage begins with run there, on
-    the whole image as in pretraining, and give the RPN bounded features; here they are left out.
+    ``feature_norm="preact"``: the first norm and activation of this stage then run in the backbone,
+    on the whole image as in pretraining, and give the RPN bounded features. Here they are left out.
 
     Attributes:
         out_channels: Channels of the output.

@@ -1,4 +1,4 @@
-"""Exporting: a model becomes a file, which is verified in its own runtime before it is there."""
+"""Exporting a model as a file, which is verified in its own runtime before it gets its name."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ class Checked:
 
     Attributes:
         size: (height, width).
-        difference: Of the file from the model.
-        file_ms: Milliseconds of the file, the median of ``ROUNDS``.
-        model_ms: Of the PyTorch model.
+        difference: Difference of the file from the model.
+        file_ms: Milliseconds of the file, a median of ``ROUNDS`` runs.
+        model_ms: Milliseconds of the PyTorch model.
     """
 
     size: tuple[int, int]
@@ -56,8 +56,8 @@ class ExportReport:
     Attributes:
         path: The file.
         format: Of the file.
-        task: What the model is for.
-        size: Bytes, of all files of the export.
+        task: The task of the model.
+        size: Bytes of all files of the export.
         checks: One for each image.
     """
 
@@ -87,29 +87,30 @@ def export(
     """Writes a model as a file that another runtime runs.
 
     The file is run on three images of different sizes before it gets its name, and is not written
-    where it differs from the model. Where a detector finds nothing on them, a second file with a
-    lower threshold is compared.
+    where it differs from the model. If a detector finds nothing in them, a second file with a lower
+    threshold is compared.
 
     Args:
         model: A classifier, a backbone, one with a feature pyramid, a detector or a segmenter of
             this package; not changed.
-        path: The file to write; a folder that is missing is made.
+        path: The file to write; a missing folder is created.
         format: "onnx", "openvino" (two files, NAME.xml and NAME.bin), "torch-export", "aoti" or
             "torchscript".
         image_size: The only (height, width) that the file takes, in batches of one; None for any.
-        precision: "float32", "bfloat16", "float16" or "int8": what the BiT network computes in.
+        precision: "float32", "bfloat16", "float16" or "int8": type of the BiT network.
         with_preprocessing: Whether the file takes an image as it is read, uint8 [H, W, 3], RGB.
-        with_nms: Whether a detector's file gives detections, else all candidates.
-        processor: The preprocessing of a classifier or backbone; None for scale and normalisation.
-        categories: Names of the classes; those of a detector from label 1 on.
+        with_nms: Whether a detector's file returns detections; otherwise it returns all candidates.
+        processor: The preprocessing of a classifier or backbone; None for scaling and
+            normalisation.
+        categories: Names of the classes; for a detector from label 1 on.
         keypoint_names: Names of the keypoints.
-        name: Of the model; None for that of its class.
-        bit_depth: Bits used of images of more than 8 per channel, for the file to say.
+        name: Name of the model; None for the name of its class.
+        bit_depth: Bits in use in images with more than 8 bits per channel, stored in the file.
         images: A folder with three images to verify with; None for scikit-learn's photographs.
 
     Raises:
-        ValueError: The model cannot be exported so, or the file differs from it.
-        MissingExtraError: What the format needs is not installed.
+        ValueError: The model cannot be exported with these arguments, or the file differs from it.
+        MissingExtraError: A package that the format needs is not installed.
     """
     settings = ExportSettings(format, image_size, precision, with_preprocessing, with_nms)
     target = _checked_target(Path(path), format)
@@ -171,10 +172,10 @@ def verify(
 ) -> tuple[Checked, ...]:
     """Compares a file with the model on images.
 
-    The model goes first: runtimes keep threads that wait for work, and slow down others meanwhile.
+    The model runs first, because waiting threads of the other runtimes would slow it down.
 
     Raises:
-        ValueError: It differs on one of them; the message says by what.
+        ValueError: The results differ on one of them; the message describes the difference.
     """
     tolerance = settings.tolerance
     inputs = [reference.inputs(image) for image in images]

@@ -1,4 +1,4 @@
-"""Exported files as models: what the commands and scripts do with a model, they do with a file."""
+"""Exported files as models, for commands and scripts."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ LEVELS = 255.0
 
 
 def load(path: str | os.PathLike[str]) -> ExportedModel:
-    """Opens what ``export`` wrote, in its own runtime and on the CPU.
+    """Opens a file that ``export`` wrote, in its own runtime and on the CPU.
 
-    Files of torch's formats (*.pt2, *.pt, *.ts) can run any code as they are loaded: open only
-    those that you trust.
+    Files of torch's formats (*.pt2, *.pt, *.ts) can run any code when they are loaded. Open only
+    files that you trust.
 
     Raises:
         CheckpointError: The file is missing or damaged, or was not written by ``export``.
@@ -36,16 +36,16 @@ def load(path: str | os.PathLike[str]) -> ExportedModel:
 
 
 class ExportedModel(nn.Module):
-    """An exported file, which takes and gives what the model took and gave.
+    """An exported file with the inputs and outputs of the model.
 
-    A detector or segmenter takes a list of images [3, H, W] in 0..1 and gives a dict for each; a
-    classifier or backbone takes ``pixel_values`` [N, 3, H, W] and gives logits or a dict of maps. A
-    file with preprocessing takes images as they are read, uint8 [H, W, 3], whatever it is for.
+    A detector or segmenter takes a list of images [3, H, W] in 0..1 and returns a dict for each. A
+    classifier or backbone takes ``pixel_values`` [N, 3, H, W] and returns logits or a dict of maps.
+    A file with preprocessing takes images as they are read, uint8 [H, W, 3].
 
     Attributes:
         path: The file.
         format: Of the file.
-        metadata: What it says of itself.
+        metadata: The description in the file.
     """
 
     def __init__(self, path: Path, run: Run, metadata: Metadata) -> None:
@@ -61,18 +61,18 @@ class ExportedModel(nn.Module):
         return self
 
     def run(self, images: Tensor) -> dict[str, Tensor]:
-        """Returns what the file gives for what it takes, by name."""
+        """Returns the outputs of the file by name, given its inputs."""
         return dict(zip(self.metadata.outputs, self._run(images.contiguous()), strict=True))
 
     def forward(self, images: Any, **options: Any) -> Any:
         """Does what the model did.
 
         Args:
-            images: What the class's docstring says.
-            **options: Those of a classifier's forward, which change nothing here.
+            images: As the docstring of the class says.
+            **options: Options of a classifier's forward; they have no effect here.
 
         Raises:
-            ValueError: The file is for images of one size, and these have another.
+            ValueError: The file takes only images of another size.
         """
         if self.metadata.with_preprocessing:
             found = [self.run(image) for image in ([images] if _is_one(images) else images)]
@@ -115,7 +115,7 @@ class ExportedModel(nn.Module):
 
     @property
     def config(self) -> BitConfig:
-        """The names and the number of a classifier's classes, as a configuration has them."""
+        """The names and the number of a classifier's classes, like those of a configuration."""
         names = dict(enumerate(self.metadata.categories))
         return BitConfig(num_labels=len(names), id2label=names)
 
@@ -127,7 +127,7 @@ class ExportedModel(nn.Module):
         return BitImageProcessor.from_dict(self.metadata.preprocessing)
 
     def require(self, tasks: str | Sequence[str], command: str) -> ExportedModel:
-        """Returns the model itself, if it is for one of some tasks.
+        """Returns the model itself, if it is for one of these tasks.
 
         Raises:
             CheckpointError: It is for another.

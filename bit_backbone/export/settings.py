@@ -1,4 +1,4 @@
-"""What can be exported to what: formats, their suffixes, precisions and tolerances."""
+"""The formats of exported files: suffixes, precisions and tolerances."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class Format:
     """A format of exported files.
 
     Attributes:
-        suffixes: Of its files; the first is the usual one.
-        precisions: That its runtime computes in, on a CPU too.
-        extra: The extra that its runtime comes with; None where torch is enough.
-        modules: Packages that writing takes.
+        suffixes: Suffixes of its files; the first is the usual one.
+        precisions: Types in which its runtime computes, also on a CPU.
+        extra: The extra that installs its runtime; None if torch is enough.
+        modules: Packages that are needed for writing.
     """
 
     suffixes: tuple[str, ...]
@@ -45,11 +45,11 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far an exported file may be from the model.
+    """Largest difference of an exported file from the model.
 
     Attributes:
         maps: Largest difference of a map, relative to its largest value.
-        iou: Least overlap of two boxes that are one detection.
+        iou: Smallest overlap of two boxes that count as one detection.
         score: Largest difference of their scores.
         unmatched: Largest share of detections without a partner.
     """
@@ -81,11 +81,11 @@ class ExportSettings:
         image_size: The only (height, width) that the file takes; None for any.
         precision: What the BiT network computes in; the layers around it stay in float32.
         with_preprocessing: Whether the file takes an image as it is read, uint8 [H, W, 3], RGB.
-        with_nms: Whether a detector's file gives detections; False: the scores and boxes of all
-            candidates.
+        with_nms: Whether a detector's file returns detections; otherwise it returns scores and
+            boxes of all candidates.
 
     Raises:
-        ValueError: A value is none of those there are, or the format has no such precision.
+        ValueError: A value is unknown, or the format does not have this precision.
     """
 
     format: str

@@ -38,13 +38,13 @@ class RayEngine:
     """Extraction on a Ray cluster.
 
     Attributes:
-        address: Of the cluster ("auto", "ray://host:10001"); None for the one that this process is
-            connected to or RAY_ADDRESS names, and, without either, one on this machine.
+        address: Address of the cluster ("auto", "ray://host:10001"). None for the one that this
+            process is connected to, else that of RAY_ADDRESS, else a new one on this machine.
         actors: Copies of the network.
-        gpus_per_actor: GPUs of each, may be a fraction; 0 computes on the CPU.
+        gpus_per_actor: GPUs per actor, may be a fraction; 0 computes on the CPU.
 
     Raises:
-        ValueError: There is no actor, or less than no GPU.
+        ValueError: There are fewer than one actor or fewer than zero GPUs.
     """
 
     address: str | None = None

@@ -1,4 +1,4 @@
-"""Feature extraction over many images: the same whether they are ten or ten million."""
+"""Feature extraction from many images."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ __all__ = ["Extraction", "LocalEngine", "extract", "native_size"]
 
 @dataclass
 class Extraction:
-    """One extraction: what to read, what to compute and where to put it.
+    """One extraction: source, network and destination.
 
     Attributes:
         listing: The images.
         backbone: In eval mode.
-        processor: Resizes and normalises; each image keeps its own size.
+        processor: Resizes and normalises; images may have different sizes.
         output: What is written.
         destination: Where.
-        batch_size: Most images of a forward; only images of exactly one size share one.
+        batch_size: Largest batch; only images of exactly one size share a batch.
         compile: Whether torch.compile compiles the network.
     """
 
@@ -90,14 +90,14 @@ Engine = Callable[[Extraction, Sequence[int], ExtractionBar], None]
 
 @dataclass
 class LocalEngine:
-    """Extraction on this machine: processes read images ahead while the network runs in this one.
+    """Extraction on this machine: other processes read images while the network runs in this one.
 
     Attributes:
-        workers: Processes that read; 0 reads in this one.
-        in_place: Whether the caller's network computes, and not a copy: its weights are in memory
-            once. Afterwards it is what ``optimize_in_place`` made of it, and of no use for training
-            or for resuming this extraction.
-        decoding_seconds: Spent on reading, by all workers together; for measurements.
+        workers: Processes that read images; 0 reads them in this one.
+        in_place: Whether to use the caller's network itself instead of a copy, so that its weights
+            are in memory only once. ``optimize_in_place`` changes it: afterwards it cannot be
+            trained, and cannot resume this extraction.
+        decoding_seconds: Seconds that all workers together spent on reading.
     """
 
     workers: int = 0
@@ -127,7 +127,7 @@ def _counted(
 
 
 def native_size() -> BitImageProcessor:
-    """Returns a processor that leaves every image at its own size."""
+    """Returns a processor that keeps the size of every image."""
     return BitImageProcessor(do_resize=False, do_center_crop=False)
 
 
@@ -145,28 +145,28 @@ def extract(
 ) -> Summary:
     """Writes the features of every image of a source.
 
-    Killed at any moment, the same call resumes after the last finished shard. On the CPU this
-    process keeps from then on the memory that it frees: ``bit_backbone.keep_pages`` says why.
+    After a kill at any moment, the same call resumes after the last finished shard. On the CPU,
+    this process then keeps the memory that it frees; ``bit_backbone.keep_pages`` explains why.
 
     Args:
-        source: What ``find_images`` takes, or what it returned.
-        destination: A folder, new or of the same extraction.
+        source: A source that ``find_images`` takes, or its result.
+        destination: A new folder, or that of the same extraction.
         backbone: The network; put into eval mode. A copy, made fast for inference, computes on its
             device (with ``LocalEngine(in_place=True)`` no copy).
         processor: Of images, without padding; None resizes the shorter side to 224 and crops
             nothing.
         output: What to write; None for maps, .npy and fp32.
-        batch_size: Most images of a forward.
+        batch_size: Largest batch.
         compile: Whether torch.compile compiles the network, which takes half a minute or more.
-        engine: Who does it; None for ``LocalEngine()``.
+        engine: Where to compute; None for ``LocalEngine()``.
         progress: Whether to show a bar on stderr.
 
     Returns:
-        How many images were written and how many failed; failures.jsonl names these.
+        The numbers of written and of failed images; failures.jsonl lists the latter.
 
     Raises:
-        ValueError: No image, unusable settings, or others than those the destination was begun
-            with.
+        ValueError: There is no image, or a setting is unusable or differs from the one that the
+            destination was begun with.
         ExtractionError: The destination cannot be written, or the source is gone.
         MissingExtraError: pyarrow is not installed.
     """

@@ -1,4 +1,4 @@
-"""What decides the result of an extraction, and so may not change before it is finished."""
+"""The settings that determine the result of an extraction, and so must not change during it."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ _OUTPUTS = frozenset(f"{_NETWORK}{name}" for name in ("out_features", "out_indic
 
 @dataclass(frozen=True)
 class OutputSettings:
-    """What is written.
+    """The settings of the output.
 
     Attributes:
         pool: "avg", "max" or "gem" for a vector per output and image; None for maps.
-        format: Of maps: "npy", a file for each, or "safetensors", a file per image.
+        format: Format of maps: "npy", one file per map, or "safetensors", one file per image.
         dtype: "fp32" or "fp16".
-        shard_size: Most images of a shard, which is what an interrupted run loses; None for 256
-            images with maps, 4096 with vectors.
-        precision: "fp32", "bf16", "fp16" or "int8": what the network computes in.
+        shard_size: Images per shard, which an interrupted run loses at most; None for 256 with
+            maps, 4096 with vectors.
+        precision: "fp32", "bf16", "fp16" or "int8": type of the network.
 
     Raises:
-        ValueError: An argument is none of these.
+        ValueError: An argument has another value.
     """
 
     pool: str | None = None

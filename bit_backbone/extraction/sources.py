@@ -1,4 +1,4 @@
-"""From what a user names to the images in it, listed before the first is read."""
+"""The images of a source, listed before the first one is read."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ _BRACES = re.compile(r"\{[^{}]*(\.\.|,)[^{}]*\}")
 def find_images(source: str | os.PathLike[str]) -> Listing:
     """Lists the images of a source.
 
-    Folders below the source that an extraction writes to are passed over, so that a repeated
-    command finds the images that it found the first time.
+    Output folders of extractions within the source are skipped, so that a repeated command finds
+    the same images as the first time.
 
     Args:
         source: A folder, searched recursively; a glob ("photos/**/*.jpg"); a text file with one

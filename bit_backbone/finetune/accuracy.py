@@ -47,17 +47,18 @@ def evaluate(
 ) -> Metrics:
     """Evaluates a classifier; every process takes an equal share and gets the same result.
 
-    The model is in eval mode meanwhile, and in its old mode afterwards.
+    The model is evaluated in eval mode, and then returns to its earlier mode.
 
     Args:
-        model: Images [N, C, H, W] to an output with ``logits`` [N, K], or a tuple that they begin.
+        model: Maps images [N, C, H, W] to an output with ``logits`` [N, K], or to a tuple that
+            starts with them.
         dataset: A map-style data set of (image [C, H, W], class).
         group: The processes.
         batch_size: Images of one forward pass.
         workers: Loader processes.
         advance: Called with the length of each batch of this process, to show progress.
-        failed: Receives the images that cannot be read, which then do not count; None raises for
-            one.
+        failed: A list to which unreadable images are added, which then do not count. With None they
+            raise an error.
 
     Raises:
         ValueError: The data set is empty.

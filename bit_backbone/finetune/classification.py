@@ -1,4 +1,4 @@
-"""Classifying image files in batches; a bad or too large one does not stop the others."""
+"""Classifying image files in batches; an unreadable or too large one does not stop the others."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Prediction:
     """The most probable classes of one image, best first.
 
     Attributes:
-        path: Of the image.
+        path: Path of the image.
         classes: Indices of the classes.
-        probabilities: Of each, by softmax over all classes.
-        error: Why there is none; the others are empty then.
+        probabilities: Probability of each, by softmax over all classes.
+        error: Why the image was not classified; the other attributes are then empty.
     """
 
     path: Path
@@ -50,8 +50,8 @@ def classify(
 
     Args:
         model: In eval mode, on the device to compute on.
-        processor: Brings every image to one size.
-        paths: Of the images.
+        processor: Prepares the images, all at one size.
+        paths: Paths of the images.
         top_k: Number of classes of each prediction, at most as many as there are.
         batch_size: Images of one forward pass.
         workers: Processes that read images; 0 reads in this one.
@@ -60,7 +60,7 @@ def classify(
         A prediction for each path, in order.
 
     Raises:
-        ValueError: The processor leaves images of different sizes, and batches hold several.
+        ValueError: The processor gives images of different sizes, and a batch has several images.
     """
     if batch_size > 1 and not _gives_one_size(processor):
         raise ValueError(

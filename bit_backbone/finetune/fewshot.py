@@ -1,4 +1,4 @@
-"""Choosing a few training examples of each class, the same ones for the same seed."""
+"""Selecting a few training examples of each class, the same ones for the same seed."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ def select_few_shot(
 ) -> list[int]:
     """Draws ``examples_per_class`` indices of each class, without replacement.
 
-    With one seed a smaller selection is part of every larger one, and the choice in a class
-    depends on nothing but the number of its examples, so that results at 1, 5 and 20 examples per
-    class, or with and without a class, can be compared.
+    With one seed, a smaller selection is part of every larger one. The selection in a class depends
+    only on the number of its examples. Results for 1, 5 and 20 examples per class, or with and
+    without a class, are therefore comparable.
 
     Args:
         labels: Class of each example, 0 .. ``num_classes - 1``.
-        examples_per_class: How many to draw of each class.
-        seed: Chooses which.
-        num_classes: Number of classes; None for as many as the largest label says.
+        examples_per_class: Number of examples of each class.
+        seed: Seed of the selection.
+        num_classes: Number of classes; None for the largest label plus one.
 
     Returns:
         The indices in increasing order.

@@ -18,23 +18,23 @@ _SPLITS = frozenset(("train", "training", "val", "valid", "validation", "eval", 
 
 
 class LabelledImages(ImageFolder):
-    """An ImageFolder whose classes may be those of another one.
+    """An ImageFolder that may take its classes from another one.
 
     Images are made RGB with transparency composited on white, and turned upright.
 
     Args:
         root: Holds a folder of images for each class.
         transform: Applied to each PIL image.
-        bit_depth: How many bits of images of more than 8 per channel are used, or "auto".
-        classes: Names of all classes, in order; None for the folders there are. With names, a class
-            may lack a folder, but no folder may lack a name.
+        bit_depth: Bits in use in images with more than 8 bits per channel, or "auto".
+        classes: Names of all classes, in order; None for the names of the folders. A class may be
+            without a folder, but every folder must be a class.
 
     Attributes:
-        ignored: Files that are no images, by their ending, and what operating systems left.
+        ignored: Files that are not images, by their suffix, and files of operating systems.
 
     Raises:
-        ValueError: There is no such folder, none in it, none of them holds an image, one has no
-            name in ``classes``, or they are a data set's splits and not its classes.
+        ValueError: The folder is missing, has no folders or no images, has a folder that is not in
+            ``classes``, or its folders are the parts of a data set instead of classes.
     """
 
     def __init__(

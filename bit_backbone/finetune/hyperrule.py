@@ -1,8 +1,8 @@
-"""BiT-HyperRule: the three numbers that fine-tuning derives from a data set, and nothing else.
+"""BiT-HyperRule: resolution, schedule and mixup, derived from a data set.
 
 Source: arXiv 1912.11370, section 3.3, and ``bit_hyperrule.py`` of google-research/big_transfer,
-whose treatment of the boundaries this follows. What the rule holds fixed: SGD with momentum 0.9 and
-without weight decay, batches of 512, a head that starts at zero.
+with its treatment of the boundaries. The rule's constants are: SGD with momentum 0.9 and without
+weight decay, batches of 512, a head that starts at zero.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _LARGE = (500, 6_000, 12_000, 18_000, 20_000)
 
 @dataclass(frozen=True)
 class Resolution:
-    """Sides of the squares to which images are brought, in pixels.
+    """Sides of the squares to which images are resized and cropped, in pixels.
 
     Attributes:
-        resize: Of training images, before the random crop.
-        crop: Of that crop, and of whole images in evaluation.
+        resize: Side of training images before the random crop.
+        crop: Side of the crop, and of whole images in evaluation.
 
     Raises:
-        ValueError: The crop is not positive, or larger than what it is taken from.
+        ValueError: The crop is not positive, or larger than the resized image.
     """
 
     resize: int

@@ -1,4 +1,4 @@
-"""The settings of a fine-tuning run, beside the model and the data."""
+"""The settings of a fine-tuning run, apart from model and data."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ class FineTuneSettings(RunSettings):
     """How to fine-tune; the defaults are BiT-HyperRule's.
 
     Attributes:
-        batch_split: Into how many parts each process cuts its share, to save memory.
-        steps: Optimizer steps; None for as many as the rule has for the size of the data set,
-            otherwise the rule's schedule is scaled.
-        mixup_alpha: Of mixup's Beta(alpha, alpha); None for the rule's, 0 for no mixup.
+        batch_split: Number of parts into which each process divides its share of a batch, to save
+            memory.
+        steps: Optimizer steps; None for the rule's number for the size of the data set. Otherwise
+            the rule's schedule is scaled.
+        mixup_alpha: Alpha of mixup's Beta(alpha, alpha); None for the rule's, 0 for no mixup.
 
     Raises:
-        ValueError: A value is out of its range, or two do not go together.
+        ValueError: A value is out of its range, or two values exclude each other.
     """
 
     free: ClassVar[tuple[str, ...]] = (*RunSettings.free, "batch_split")

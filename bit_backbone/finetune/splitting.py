@@ -1,4 +1,4 @@
-"""Batch splitting: the gradient of a large batch out of parts that fit into memory."""
+"""Batch splitting: the gradient of a large batch from parts that fit into memory."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ def backward_in_parts(
     """Adds the gradient of the batch's mean loss to ``.grad``, one part after another.
 
     Equal to ``loss_function(*batch).backward()`` for a loss that is a mean over examples and a
-    model without batch statistics, such as BiT; parts of unequal length are weighted by it. Only
-    one part's activations are alive at a time.
+    model without batch statistics, such as BiT; parts of unequal length are weighted. Only one
+    part's activations are in memory at a time.
 
     Args:
         loss_function: Takes a part of each tensor of the batch; returns the part's mean loss.
         batch: Tensors [N, ...].
-        parts: Into how many to cut the batch; their lengths differ by at most one.
+        parts: Number of parts; their lengths differ by at most one.
         backward: Called with each part's share of the loss, such as
             ``lambda loss: scaler.scale(loss).backward()``.
         no_sync: Makes the context of all parts but the last, such as ``DistributedDataParallel``'s
-            ``no_sync``, which puts off the exchange of gradients.
+            ``no_sync``, which postpones the exchange of gradients.
 
     Returns:
         The mean loss of the batch, a detached scalar.

@@ -1,4 +1,4 @@
-"""Fine-tuning a classifier by BiT-HyperRule, on one process or several, resumable to the step."""
+"""Fine-tuning a classifier by BiT-HyperRule, in one process or several, resumable at any step."""
 
 from __future__ import annotations
 
@@ -43,33 +43,32 @@ def finetune(
 ) -> FineTuneResult:
     """Fine-tunes a classifier by BiT-HyperRule (arXiv 1912.11370, section 3.3).
 
-    Resumes the run that ``folder`` holds, if it holds one, and then ends with the very
-    weights of a run without interruption (on one kind of machine, where the kernels used are
-    deterministic). Ctrl-C and SIGTERM save and end the run after the current step. Under torchrun
-    every process calls this alike; each computes its share of every batch.
+    Resumes the run in ``folder``, if there is one. A resumed run ends with the same weights as a
+    run without interruption, on the same kind of machine and with deterministic kernels. Ctrl-C and
+    SIGTERM save and end the run after the current step. Under torchrun every process makes the same
+    call, and each computes its share of every batch.
 
     Args:
         model: The classifier, with a head for the data set's classes; it is trained in place.
-            With FSDP it is sharded afterwards, and ``last.pt`` holds its weights. A run is
-            resumed with the network and the weights that it started from, or with those that it
-            has reached.
+            With FSDP it is sharded afterwards, and ``last.pt`` holds its weights. To resume a run,
+            pass the network with the weights from which the run started, or with those that it has
+            reached.
         train_set: Map-style data set of (image [C, H, W], class), ready for the network.
-        folder: Of the run; receives ``last.pt``, ``log.jsonl`` and, where tensorboard is
-            installed, its event files; with FSDP ``last.pt`` at the end, and a folder of shards
-            before.
-        settings: Of the run; None for the rule's.
-        eval_set: The same for evaluation; None for none.
-        device: Where to compute; None for this process's GPU, or the CPU where there is none.
-        must_match: What else a resumed run must share with the run it resumes, such as how images
-            are prepared; numbers, strings, lists and dicts.
+        folder: Folder of the run. Receives ``last.pt``, ``log.jsonl`` and, if tensorboard is
+            installed, its event files; with FSDP a folder of shards, and ``last.pt`` at the end.
+        settings: Settings of the run; None for the rule's.
+        eval_set: The same for evaluation; None for no evaluation.
+        device: Where to compute; None for this process's GPU, or the CPU if there is none.
+        must_match: Further values that must be equal when a run is resumed, such as the
+            preprocessing; numbers, strings, lists and dicts.
         show_progress: Whether to show a progress bar.
 
     Returns:
-        How the run ended.
+        The end of the run.
 
     Raises:
         ValueError: The settings do not fit the data or the number of processes, a loss is not
-            finite, or the folder holds a run with other settings.
+            finite, or the folder contains a run with other settings.
     """
     settings = settings or FineTuneSettings()
     make = partial(FineTuneTask, model, train_set, eval_set, settings, must_match or {})

@@ -1,7 +1,7 @@
-"""Images for training and evaluation at a resolution, as the official fine-tuning prepares them.
+"""Preparation of images for training and evaluation, as in the official fine-tuning.
 
-Source: ``bit_pytorch/train.py`` of google-research/big_transfer: no aspect ratio is kept, training
-crops at random and flips, everything is bilinear and normalised with 0.5.
+Source: ``bit_pytorch/train.py`` of google-research/big_transfer: the aspect ratio is not kept,
+    training crops at random and mirrors, resizing is bilinear, and mean and deviation are 0.5.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def train_transform(resolution: Resolution, flip: bool = True) -> v2.Compose:
 
     Args:
         resolution: Of the data set, see ``hyperrule.resolution``.
-        flip: Whether to mirror half of the images; not where left and right mean something.
+        flip: Whether to mirror half of the images; False if left and right matter, as for text.
     """
     square = (resolution.resize, resolution.resize)
     steps: list[Any] = [v2.Resize(square), v2.RandomCrop(resolution.crop)]
@@ -67,10 +67,11 @@ def load_rgb(path: str | os.PathLike[str], bit_depth: BitDepth = AUTO) -> Image.
 
     Args:
         path: Of the file.
-        bit_depth: How many bits of images of more than 8 per channel are used.
+        bit_depth: Bits in use in images with more than 8 bits per channel.
 
     Raises:
-        UnreadableImageError: The file is missing, damaged, no image or too large for the memory.
+        UnreadableImageError: The file is missing, damaged, not an image or too large for the
+            memory.
     """
     with reading(path, f"cannot read the image {path}: ", once=True):
         image = read(path, True, None, 255.0, bit_depth)
@@ -81,10 +82,10 @@ def load_rgb(path: str | os.PathLike[str], bit_depth: BitDepth = AUTO) -> Image.
 def typical_size(paths: list[str]) -> tuple[int, int]:
     """Returns the median height and the median width of (at most 500) image files.
 
-    Only the headers are read; images without a readable one do not count.
+    Only the headers are read; images without a readable header do not count.
 
     Raises:
-        ValueError: There is no file, or none of them is an image.
+        ValueError: There is no file, or none of the files is an image.
     """
     if not paths:
         raise ValueError("a training set needs at least one image, got none")

@@ -23,13 +23,13 @@ _SHORT_SIDE = MappingProxyType({"shortest_edge": 224})
 
 
 class BitImageProcessor:
-    """Makes images into the ``pixel_values`` of a BiT model.
+    """Prepares images as the ``pixel_values`` of a BiT model.
 
-    The steps, each of which can be switched off: convert to RGB, resize, centre crop, rescale,
-    normalise; and pad, which has to be switched on. On 8-bit images they equal transformers'
-    ``BitImageProcessorPil`` to the bit. The defaults are those of transformers apart from mean and
-    standard deviation: theirs are CLIP's, ours are BiT's 0.5.
-    ``from_preset`` gives the settings that a checkpoint was evaluated with.
+    The steps are: convert to RGB, resize, centre crop, rescale and normalise. Each can be switched
+    off. Padding is another step, which has to be switched on. On 8-bit images the results equal
+    transformers' ``BitImageProcessorPil`` to the bit. The defaults are those of transformers apart
+    from mean and standard deviation: theirs are CLIP's, ours are BiT's 0.5. ``from_preset`` gives
+    the settings that a checkpoint was evaluated with.
 
     Args:
         do_resize: Whether to resize.
@@ -57,20 +57,21 @@ class BitImageProcessor:
         return_tensors: "pt" for a tensor, "np" for an array; None for a list, whose images need not
             have one shape: of tensors if there is a ``device``, else of arrays.
         data_format: "channels_first" or "channels_last", of the result.
-        input_data_format: The same of arrays given; None finds the axis of length 1, 3 or 4.
-        device: Where tensors of the result are; None for where the images are, if all are tensors
-            of one device, else the CPU. The steps are done on the CPU in any case.
-        disable_grouping: Taken for transformers' sake, where it says whether images of one shape
-            are processed together; here each is processed by itself, with the same result.
-        image_seq_length: Likewise; a number of text tokens, which a BiT has not.
-        crop_rounding: Where an odd margin of the crop goes: "down" as in transformers, "even" as in
-            timm and torchvision, whose presets have it; see ``pixels.center_crop``. transformers
-            does not read it.
-        bit_depth: How many bits of files and PIL images of more than 8 per channel are used, or
-            "auto" for all that their type has. They are scaled to 8 bits.
+        input_data_format: The same for input arrays; None finds the axis of length 1, 3 or 4.
+        device: Device of the resulting tensors. None: that of the images, if all are tensors on one
+            device, else the CPU. All steps run on the CPU in any case.
+        disable_grouping: Accepted for compatibility with transformers, which processes images of
+            one shape together. Here each image is processed by itself, with the same result.
+        image_seq_length: Accepted for compatibility: a number of text tokens, which BiT does not
+            have.
+        crop_rounding: Rounding of the crop's offset if the margin is odd: "down" as in
+            transformers, "even" as in timm and torchvision, whose presets have it; see
+            ``pixels.center_crop``. transformers does not read it.
+        bit_depth: Bits in use in files and PIL images with more than 8 bits per channel, or "auto"
+            for all bits of their type. Such images are scaled to 8 bits.
 
     Raises:
-        ValueError: For a setting out of its range; the message says which.
+        ValueError: A setting is out of its range; the message names it.
     """
 
     model_input_names = ("pixel_values",)
@@ -147,7 +148,7 @@ class BitImageProcessor:
         return self.preprocess(images, **overrides)
 
     def preprocess(self, images: inputs.ImageInput, **overrides: Unpack[Settings]) -> BatchFeature:
-        """Makes one image or a batch into a batch of ``pixel_values``.
+        """Prepares one image or several as a batch of ``pixel_values``.
 
         Args:
             images: PIL images, numpy arrays or torch tensors, or paths of image files; one, a
@@ -161,10 +162,10 @@ class BitImageProcessor:
             are neither rescaled nor normalised.
 
         Raises:
-            ValueError: For an image that cannot be read without guessing (32 bits, floats whose
-                range does not fit ``do_rescale``, an unclear channel axis) or is larger than
-                ``pad_size``, for images of several sizes with ``return_tensors``, and for settings
-                out of their range.
+            ValueError: An image cannot be read without guessing (32 bits, floats whose range does
+                not fit ``do_rescale``, an unclear channel axis) or is larger than ``pad_size``;
+                images have several sizes, and ``return_tensors`` is given; or a setting is out of
+                its range.
         """
         return self.replace(**overrides)._process_all(inputs.flatten(images))
 
@@ -209,7 +210,7 @@ class BitImageProcessor:
             **overrides: Settings to change.
 
         Raises:
-            ValueError: If the name is neither.
+            ValueError: The name is neither.
         """
         return cls(**presets.find(name)).replace(**overrides)
 
@@ -235,15 +236,15 @@ class BitImageProcessor:
         """Reads the settings from the content of a preprocessor_config.json.
 
         Raises:
-            ValueError: For a key that this processor does not know and that is not null or false:
-                to ignore it might change the pixels.
+            ValueError: There is an unknown key whose value is not null or false; ignoring it could
+                change the pixels.
         """
         saved.reject_unknown(values)
         known: Any = {name: values[name] for name in settings.NAMES if name in values}
         return cls().replace(**known).replace(**overrides)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
-        """Writes ``preprocessor_config.json`` into a folder, made if missing; returns its path."""
+        """Writes ``preprocessor_config.json`` into a folder; returns its path."""
         target = Path(folder) / saved.FILE_NAME
         with atomic_path(target) as temporary:
             temporary.write_text(json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n")
@@ -262,8 +263,8 @@ class BitImageProcessor:
     ) -> Self:
         """Reads a ``preprocessor_config.json`` that this class or transformers wrote.
 
-        The official checkpoints and timm's have none: of these it is the preset, and of a folder or
-        repository that timm wrote what its config.json says.
+        The official checkpoints and timm's have no such file; for these the preset is used. For a
+        folder or repository that timm wrote, its config.json is used.
 
         Args:
             name_or_path: A folder, the file itself, the name of a published checkpoint, or a
@@ -271,11 +272,11 @@ class BitImageProcessor:
             revision: Branch, tag or commit of the repository.
             cache_dir: Where downloads are kept.
             token: Access token for a private repository.
-            local_files_only: Use downloads of earlier only.
+            local_files_only: Whether to use only files that were downloaded before.
             **overrides: Settings to change.
 
         Raises:
-            ValueError: The file is not there, is not JSON, or holds unusable settings.
+            ValueError: The file is missing, is not JSON, or has unusable settings.
         """
         if saved.has_preset_only(name_or_path):
             return cls.from_preset(str(name_or_path), **overrides)

@@ -1,4 +1,4 @@
-"""The arguments of ``BitImageProcessor``: their kinds, and their one normal form."""
+"""The arguments of ``BitImageProcessor``: their types and their normal form."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ DeviceLike: TypeAlias = int | str | torch.device
 
 
 class Settings(TypedDict, total=False):
-    """The arguments of ``BitImageProcessor``; in one call None means the processor's own."""
+    """The arguments of ``BitImageProcessor``; in a call, None means the processor's own value."""
 
     do_resize: bool | None
     size: SizeLike | None

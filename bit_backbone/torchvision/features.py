@@ -1,4 +1,4 @@
-"""The backbones that torchvision's models sit on: outputs renamed, and with a feature pyramid."""
+"""The backbones of torchvision's models: with renamed outputs, and with a feature pyramid."""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -22,7 +22,7 @@ __all__ = ["BitFPNBackbone", "RenamedBackbone", "bit_fpn_backbone"]
 
 
 class RenamedBackbone(nn.Module):
-    """A BitBackbone, ``body``, whose outputs carry the names that a host looks for.
+    """A BitBackbone, ``body``, whose outputs have the names that a host expects.
 
     Args:
         body: The backbone.
@@ -53,7 +53,7 @@ class BitFPNBackbone(nn.Module):
     Args:
         body: The backbone; its strides must double from output to output.
         out_channels: Channels of every level.
-        extra_blocks: What makes the levels after the deepest output.
+        extra_blocks: Module that makes the levels after the deepest output.
         norm_layer: Called with ``out_channels`` for the norm after every convolution of the
             pyramid; None for none.
 
@@ -118,7 +118,7 @@ def bit_fpn_backbone(
             the stage it belongs to, fresh norms and the pyramid always train. None: 3 with
             ``weights``, otherwise everything.
         returned_layers: The stages under the pyramid, 1 to 4, ascending. None: all.
-        extra_blocks: What makes the levels after the deepest stage. None: LastLevelMaxPool.
+        extra_blocks: Module that makes the levels after the deepest stage. None: LastLevelMaxPool.
         norm_layer: Called with ``out_channels`` for the norm after every convolution of the
             pyramid (``functools.partial(nn.GroupNorm, 32)``); None for none.
         feature_norm: The ``feature_norm`` of BitConfig. None: a BitConfig's own, and for the name

@@ -1,6 +1,6 @@
 """Semantic segmentation: torchvision's own DeepLabV3 and FCN on a dilated BiT.
 
-torchvision's segmentation models normalise nothing: give them ``(pixels / 255 - 0.5) / 0.5``.
+torchvision's segmentation models do not normalise: give them ``(pixels / 255 - 0.5) / 0.5``.
 """
 
 # No "from __future__ import annotations": get_model_weights reads the builders' annotations.

@@ -1,4 +1,4 @@
-"""A detector for small images and small machines, where R50x1's would take hours."""
+"""A detector for small images and small machines, on which one with R50x1 would take hours."""
 
 # No "from __future__ import annotations": get_model_weights reads the builders' annotations.
 

@@ -1,4 +1,4 @@
-"""The weights enums: what is published for which builder, from the catalog of checkpoints."""
+"""The weights enums: the published weights of each builder, from the catalog of checkpoints."""
 
 from os import PathLike
 from typing import Any
@@ -53,10 +53,10 @@ class BitWeights(WeightsEnum):
 
     @classmethod
     def verify(cls, obj: Any) -> Any:
-        """Returns the member that ``obj`` is or names, with or without the enum's name, or None.
+        """Returns the member for a member, its name or its full name; None for None.
 
         Raises:
-            ValueError: It is or names none.
+            ValueError: There is no such member.
         """
         if obj is None or isinstance(obj, cls):
             return obj
@@ -210,7 +210,7 @@ CLASSIFIERS: dict[str, type[BitWeights]] = {
 def checkpoint_of(
     source: BitWeights | str | PathLike[str] | Source, config: BitConfig
 ) -> str | PathLike[str] | Source:
-    """Returns what ``checkpoints.load`` calls the source of a backbone's weights.
+    """Returns the source of a backbone's weights, for ``checkpoints.load``.
 
     Args:
         source: A member of a weights enum, "BiT_R50x1_Weights.IMAGENET21K_BIT_M", the part after
