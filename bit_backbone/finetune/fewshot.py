@@ -63,7 +63,7 @@ def _by_class(labels: np.ndarray, num_classes: int | None) -> list[np.ndarray]:
     count = int(labels.max()) + 1 if num_classes is None else num_classes
     if labels.min() < 0 or labels.max() >= count:
         raise ValueError(
-            f"labels must lie in 0 ..  {count - 1}, got {int(labels.min())} .. {int(labels.max())}"
+            f"labels must lie in 0 .. {count - 1}, got {int(labels.min())} .. {int(labels.max())}"
         )
     return [np.flatnonzero(labels == c) for c in range(count)]
 

@@ -39,7 +39,7 @@ class FineTuneSettings(RunSettings):
         for name in ("base_lr", "mixup_alpha"):
             value = getattr(self, name)
             if value is not None and not math.isfinite(value):
-                raise ValueError(f"{name} is a finite number, got {value}")
+                raise ValueError(f"{name} must be a finite number, got {value}")
         super().__post_init__()
         self._check_least(1, ("batch_split", "steps"))
         self._check_least(0, ("mixup_alpha",))

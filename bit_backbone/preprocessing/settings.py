@@ -93,7 +93,7 @@ def parse_choice(name: str, value: str | None, choices: tuple[str | None, ...]) 
     for choice in choices:
         if value == choice:
             return choice
-    raise ValueError(f"{name} is one of {', '.join(map(repr, choices))}, got {value!r}")
+    raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
 def parse_count(name: str, value: int | None) -> int | None:
@@ -133,7 +133,7 @@ def _parse_size(name: str, size: Any) -> dict[str, int]:
         size = dict(zip(("height", "width"), size, strict=True))
     forms = _FORMS[name]
     if not isinstance(size, Mapping) or set(size) not in forms.values():
-        raise ValueError(f"{name} is an int, (h, w) or {' or '.join(forms)}, got {size!r}")
+        raise ValueError(f"{name} must be an int, (h, w) or {' or '.join(forms)}, got {size!r}")
     for edge, length in size.items():
         if not isinstance(length, Integral) or isinstance(length, bool) or length < 1:
             raise ValueError(f"{name} must be in whole pixels, at least 1, got {edge} = {length!r}")

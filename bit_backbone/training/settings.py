@@ -67,11 +67,13 @@ class RunSettings:
         for name in names:
             value = getattr(self, name)
             if value is not None and not value >= least:
-                raise ValueError(f"{name} is at least {least}, got {value}")
+                raise ValueError(f"{name} must be at least {least}, got {value}")
 
     def _check_choice(self, name: str, choices: tuple[str, ...]) -> None:
         if getattr(self, name) not in choices:
-            raise ValueError(f"{name} is one of {', '.join(choices)}, got {getattr(self, name)!r}")
+            raise ValueError(
+                f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}"
+            )
 
     def to_record(self) -> dict[str, Any]:
         """Returns what a resumed run must share with the run that it resumes."""

@@ -38,9 +38,7 @@ def test_a_training_set_needs_an_object_and_a_test_set_is_warned_of(kind, folder
     assert (empty.num_objects(), full.num_objects()) == (0, 4)
     with pytest.raises(ValueError, match=r"no object to learn from: .* none of the 2 images of"):
         check_objects(empty)
-    with pytest.warns(
-        UserWarning, match=r"there is no object to find: none of the 2 images of .*empty"
-    ):
+    with pytest.warns(UserWarning, match=r"no object to find: none of the 2 images of .*empty"):
         warn_of_no_objects(empty)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

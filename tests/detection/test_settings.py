@@ -13,16 +13,19 @@ from bit_backbone.detection.transforms import train_transforms
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"steps": 0}, "steps is at least 1, got 0"),
-        ({"steps": 9, "batch_size": 0}, "batch_size is at least 1, got 0"),
-        ({"steps": 9, "warmup_steps": 9}, "warmup_steps must be less than steps,  9, got 9"),
+        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"steps": 9, "batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"steps": 9, "warmup_steps": 9}, "warmup_steps must be less than steps, 9, got 9"),
         ({"steps": 9, "base_lr": 0.0}, "base_lr must be a positive number, got 0.0"),
         ({"steps": 9, "base_lr": float("nan")}, "base_lr must be a positive number, got nan"),
         ({"steps": 9, "momentum": 1.0}, "momentum must lie in [0, 1), got 1.0"),
-        ({"steps": 9, "clip_norm": -1.0}, "clip_norm is at least 0, got -1.0"),
+        ({"steps": 9, "clip_norm": -1.0}, "clip_norm must be at least 0, got -1.0"),
         ({"steps": 9, "optimizer": "lion"}, "optimizer must be one of sgd, adamw, got 'lion'"),
         ({"steps": 9, "fsdp": True, "channels_last": True}, "which channels_last does not have"),
-        ({"steps": 9, "precision": "int8"}, "precision is one of float32, bfloat16, got 'int8'"),
+        (
+            {"steps": 9, "precision": "int8"},
+            "precision must be one of float32, bfloat16, got 'int8'",
+        ),
     ],
 )
 def test_a_wrong_setting_is_rejected(values: dict, message: str) -> None:

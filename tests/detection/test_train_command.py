@@ -175,7 +175,7 @@ def test_a_data_set_of_ones_own_has_both_parts(
         (["--warmup-steps", "5"], "warmup_steps must be less than steps,  2, got 5"),
         (["--test-only"], "a run's folder holds detector.json and last.pt"),
         (["--variant", "R51x1", "--model", "fasterrcnn_bit_fpn"], "R51x1"),
-        (["--train", "nowhere"], "a data set is a folder or a file; there is no nowhere"),
+        (["--train", "nowhere"], "a data set must be a folder or a file; nowhere does not exist"),
     ],
 )
 def test_a_wrong_option_is_an_error(

@@ -323,7 +323,7 @@ def test_a_folder_without_permission_is_rejected_before_the_first_image(
 def test_a_target_that_is_a_file_is_rejected(arguments, tmp_path, capsys):
     (tmp_path / "file").touch()
     assert main([*arguments, "--output", str(tmp_path / "file")]) == 2
-    assert "the output is a folder, and" in capsys.readouterr().err
+    assert "the output must be a folder, and" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -376,10 +376,10 @@ def test_other_settings_are_rejected_by_name(change, message, photos, tmp_path, 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"pool": "mean"}, "pool is one of 'avg', 'max', 'gem', None, got 'mean'"),
-        ({"dtype": "bf16"}, "dtype is one of 'fp32', 'fp16', got 'bf16'"),
-        ({"precision": "int4"}, "precision is one of 'fp32', 'fp16', 'bf16', 'int8', got 'int4'"),
-        ({"format": "pt"}, "format is one of 'npy', 'safetensors', None, got 'pt'"),
+        ({"pool": "mean"}, "pool must be one of 'avg', 'max', 'gem', None, got 'mean'"),
+        ({"dtype": "bf16"}, "dtype must be one of 'fp32', 'fp16', got 'bf16'"),
+        ({"precision": "int4"}, "precision must be one of 'fp32', 'fp16', 'bf16', 'int8', got 'int4'"),
+        ({"format": "pt"}, "format must be one of 'npy', 'safetensors', None, got 'pt'"),
         ({"pool": "avg", "format": "npy"}, "leave out either pool or format"),
         ({"shard_size": 0}, "at least one image, got shard_size 0"),
     ],
@@ -391,7 +391,7 @@ def test_wrong_output_settings(settings, message):
 
 def test_a_folder_with_other_files_is_rejected(photos, tmp_path, backbone):
     (tmp_path / "thesis.txt").touch()
-    with pytest.raises(ValueError, match=r"holds 'thesis.txt' and no extraction.json"):
+    with pytest.raises(ValueError, match=r"contains 'thesis.txt' and no extraction.json"):
         extract(photos, tmp_path, backbone)
 
 
@@ -445,7 +445,7 @@ def test_the_network_of_a_caller_is_changed_only_where_asked(in_place, photos, t
 
 
 def test_a_network_that_does_not_take_rgb_is_rejected(photos, tmp_path):
-    with pytest.raises(ValueError, match="takes 3 channels, got num_channels=1"):
+    with pytest.raises(ValueError, match="must take 3 channels, got num_channels=1"):
         extract(photos, tmp_path, tiny(out_indices=[1], num_channels=1))
 
 

@@ -137,7 +137,7 @@ def test_a_class_may_be_called_like_a_split(folders):
         ),
         (("--resolution", "40,0"), "at least 1 pixel"),
         (("--resolution", "40"), "RESIZE,CROP in pixels, such as 512,480; got '40'"),
-        (("--mixup-alpha", "-1"), "mixup_alpha is at least 0, got -1.0"),
+        (("--mixup-alpha", "-1"), "mixup_alpha must be at least 0, got -1.0"),
         (("--weights", "BiT-M-R5x1"), "BiT-M-R50x1"),
     ],
 )

@@ -65,7 +65,7 @@ def test_resolution_by_area(size, expected):
         (lambda: hyperrule.resolution(0, 5), "at least one pixel, got 0x5"),
         (lambda: hyperrule.schedule(0), "at least one example, got 0"),
         (lambda: hyperrule.mixup_alpha(-3), "at least one example, got -3"),
-        (lambda: hyperrule.schedule(5, base=0.0), "base learning rate is positive, got 0.0"),
+        (lambda: hyperrule.schedule(5, base=0.0), "base learning rate must be positive, got 0.0"),
         (lambda: hyperrule.Schedule(5, (9, 7), 10), r"decays in order.*got .*\(9, 7\), total 10"),
         (lambda: hyperrule.Schedule(0, (), 0), "at least one step"),
         (lambda: hyperrule.schedule(5).scaled(0), "at least one step"),

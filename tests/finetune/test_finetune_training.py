@@ -345,17 +345,17 @@ def test_a_run_of_a_version_that_recorded_its_start_otherwise_resumes_with_a_war
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"batch_size": 0}, "batch_size is at least 1, got 0"),
-        ({"steps": 0}, "steps is at least 1, got 0"),
-        ({"workers": -1}, "workers is at least 0, got -1"),
-        ({"momentum": 1.0}, r"momentum lies in \[0, 1\), got 1.0"),
-        ({"precision": "int8"}, "precision is one of float32, .* got 'int8'"),
-        ({"base_lr": 0.0}, "base learning rate is positive, got 0.0"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"workers": -1}, "workers must be at least 0, got -1"),
+        ({"momentum": 1.0}, r"momentum must lie in \[0, 1\), got 1.0"),
+        ({"precision": "int8"}, "precision must be one of float32, .* got 'int8'"),
+        ({"base_lr": 0.0}, "base learning rate must be positive, got 0.0"),
         ({"batch_size": 7}, "share even, for mixup, that is, of 2; got 7"),
         ({"batch_split": 9}, "batch_split must be at most the batch of one process, 8, got 9"),
-        ({"mixup_alpha": math.nan}, "mixup_alpha is a finite number, got nan"),
-        ({"mixup_alpha": math.inf}, "mixup_alpha is a finite number, got inf"),
-        ({"base_lr": math.inf}, "base_lr is a finite number, got inf"),
+        ({"mixup_alpha": math.nan}, "mixup_alpha must be a finite number, got nan"),
+        ({"mixup_alpha": math.inf}, "mixup_alpha must be a finite number, got inf"),
+        ({"base_lr": math.inf}, "base_lr must be a finite number, got inf"),
         (
             {"base_lr": 1e30, "steps": 40},
             r"the loss of step .* is nan; start again in another folder, with a base_lr smaller "
@@ -413,7 +413,7 @@ def test_a_finished_run_is_extended_by_a_longer_schedule(tmp_path):
         assert event["learning_rate"] == pytest.approx(longer.learning_rate(event["step"]))
     # from here on this is the run's schedule
     assert run(tmp_path, steps=18, base_lr=0.02).step == 18
-    with pytest.raises(ValueError, match=r"extended to more steps than it has: .* has 18, and 9"):
+    with pytest.raises(ValueError, match=r"more steps than it has already: .* has 18, and 9"):
         run(tmp_path, steps=9, extend=True)
     with pytest.raises(ValueError, match=r"other settings \(seed 0 -> 1\); give it the same"):
         run(tmp_path, steps=20, seed=1, extend=True)

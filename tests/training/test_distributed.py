@@ -151,7 +151,7 @@ def test_a_run_without_fsdp_is_not_taken_up_with_it(one_process: Path) -> None:
 
 def test_fsdp_needs_processes(tmp_path: Path) -> None:
     told = finish(finetune(tmp_path, fsdp=True), 1)
-    assert "start one with: torchrun --nproc-per-node N" in told
+    assert "start them with: torchrun --nproc-per-node N" in told
 
 
 def test_standardized_weights_are_never_those_of_gathered_ones_before() -> None:

@@ -148,13 +148,13 @@ def test_a_record_of_shards_that_an_earlier_version_wrote_is_read(tmp_path: Path
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"batch_size": 0}, "batch_size is at least 1, got 0"),
-        ({"save_every": 0}, "save_every is at least 1, got 0"),
-        ({"eval_every": 0}, "eval_every is at least 1, got 0"),
-        ({"workers": -1}, "workers is at least 0, got -1"),
-        ({"seed": -1}, "seed is at least 0, got -1"),
-        ({"momentum": 1.0}, r"momentum lies in \[0, 1\), got 1.0"),
-        ({"precision": "int8"}, "precision is one of float32, bfloat16, float16, got 'int8'"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"save_every": 0}, "save_every must be at least 1, got 0"),
+        ({"eval_every": 0}, "eval_every must be at least 1, got 0"),
+        ({"workers": -1}, "workers must be at least 0, got -1"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
+        ({"momentum": 1.0}, r"momentum must lie in \[0, 1\), got 1.0"),
+        ({"precision": "int8"}, "precision must be one of float32, bfloat16, float16, got 'int8'"),
     ],
 )
 def test_a_setting_out_of_its_range_is_rejected(values: dict, message: str) -> None:
