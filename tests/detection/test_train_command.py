@@ -172,7 +172,7 @@ def test_a_data_set_of_ones_own_has_both_parts(
         (["--model", "fasterrcnn_resnet50_fpn"], "the BiT detectors are"),
         (["--augment", "mirror"], "augmentations are hflip"),
         (["--base-lr", "0"], "base_lr must be a positive number, got 0.0"),
-        (["--warmup-steps", "5"], "warmup_steps must be less than steps,  2, got 5"),
+        (["--warmup-steps", "5"], "warmup_steps must be less than steps, 2, got 5"),
         (["--test-only"], "a run's folder holds detector.json and last.pt"),
         (["--variant", "R51x1", "--model", "fasterrcnn_bit_fpn"], "R51x1"),
         (["--train", "nowhere"], "a data set must be a folder or a file; nowhere does not exist"),
