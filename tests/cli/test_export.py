@@ -214,7 +214,7 @@ def test_damaged_files(content, message, tmp_path):
 
 def test_files_of_others_and_for_others(tmp_path, photo, images, capsys):
     onnx = pytest.importorskip("onnx")
-    with pytest.raises(ValueError, match="the exported file .* does not exist"):
+    with pytest.raises(ValueError, match=r"the exported file .* does not exist"):
         load(tmp_path / "none.onnx")
     (tmp_path / "a.pt").write_bytes(b"no archive")
     with pytest.raises(ValueError, match=r"named \*\.onnx, .* does not"):
