@@ -378,7 +378,10 @@ def test_other_settings_are_rejected_by_name(change, message, photos, tmp_path, 
     [
         ({"pool": "mean"}, "pool must be one of 'avg', 'max', 'gem', None, got 'mean'"),
         ({"dtype": "bf16"}, "dtype must be one of 'fp32', 'fp16', got 'bf16'"),
-        ({"precision": "int4"}, "precision must be one of 'fp32', 'fp16', 'bf16', 'int8', got 'int4'"),
+        (
+            {"precision": "int4"},
+            "precision must be one of 'fp32', 'fp16', 'bf16', 'int8', got 'int4'",
+        ),
         ({"format": "pt"}, "format must be one of 'npy', 'safetensors', None, got 'pt'"),
         ({"pool": "avg", "format": "npy"}, "leave out either pool or format"),
         ({"shard_size": 0}, "at least one image, got shard_size 0"),
