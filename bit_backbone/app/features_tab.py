@@ -19,8 +19,8 @@ SIDES = (64, 800, 480)  # of the photograph's shorter side: least, most, default
 NETWORK = "network"  # of gradio's queue: one forward pass at a time
 ABOUT = (
     "Click a pixel of the photograph or of a map. Every map then shows the cosine similarity of "
-    "all its pixels to that one, from dark (least) to bright, and the channels with the largest "
-    "response there."
+    "all its pixels to that one, from dark to bright over the range that stands below it; one "
+    "pixel in a hundred exceeds that. The channels are those with the largest response there."
 )
 
 
