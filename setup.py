@@ -109,7 +109,13 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["bit_backbone", "bit_backbone.*"]),
     package_data={
-        "bit_backbone": ["py.typed", "kernels/native.cpp", "visualization/explorer.html"]
+        "bit_backbone": [
+            "py.typed",
+            "app/page.css",
+            "app/pick.js",
+            "kernels/native.cpp",
+            "visualization/explorer.html",
+        ]
     },
     cmdclass={"build_py": BuildWithConfigs},
     install_requires=[

@@ -83,6 +83,8 @@ def test_the_wheel_holds_every_module_the_marker_and_the_configs(wheel: Path) ->
     held = set(zipfile.ZipFile(wheel).namelist())
     configs = {f"bit_backbone/{name}" for name in relative_files(ROOT / "configs", "*")}
     wanted = relative_files(PACKAGE, "*.py") | configs
+    for ending in ("css", "html", "js"):
+        wanted |= relative_files(PACKAGE, f"*.{ending}")
     assert wanted | {"bit_backbone/py.typed", f"bit_backbone/{PROBE}"} <= held
 
 

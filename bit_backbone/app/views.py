@@ -69,11 +69,11 @@ def _similarities(look: Look, row: Row, stages: Collection[str]) -> Iterator[str
             continue
         similarity = stage.units.similarity(queries[name].units.direction(*look.place))
         low, high = contrast(similarity)
-        text = f": {low:.2f} to {high:.2f}"
+        text = f": {low:z.2f} to {high:z.2f}"
         place = None
         if row.photograph is not look.first:
             place = best_place(similarity)
-            text += f", best {float(similarity.max()):.2f}"
+            text += f", best {float(similarity.max()):z.2f}"
         else:
             best = stage.units.strongest(*look.place, CHANNELS)
             channels = ", ".join(f"{channel} ({value:.3g})" for channel, value in best)
@@ -90,7 +90,10 @@ def _figure(
     place: tuple[float, float] | None = None,
 ) -> str:
     uri = f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
-    image = f'<img src="{uri}" alt="{name} of {escape(row.view.name)}" data-stage="{name}">'
+    # every map covers the whole photograph, though its last row or column may reach beyond
+    aspect = f"aspect-ratio: {row.seen.width} / {row.seen.height}"
+    alt = f"{name} of {escape(row.view.name)}"
+    image = f'<img src="{uri}" alt="{alt}" data-stage="{name}" style="{aspect}">'
     is_first = row.photograph is look.first
     frame = _frame(image, place or look.place, "data-clicked" if is_first else "",
                    marked=is_first or place is not None)  # fmt: skip

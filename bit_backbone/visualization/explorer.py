@@ -47,6 +47,7 @@ def explorer_page(
     shown.thumbnail((_MOST_SIDE, _MOST_SIDE))
     data = {
         "photograph": picture_uri(shown),
+        "aspect": picture.width / picture.height,
         "unclipped": UNCLIPPED,
         "scale": _text(SEQUENTIAL.tobytes()),
         "maps": [_map(name, each, features[name]) for name, each in packed.items()],

@@ -101,7 +101,9 @@ def test_a_click_moves_every_map(tmp_path):
         values = torch.tensor(page.evaluate("Array.from(maps.stage1.values)")).view(1, -1)
         low, high = contrast(values)
         assert page.evaluate("rangeOf(maps.stage1.values)") == pytest.approx([low, high], abs=1e-6)
-        assert f"stage1: {low:.2f} to {high:.2f}" in visit.texts("figcaption")[2]
+        assert f"stage1: {low:z.2f} to {high:z.2f}" in visit.texts("figcaption")[2]
+        heights = page.locator(".frame").evaluate_all("x => x.map(f => f.clientHeight)")
+        assert max(heights) - min(heights) <= 1, "every map is as high as the photograph"
         page.locator("[data-map=stage4]").focus()
         page.keyboard.press("ArrowRight")
         assert page.evaluate("place[0]") > 0.25
