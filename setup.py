@@ -20,7 +20,7 @@ FINETUNE = ["tensorboard>=2.17"]
 EXTRACT = ["pyarrow>=17", "webdataset>=0.2.100"]
 ONNX = ["onnx>=1.17", "onnxruntime>=1.20", "scikit-learn>=1.5"]
 OPENVINO = ["onnx>=1.17", "openvino>=2025.0", "scikit-learn>=1.5"]
-APP = ["gradio>=6.0", "pycocotools>=2.0.8", "scikit-learn>=1.5"]
+APP = ["gradio>=6.31", "pycocotools>=2.0.8", "scikit-learn>=1.5"]
 DOCS = ["mkdocs-material>=9.6", "mkdocstrings-python>=2.0"]
 TEST = [
     *DEMO,

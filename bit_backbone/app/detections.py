@@ -17,7 +17,6 @@ from bit_backbone.app.photographs import within
 from bit_backbone.detection.prediction import predict, read_image
 from bit_backbone.detection.results import coco_records, found_of, mask_of, run_lengths
 from bit_backbone.utils.out_of_memory import fitting
-from bit_backbone.visualization.objects import draw_result
 
 # Of the image's longer side in the detector, which resizes to about this itself. What it finds is
 # brought back to all of its pixels, a mask for each object: of a phone's, gigabytes.
@@ -56,6 +55,8 @@ class Found:
 
     def drawn(self, records: Sequence[Record], categories: Sequence[str]) -> Image.Image:
         """Draws some of the records on the picture."""
+        from bit_backbone.visualization.objects import draw_result  # torchvision takes a second
+
         image = read_image(Image.open(io.BytesIO(self.picture)), "auto")
         if records and "bbox" not in records[0]:
             semantic = torch.zeros(image.shape[-2:], dtype=torch.int64)

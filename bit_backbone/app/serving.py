@@ -11,7 +11,7 @@ from bit_backbone.app.photographs import MOST_BYTES, Gallery
 from bit_backbone.app.uploads import private_folder
 from bit_backbone.utils.extras import require
 
-SESSIONS = 16  # whose maps and photographs are kept; the oldest go first
+SESSIONS = 8  # whose maps and photographs are kept; the oldest go first
 WAITING = 32  # requests in the queue
 
 

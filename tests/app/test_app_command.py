@@ -109,3 +109,11 @@ def test_without_weights_it_says_how_to_get_some(monkeypatch, tmp_path, capsys):
     assert main(["app", "--device", "cpu"]) == 0
     assert "no --weights: the network has random weights; give a" in capsys.readouterr().out
     assert served == [["R50x1, random weights"]]
+
+
+def test_the_page_starts_without_torchvision():
+    pytest.importorskip("gradio")
+    code = "import sys, bit_backbone.app.page; print('torchvision' in sys.modules)"
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert done.stdout == "False\n", done.stderr
