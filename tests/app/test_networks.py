@@ -104,6 +104,11 @@ def test_the_gallery_lists_the_images_of_a_folder_first(images, tmp_path):
             Gallery(folder)
 
 
+def test_without_scikit_learn_there_are_no_samples(monkeypatch):
+    monkeypatch.setattr("bit_backbone.app.photographs.find_spec", lambda name: None)
+    assert Gallery().names == []
+
+
 def large(path):
     with path.open("wb") as file:
         file.truncate(MOST_BYTES + 2**20)
