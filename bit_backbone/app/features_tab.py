@@ -14,7 +14,6 @@ from bit_backbone.app.uploads import shows_messages, take_upload
 from bit_backbone.app.views import PICK, components_view, photograph_view, similarity_view
 from bit_backbone.utils.image_files import IMAGE_SUFFIXES
 
-STAGES = ("stem", "stage1", "stage2", "stage3", "stage4")
 SIDES = (64, 800, 480)  # of the photograph's shorter side: least, most, default
 NETWORK = "network"  # of gradio's queue: one forward pass at a time
 ABOUT = (
@@ -40,7 +39,7 @@ def features_tab(page: gr.Blocks, networks: Networks, gallery: Gallery) -> None:
             stride = gr.Radio(list(STRIDES), value=STRIDES[0], label="Output stride")
             side = gr.Slider(*SIDES[:2], SIDES[2], step=16, label="Shorter side, in pixels",
                              info=f"the longer one becomes {MOST_SIDE} at most")  # fmt: skip
-            stages = gr.CheckboxGroup(list(STAGES), value=list(STAGES), label="Layers")
+            stages = gr.CheckboxGroup([], label="Layers")  # those that the networks have
             second, upload_second = _photograph_inputs(
                 "Second photograph, for the same pixel", ["none", *gallery.names], ["none"]
             )
@@ -51,7 +50,7 @@ def features_tab(page: gr.Blocks, networks: Networks, gallery: Gallery) -> None:
             gr.Markdown("**Principal components** of every map, as red, green and blue")
             components = gr.HTML(js_on_load=PICK, elem_id="bit-components")
     settings = [network, beside, maps, stride, side, stages]
-    shown = [state, photograph, similarity, components]
+    shown = [state, stages, photograph, similarity, components]
     events = _Events(networks, gallery)
     heavy = {"concurrency_id": NETWORK, "concurrency_limit": 1, "api_visibility": "private"}
     gr.on([first.select, page.load], events.choose, [first, state, *settings], shown, **heavy)
@@ -85,7 +84,7 @@ class _Events:
     @shows_messages
     def choose(self, name: str | None, before: Look | None, *settings: Any) -> list[Any]:
         if name is None:
-            return [gr.skip()] * 4
+            return gr.skip()
         return self._look(
             Photograph(name, self.gallery.read(name)), _second(before), before, settings
         )
@@ -128,8 +127,11 @@ class _Events:
         views = [View(name, maps, stride) for name in (network, beside) if name != "none"]
         photographs = [first] if second is None else [first, second]
         after = look(self.networks, photographs, views, int(side), before)
+        off = set(before.stages if before else ()) - set(stages)
+        stages = [name for name in after.stages if name not in off]
         return [
             after,
+            gr.CheckboxGroup(list(after.stages), value=stages),
             photograph_view(after),
             similarity_view(after, stages),
             components_view(after, stages),

@@ -78,6 +78,11 @@ class Look:
         last = self.rows[-1].photograph
         return None if last is self.first else last
 
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Names of the maps of all rows."""
+        return tuple(dict.fromkeys(name for row in self.rows for name in row.stages))
+
     def query(self, row: Row) -> Row:
         """Returns the row of the first photograph through the network of a row."""
         return next(r for r in self.rows if r.view == row.view and r.photograph is self.first)

@@ -138,6 +138,9 @@ def test_settings_change_the_maps(visit):
     page.get_by_label("stem").uncheck()
     page.wait_for_function("!document.querySelector('#bit-components img[data-stage=stem]')")
     assert list(maps(visit)) == ["stage1", "stage2", "stage3", "stage4"]
+    page.get_by_label("raw").check()
+    page.locator("#bit-similarity h3", has_text="raw").wait_for(timeout=WAIT)
+    assert list(maps(visit)) == ["stage1", "stage2", "stage3", "stage4"], "what is off stays off"
 
 
 def test_an_upload_is_shown_and_its_file_removed(visit, served, tmp_path):

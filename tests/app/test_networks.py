@@ -88,6 +88,15 @@ def test_maps_are_computed_once(tmp_path):
     assert look(networks, [first], views[:1], 32, after).rows[0].seen.size == (41, 32)
 
 
+def test_networks_may_have_other_stages(tmp_path):
+    deep = {"hidden_sizes": (16, 24, 32, 48, 64), "depths": (1,) * 5, "out_indices": (5,)}
+    sources = [saved(tmp_path / "a", out_indices=(4,)), saved(tmp_path / "b", **deep)]
+    views = [View("a"), View("b")]
+    seen = look(Networks(sources), [Photograph("x", photograph("china@64x64"))], views, 64)
+    assert seen.stages == ("stem", *(f"stage{i}" for i in range(1, 6)))
+    assert list(seen.rows[0].stages) == ["stem", "stage1", "stage2", "stage3", "stage4"]
+
+
 def test_small_images_stay_small_and_strips_are_bounded(tmp_path):
     networks = Networks([saved(tmp_path / "a", out_indices=(4,))])
     for size, expected in (((40, 30), (40, 30)), ((4000, 100), (1320, 33))):
