@@ -68,7 +68,8 @@ def add_parser(subparsers: Any) -> None:
         "--precision",
         choices=PRECISIONS,
         default=PRECISIONS[0],
-        help="type of BiT (default %(default)s); onnx and openvino have no bfloat16, only they have int8",
+        help="type of BiT (default %(default)s); onnx and openvino have no bfloat16, and only they "
+        "have int8",
     )
     option(
         "--with-preprocessing",
