@@ -14,7 +14,7 @@ __all__ = ["fast_dtype", "has_int8"]
 # As /proc/cpuinfo names them, on x86 and on ARM. oneDNN emulates bfloat16 on other processors.
 _BFLOAT16_FLAGS = frozenset(("avx512_bf16", "amx_bf16", "bf16"))
 _INT8_FLAGS = frozenset(("avx512_vnni", "avx_vnni", "amx_int8"))
-# Values of ONEDNN_MAX_CPU_ISA with which oneDNN leaves these alone.
+# Values of ONEDNN_MAX_CPU_ISA with which oneDNN does not use them.
 _WITHOUT_INT8 = frozenset(("SSE41", "AVX", "AVX2", "AVX512_CORE"))
 _WITHOUT_BFLOAT16 = _WITHOUT_INT8 | {"AVX2_VNNI", "AVX512_CORE_VNNI"}
 

@@ -16,7 +16,7 @@ from bit_backbone.inference.units import InPlacePreActUnit
 from bit_backbone.network import BitNetwork, BottleneckUnit, GroupNormAct, PreActUnit
 from bit_backbone.network.std_conv import StdConv2d
 
-# Standard deviations from the mean up to which activations are told apart. Cutting off what is
+# Standard deviations from the mean up to which activations are distinguished. Cutting off what is
 # beyond costs more than coarser levels do: docs/int8.md has the measurements.
 DEVIATIONS = 12.0
 
@@ -112,7 +112,7 @@ def quantizable_units(model: nn.Module) -> list[Any]:
 
 
 def bound_of(norm: GroupNormAct) -> Tensor:
-    """Returns up to where the values after a norm and its ReLU are told apart, float32 [C]."""
+    """Returns up to where the values after a norm and its ReLU are distinguished, float32 [C]."""
     shift, scale = norm.bias.detach().float(), norm.weight.detach().float().abs()
     return shift + DEVIATIONS * scale
 

@@ -47,7 +47,8 @@ def test_maps_and_pictures_are_written_and_equal_the_backbones(photos, tmp_path,
     maps = load_file(out / "china.safetensors")
     assert set(maps) == {"stage1", "stage3"}
     for name, feature in maps.items():
-        torch.testing.assert_close(feature, expected[name][0])
+        whole = expected[name][0]
+        torch.testing.assert_close(feature, whole, atol=4e-5 * float(whole.abs().max()), rtol=0)
     assert Image.open(out / "china_stage3.png").size == (2 * 161, 97)
     assert len(list(out.iterdir())) == 3 * 3
 
