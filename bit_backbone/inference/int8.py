@@ -43,7 +43,7 @@ class Int8Conv2d(nn.Conv2d):
     dtype: torch.dtype
     weight_steps: Tensor
     input_steps: Tensor
-    _packed: tuple[Any, Tensor | None]
+    _packed: tuple[Any, Any, Any]
 
     @classmethod
     def quantize(cls, conv: StdConv2d | FoldedConv2d, steps: Tensor) -> None:
@@ -69,7 +69,7 @@ class Int8Conv2d(nn.Conv2d):
         quantized.__class__ = cls
         quantized.register_buffer("weight_steps", weight_steps)
         quantized.register_buffer("input_steps", steps)
-        quantized.dtype, quantized._packed = dtype, (None, None)
+        quantized.dtype, quantized._packed = dtype, (None, None, None)
 
     def forward(self, levels: Tensor) -> Tensor:
         """Maps uint8 [N, in, H, W] to floating point [N, out, H, W]."""
@@ -86,32 +86,33 @@ class Int8Conv2d(nn.Conv2d):
         """Multiplies matrices: the layout of a matrix's weights fits every number of pixels."""
         rows, columns = self.stride
         pixels = levels[:, :, ::rows, ::columns].permute(0, 2, 3, 1)
-        zeros = torch.zeros_like(self.weight_steps, dtype=torch.int64)
         y = torch.ops.onednn.qlinear_pointwise(
             pixels.reshape(-1, pixels.shape[-1]),
-            *(1.0, 0, self._filters(), self.weight_steps, zeros, None),
+            *(1.0, 0, *self._filters(), None),
             *(1.0, 0, self.dtype, "none", [], ""),
         )
         return y.view(*pixels.shape[:3], -1).permute(0, 3, 1, 2)
 
     def _run(self, levels: Tensor) -> Tensor:
-        zeros = torch.zeros_like(self.weight_steps, dtype=torch.int64)
         geometry = (None, self.stride, self.padding, self.dilation, 1)
         y: Tensor = torch.ops.onednn.qconv_pointwise(
             levels.contiguous(memory_format=torch.channels_last),
-            *(1.0, 0, self._filters(), self.weight_steps, zeros, *geometry),
+            *(1.0, 0, *self._filters(), *geometry),
             *(1.0, 0, self.dtype, "none", [], ""),
         )
         return y
 
-    def _filters(self) -> Tensor:
-        """Returns the filters as oneDNN lays them out, once for as long as they are the same."""
+    def _filters(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns the filters as oneDNN lays them out, once for as long as they are the same.
+
+        With them come their steps and zero points.
+        """
         key = self.weight.data_ptr(), self.weight._version
-        seen, packed = self._packed  # at once: other threads may run this layer, too
+        seen, packed, zeros = self._packed  # at once: other threads may run this layer, too
         if packed is None or key != seen:
-            packed = self._pack()
-            self._packed = key, packed
-        return packed
+            packed, zeros = self._pack(), torch.zeros(len(self.weight), dtype=torch.int64)
+            self._packed = key, packed, zeros
+        return packed, self.weight_steps, zeros
 
     def _pack(self) -> Tensor:
         if self.kernel_size == (1, 1):
@@ -153,7 +154,7 @@ class Int8Conv2d(nn.Conv2d):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_packed": (None, None)}
+        return self.__dict__ | {"_packed": (None, None, None)}
 
 
 class Int8PreActUnit(PreActUnit):
@@ -164,6 +165,16 @@ class Int8PreActUnit(PreActUnit):
     """
 
     adds_in_place: bool
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Int8PreActUnit:
+        """Moves everything, and casts no norm: they take maps of any type."""
+        norms = self.norm1, self.norm2, self.norm3
+        values = [(norm.weight.detach(), norm.bias.detach()) for norm in norms]
+        super()._apply(fn, recurse)
+        for norm, (weight, bias) in zip(norms, values, strict=True):
+            norm.weight.data = weight.to(norm.weight.device)
+            norm.bias.data = bias.to(norm.bias.device)
+        return self
 
     def forward(self, x: Tensor, activated: Tensor | None = None) -> Tensor:
         """Maps raw residual sums to raw residual sums; ``activated`` is made again, in levels."""

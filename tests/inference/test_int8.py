@@ -162,6 +162,18 @@ def test_steps_stay_in_float32_when_the_network_is_cast():
     fast.to(torch.bfloat16)
     assert torch.equal(conv.weight_steps, before)
     assert conv.dtype == torch.bfloat16
+    assert fast.stage1[0].norm1.weight.dtype == torch.float32
+
+
+def test_what_lies_between_the_convolutions_may_be_bfloat16(monkeypatch):
+    monkeypatch.setattr("bit_backbone.inference.optimize.fast_dtype", lambda _: torch.bfloat16)
+    model = backbone(feature_norm="preact")
+    images = torch.randn(2, 3, 97, 131)
+    fast = optimize_for_inference(model, dtype=torch.int8)
+    assert fast.stage1[0].conv1.dtype == torch.bfloat16
+    assert min(similarity(fast(images), model(images)).values()) > 0.997
+    monkeypatch.setattr(native, "library", lambda: None)
+    assert min(similarity(fast(images), model(images)).values()) > 0.997
 
 
 def test_hooks_see_norms_and_convolutions():
