@@ -6,7 +6,7 @@ bin := $(VENV)/bin
 installed := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all coverage fuzz matrix check docs dist format bench clean
+.PHONY: help demo test test-all coverage fuzz matrix check docs dist format bench gpu clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -52,6 +52,9 @@ format: $(installed)  ## format and fix what can be fixed
 
 bench: $(installed)  ## measure time and memory beside peers; BENCH="--workloads all" and other options
 	$(bin)/python tools/benchmark.py $(BENCH)
+
+gpu: $(installed)  ## test and time the GPU kernels on one GPU, in under eight minutes; GPU=--dry-run
+	$(bin)/python tools/gpu.py $(GPU)
 
 clean:  ## remove the environment and everything built
 	rm -rf $(VENV) build dist demo .coverage* fuzz-findings *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

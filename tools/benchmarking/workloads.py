@@ -58,10 +58,14 @@ WORKLOADS = {
     workload.name: workload
     for workload in (
         Workload("800"),
+        Workload("800-batch2", batch=2, contenders=LARGE),
         Workload("800-batch8", batch=8, contenders=LARGE),
+        Workload("800-batch16", batch=16, contenders=LARGE),
         Workload("800-stage12", out_indices=(1, 2)),
         Workload("224", size=(224, 224)),
+        Workload("224-batch2", size=(224, 224), batch=2),
         Workload("224-batch8", size=(224, 224), batch=8),
+        Workload("224-batch16", size=(224, 224), batch=16),
         Workload("800-compiled", contenders=("floor-kept", "optimized", *COMPILED)),
         Workload("224-compiled", (224, 224), contenders=("floor-kept", "optimized", *COMPILED)),
         Workload("800-runtimes", contenders=RUNTIMES),
