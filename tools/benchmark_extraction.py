@@ -31,6 +31,7 @@ EXTRACTIONS = {
     "extract, 2 workers": (2, "fp32"),
     "extract, 1 process, bf16": (0, "bf16"),
     "extract, 2 workers, bf16": (2, "bf16"),
+    "extract, 1 process, int8": (0, "int8"),
 }
 
 
