@@ -68,8 +68,9 @@ def quantize_for_export(model: nn.Module) -> None:
         for norm, step in zip(norms_of(unit), steps, strict=True):
             if norm not in tapped:
                 # ReLU commutes with positive factors, so the norm gives levels at no cost.
-                norm.weight.data /= step
-                norm.bias.data /= step
+                # New parameters, because another norm may have the same ones.
+                norm.weight = nn.Parameter(norm.weight / step, requires_grad=False)
+                norm.bias = nn.Parameter(norm.bias / step, requires_grad=False)
 
 
 def _tapped(model: nn.Module) -> set[nn.Module]:

@@ -16,7 +16,7 @@ from bit_backbone.inference.convolution import NO_TRAINING, FoldedConv2d
 from bit_backbone.inference.fast_dtype import fast_dtype
 from bit_backbone.inference.int8 import Int8Conv2d, Int8PreActUnit
 from bit_backbone.inference.norm import InferenceGroupNormAct
-from bit_backbone.inference.quantization import dtype_of_int8, quantize
+from bit_backbone.inference.quantization import dtype_of_int8, is_int8, quantize
 from bit_backbone.inference.units import InPlacePreActUnit
 from bit_backbone.network import (
     BitNetwork,
@@ -139,6 +139,8 @@ def _checked(
             "optimizing for inference takes a BiT model, or a model that holds one, got a "
             f"{type(model).__name__} without a convolution of BiT's"
         )
+    if is_int8(model):
+        _check_int8_again(dtype, compile, calibration)
     if calibration is not None and dtype != torch.int8:
         raise ValueError(f"calibration is for dtype torch.int8, got dtype {dtype!r}")
     if dtype == torch.int8:
@@ -148,6 +150,18 @@ def _checked(
     if not isinstance(dtype, str):
         return dtype
     return fast_dtype(next(model.parameters()).device)
+
+
+def _check_int8_again(dtype: torch.dtype | str | None, compile: bool, calibration: Any) -> None:
+    """Rejects what cannot be done any more to a model in 8 bits."""
+    asked = None if dtype in (None, torch.int8) else f"dtype {dtype!r}"
+    asked = "compile=True" if compile else asked
+    asked = asked if calibration is None else "calibration"
+    if asked is not None:
+        raise ValueError(
+            f"a model in torch.int8 stays as it is, got {asked}: optimize the model that it was "
+            "made from with that"
+        )
 
 
 def _optimize(

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from bit_backbone.inference.convolution import FoldedConv2d
 from bit_backbone.inference.fast_dtype import fast_dtype, has_int8
 from bit_backbone.inference.int8 import LEVELS, SMALLEST_STEP, Int8Conv2d, Int8PreActUnit
+from bit_backbone.inference.norm import InferenceGroupNormAct
 from bit_backbone.inference.units import InPlacePreActUnit
+from bit_backbone.kernels.gate import has_values, is_eager
 from bit_backbone.network import BitNetwork, BottleneckUnit, GroupNormAct, PreActUnit
 from bit_backbone.network.std_conv import StdConv2d
 
@@ -32,19 +36,45 @@ def dtype_of_int8(model: nn.Module) -> torch.dtype:
         raise ValueError("torch.int8 is for CPUs; move the model there, or take torch.bfloat16")
     if has_int8():
         return torch.int8
+    lacks = "this processor has no dot product of 8-bit integers (AVX512-VNNI, AVX-VNNI or AMX)"
+    if is_int8(model):
+        warnings.warn(
+            f"{lacks}: the model's convolutions in torch.int8 are computed in torch.float32, which "
+            "is slower than the model that it was made from",
+            stacklevel=4,
+        )
+        return torch.int8
     dtype = fast_dtype("cpu")
-    warnings.warn(
-        "this processor has no dot product of 8-bit integers (AVX512-VNNI, AVX-VNNI or AMX): the "
-        f"model computes in {dtype} instead",
-        stacklevel=4,
-    )
+    warnings.warn(f"{lacks}: the model computes in {dtype} instead", stacklevel=4)
     return dtype
+
+
+def is_int8(model: nn.Module) -> bool:
+    """Whether a model has been turned into 8 bits."""
+    return any(isinstance(module, Int8Conv2d) for module in model.modules())
 
 
 def check_int8(model: nn.Module) -> None:
     """Raises ValueError where a model cannot be computed in 8 bits."""
     for module in model.modules():
         _check(module)
+    units = quantizable_units(model)
+    if not units and not is_int8(model):
+        raise ValueError(
+            "torch.int8 takes the units of this package as it makes them, and a "
+            f"{type(model).__name__} with none of them is not changed by it. Take torch.bfloat16"
+        )
+    for unit in units:
+        _check_parameters(unit)
+
+
+def _check_parameters(unit: nn.Module) -> None:
+    for name, parameter in unit.named_parameters():
+        if not bool(parameter.isfinite().all()):
+            raise ValueError(
+                f"torch.int8 takes finite weights, and the {name} of a unit has NaN or infinity: "
+                "load other weights"
+            )
 
 
 def _check(module: nn.Module) -> None:
@@ -102,13 +132,22 @@ def _change_class(unit: Any) -> None:
 
 def _check_inputs(model: nn.Module) -> None:
     for network in model.modules():
-        if isinstance(network, BitNetwork):
-            network.register_forward_pre_hook(_check_finite)
+        hooks = network._forward_pre_hooks.values()
+        if isinstance(network, BitNetwork) and _check_finite not in hooks:
+            network.register_forward_pre_hook(_check_finite, with_kwargs=True)
 
 
 def quantizable_units(model: nn.Module) -> list[Any]:
-    """Returns the units that are as this package makes them, and not changed by a user."""
-    return [module for module in model.modules() if _is_ours(module)]
+    """Returns the units that are as this package makes them, and not changed by a user.
+
+    A layer that stands in two places reads values of two scales, so that its units are left out.
+    """
+    places = Counter(child for module in model.modules() for child in module.children())
+    return [
+        unit
+        for unit in model.modules()
+        if _is_ours(unit) and all(places[layer] < 2 for layer in list(unit.modules())[1:])
+    ]
 
 
 def bound_of(norm: GroupNormAct) -> Tensor:
@@ -133,7 +172,8 @@ def _is_ours(unit: Any) -> bool:
         return False
     known = (StdConv2d, FoldedConv2d)
     return all(type(conv) in known for conv in convolutions_of(unit)) and all(
-        isinstance(norm, GroupNormAct) and isinstance(norm.act, nn.ReLU) for norm in norms_of(unit)
+        type(norm) in (GroupNormAct, InferenceGroupNormAct) and type(norm.act) is nn.ReLU
+        for norm in norms_of(unit)
     )
 
 
@@ -148,20 +188,37 @@ def _measured(
         found[norm] = largest.maximum(found[norm]) if norm in found else largest
 
     handles = [norm.register_forward_hook(see) for norm in bounds]
-    with torch.inference_mode():
-        for images in calibration:
-            model(images)
-    for handle in handles:
-        handle.remove()
-    if len(found) < len(bounds):
+    try:
+        with torch.inference_mode():
+            for images in calibration:
+                model(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not found:
         raise ValueError("calibration takes at least one input of the model, got none")
-    return found
+    if not all(bool(largest.isfinite().all()) for largest in found.values()):
+        raise ValueError(
+            "calibration takes finite images, and the activations of one have NaN or infinity: "
+            "leave it out"
+        )
+    return bounds | found  # units that the model does not run keep what is computed
 
 
-def _check_finite(network: nn.Module, args: tuple[Any, ...]) -> None:
+def _check_finite(network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Rejects what 8 bits cannot hold, which other types would hand on."""
-    if args and isinstance(args[0], Tensor) and not bool(args[0].sum().isfinite()):
+    if not all(_is_finite(each) for each in tree_leaves((args, kwargs))):
         raise ValueError(
             "images for a network in torch.int8 must be finite, got NaN or infinity; networks in "
             "torch.bfloat16 and torch.float32 compute with them"
         )
+
+
+def _is_finite(given: Any) -> bool:
+    """Whether a tensor, where it has values, is finite; of float16 the sum alone might not be."""
+    if not isinstance(given, Tensor) or not given.is_floating_point():
+        return True
+    if given.is_meta or not is_eager(given) or not has_values(given):
+        return True
+    wide = torch.promote_types(given.dtype, torch.float32)
+    return bool(given.sum(dtype=wide).isfinite())
