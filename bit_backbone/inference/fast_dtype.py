@@ -37,7 +37,9 @@ def fast_dtype(device: torch.device | str) -> torch.dtype:
 
 def has_int8() -> bool:
     """Whether the CPU has, and oneDNN uses, a dot product of 8-bit integers (VNNI or AMX)."""
-    return _has(_INT8_FLAGS, _WITHOUT_INT8)
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
+    flags = {"avx_vnni"} if limit == "AVX2_VNNI" else _INT8_FLAGS  # AVX512-VNNI is beyond it
+    return _has(frozenset(flags), _WITHOUT_INT8)
 
 
 def _has(flags: frozenset[str], limits: frozenset[str]) -> bool:

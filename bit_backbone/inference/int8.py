@@ -17,8 +17,10 @@ from torch.nn import functional as F
 
 from bit_backbone import kernels
 from bit_backbone.inference.convolution import NO_TRAINING, FoldedConv2d
+from bit_backbone.inference.fast_dtype import has_int8
 from bit_backbone.kernels import native
-from bit_backbone.kernels.gate import has_hooks, is_recorded
+from bit_backbone.kernels.activations import activation_name
+from bit_backbone.kernels.gate import has_hooks, has_values, is_eager, is_recorded
 from bit_backbone.network import GroupNormAct, PreActUnit
 from bit_backbone.network.padding import pad_same
 from bit_backbone.network.std_conv import StdConv2d, standardize
@@ -75,12 +77,22 @@ class Int8Conv2d(nn.Conv2d):
         """Maps uint8 [N, in, H, W] to floating point [N, out, H, W]."""
         if self.pads_same:
             levels = pad_same(levels, self.kernel_size[0], self.stride[0], self.dilation[0], 0)
-        if not _has_operator():
+        if not self._runs_onednn(levels):
             y = F.conv2d(
                 levels.float(), self.weight.float(), None, self.stride, self.padding, self.dilation
             )
             return (y * self.weight_steps[:, None, None]).to(self.dtype)
         return self._run_pointwise(levels) if self.kernel_size == (1, 1) else self._run(levels)
+
+    def _runs_onednn(self, levels: Tensor) -> bool:
+        return (
+            is_eager(levels)
+            and has_values(levels)
+            and levels.device.type == "cpu"
+            and levels.numel() > 0
+            and self.dtype in native.DTYPES
+            and _has_operator()
+        )
 
     def _run_pointwise(self, levels: Tensor) -> Tensor:
         """Multiplies matrices: the layout of a matrix's weights fits every number of pixels."""
@@ -107,7 +119,8 @@ class Int8Conv2d(nn.Conv2d):
 
         With them come their steps and zero points.
         """
-        key = self.weight.data_ptr(), self.weight._version
+        version = 0 if self.weight.is_inference() else self.weight._version
+        key = self.weight.data_ptr(), version
         seen, packed, zeros = self._packed  # at once: other threads may run this layer, too
         if packed is None or key != seen:
             packed, zeros = self._pack(), torch.zeros(len(self.weight), dtype=torch.int64)
@@ -126,6 +139,7 @@ class Int8Conv2d(nn.Conv2d):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Int8Conv2d:
         """Moves everything, and casts only the results: steps stay in float32."""
+        self._packed = (None, None, None)
         steps = self.weight_steps, self.input_steps
         super()._apply(fn, recurse)
         self.weight_steps, self.input_steps = (each.to(self.weight.device) for each in steps)
@@ -146,12 +160,15 @@ class Int8Conv2d(nn.Conv2d):
         self, state_dict: dict[str, Tensor], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
         given = state_dict.get(f"{prefix}weight")
-        if given is not None and given.is_floating_point():
+        if given is not None and given.dtype != torch.int8:
             raise ValueError(
                 f"{prefix}weight is in 8 bits here, and {given.dtype} in the state dict: load it "
                 "into the model that this one was made from, then optimize that for int8 again"
             )
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        self._packed = (None, None, None)
+        steps = {f"{prefix}{name}" for name in ("weight_steps", "input_steps")}
+        loaded = {k: v.float() if k in steps else v for k, v in state_dict.items()}
+        super()._load_from_state_dict(loaded, prefix, *args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_packed": (None, None, None)}
@@ -192,13 +209,21 @@ class Int8PreActUnit(PreActUnit):
 def quantized(norm: GroupNormAct, x: Tensor, conv: Any) -> Tensor:
     """Returns the levels, uint8 [N, C, H, W], of a norm's result that a convolution reads."""
     steps = conv.input_steps
-    is_dense = x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)
-    if is_dense and not has_hooks(norm) and native.can_run(x):
+    if native.can_run(x) and _is_dense(x) and _is_plain(norm):
         arguments = x, norm.num_groups, norm.weight, norm.bias, steps, norm.eps
         return native.group_norm_relu_uint8(*arguments)
     levels = (norm(x).float() / steps[:, None, None]).round().clamp(0, LEVELS)
     return levels.to(torch.uint8)
 
 
+def _is_dense(x: Tensor) -> bool:
+    return x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)
+
+
+def _is_plain(norm: GroupNormAct) -> bool:
+    return not has_hooks(norm) and activation_name(norm.act) == "relu"
+
+
 def _has_operator() -> bool:
-    return hasattr(torch.ops.onednn, "qconv_pointwise")
+    # Without a dot product of 8-bit integers, oneDNN adds products in 16 bits, which saturate.
+    return has_int8() and hasattr(torch.ops.onednn, "qconv_pointwise")

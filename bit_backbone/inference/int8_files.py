@@ -16,15 +16,23 @@ from bit_backbone.checkpoints.mixin import PretrainedMixin
 from bit_backbone.checkpoints.pretrained import remove_older_weights
 from bit_backbone.checkpoints.writing import write_safetensors, write_text, writing
 from bit_backbone.config import BitConfig
-from bit_backbone.inference.int8 import Int8Conv2d
 from bit_backbone.inference.optimize import optimize_in_place
-from bit_backbone.inference.quantization import make_empty
+from bit_backbone.inference.quantization import is_int8, make_empty
 from bit_backbone.utils.empty_weights import init_empty_weights
 from bit_backbone.utils.files import read_json
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 KEY = "quantization_config"  # as transformers calls it
 METHOD = {"quant_method": "bit_backbone_int8"}
+
+_DAMAGES = (
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    RuntimeError,
+    safetensors.SafetensorError,
+)
 
 Model = TypeVar("Model", bound=PretrainedMixin)
 
@@ -40,7 +48,7 @@ def save_int8(model: nn.Module, folder: str | os.PathLike[str]) -> None:
         CheckpointError: The model is not in 8 bits or of another class, or cannot be written.
     """
     kind, config = type(model).__name__, getattr(model, "config", None)
-    in_int8 = any(isinstance(module, Int8Conv2d) for module in model.modules())
+    in_int8 = is_int8(model)
     if not isinstance(config, BitConfig) or not in_int8:
         raise CheckpointError(
             "save_int8 writes a model of this package that optimize_for_inference made with dtype "
@@ -68,25 +76,30 @@ def load_int8(kind: type[Model], folder: str | os.PathLike[str]) -> Model:
     Raises:
         CheckpointError: It is missing or damaged, or something else.
     """
-    folder = Path(folder)
+    with torch.inference_mode(False):  # parameters made within it would stay bound to it
+        return optimize_in_place(_read(kind, Path(folder)).eval(), dtype=torch.int8)
+
+
+def _read(kind: type[Model], folder: Path) -> Model:
     try:
         values = read_json(folder / CONFIG)
         if values.get(KEY) != METHOD:
             raise CheckpointError(
                 f"{folder} holds no network in 8 bits: read it by from_pretrained"
             )
-        if values["architectures"] != [kind.__name__]:
+        (name,) = values["architectures"]
+        if name != kind.__name__:
             raise CheckpointError(
-                f"{folder} holds a {values['architectures'][0]}, and is read as one; got the class "
-                f"{kind.__name__}"
+                f"{folder} holds a {name}, and is read as one; got the class {kind.__name__}"
             )
         with init_empty_weights():
             model = kind(BitConfig.from_dict(values))
         make_empty(model)
         model.load_state_dict(safetensors.torch.load_file(folder / WEIGHTS), assign=True)
+        return model
     except CheckpointError:
         raise
-    except (OSError, ValueError, LookupError, RuntimeError, safetensors.SafetensorError) as error:
-        raise CheckpointError(f"{folder} cannot be read as a network in 8 bits: {error}") from error
-    with torch.inference_mode(False):
-        return optimize_in_place(model.eval(), dtype=torch.int8)
+    except _DAMAGES as error:
+        raise CheckpointError(
+            f"{folder} cannot be read as a network in 8 bits: {error}; write it again by save_int8"
+        ) from error

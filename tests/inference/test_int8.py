@@ -1,6 +1,7 @@
 """torch.int8: close to float32, exact in its sums, and rejected where it cannot be."""
 
 import copy
+import json
 import pickle
 
 import pytest
@@ -34,12 +35,7 @@ NETWORKS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def fast_int8(monkeypatch):
-    """As on a processor that has it: what is computed is the same on all."""
-    monkeypatch.setattr(quantization, "has_int8", lambda: True)
-    monkeypatch.setattr(quantization, "fast_dtype", lambda _: torch.float32)
-    monkeypatch.setattr("bit_backbone.inference.optimize.fast_dtype", lambda _: torch.float32)
+pytestmark = pytest.mark.usefixtures("fast_int8")
 
 
 def backbone(**options):
@@ -70,14 +66,16 @@ def test_maps_are_close_to_float32s(kind, size):
     assert min(similarity(found, expected).values()) > 0.998
 
 
-def test_the_operators_give_what_plain_arithmetic_gives(monkeypatch):
+@pytest.mark.parametrize("name", ["conv1", "conv2"])
+def test_the_operators_give_what_plain_arithmetic_gives(name, monkeypatch):
     """Sums of 8-bit products are whole numbers, and so equal however they are made."""
-    fast = optimize_for_inference(backbone(), dtype=torch.int8)
-    images = torch.randn(2, 3, 97, 131)
-    found = fast(images)
+    if not fast_dtype.has_int8():
+        pytest.skip("this processor has no dot product of 8-bit integers")
+    conv = getattr(optimize_for_inference(backbone(), dtype=torch.int8).stage3[0], name)
+    levels = torch.randint(0, 256, (2, conv.in_channels, 9, 13), dtype=torch.uint8)
+    found = conv(levels)
     monkeypatch.setattr(int8, "_has_operator", lambda: False)
-    plain = fast(images)
-    assert min(similarity(found, plain).values()) > 0.99999
+    torch.testing.assert_close(found, conv(levels), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -243,6 +241,7 @@ def test_a_processor_without_8_bits_gets_the_next_best(monkeypatch):
     [
         (("avx512_vnni",), "", True),
         (("avx_vnni",), "AVX2_VNNI", True),
+        (("avx512_vnni",), "AVX2_VNNI", False),
         (("amx_int8",), "avx512_core_vnni", True),
         (("avx512_vnni",), "AVX512_CORE", False),
         (("avx2", "avx512f"), "", False),
@@ -295,3 +294,8 @@ def test_folders_that_are_rejected(tmp_path):
             load_int8(BitBackbone, tmp_path)
     with pytest.raises(CheckpointError, match="cannot be read"):
         load_int8(BitBackbone, tmp_path / "none")
+    config = json.loads((tmp_path / "config.json").read_text())
+    for damaged in (None, [], ["BitBackbone", "BitModel"], 3):
+        (tmp_path / "config.json").write_text(json.dumps(config | {"architectures": damaged}))
+        with pytest.raises(CheckpointError, match=r"cannot be read.*write it again by save_int8"):
+            load_int8(BitBackbone, tmp_path)
