@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
+import torch
+
 from bit_backbone.backbone import BitBackbone
 from bit_backbone.extraction.decoding import Decoded, Decoder, decoded_images
 from bit_backbone.extraction.destination import Destination, Summary
@@ -19,6 +21,7 @@ from bit_backbone.extraction.progress import ExtractionBar
 from bit_backbone.extraction.settings import OutputSettings, describe
 from bit_backbone.extraction.sources import find_images
 from bit_backbone.inference import optimize_in_place
+from bit_backbone.inference.optimize import checked_dtype
 from bit_backbone.preprocessing import BitImageProcessor
 from bit_backbone.utils.extras import require
 
@@ -131,6 +134,15 @@ def native_size() -> BitImageProcessor:
     return BitImageProcessor(do_resize=False, do_center_crop=False)
 
 
+def _possible(output: OutputSettings, backbone: BitBackbone, compile: bool) -> OutputSettings:
+    """Returns the output with the precision that this processor has, for it is recorded."""
+    if PRECISIONS[output.precision] != torch.int8:
+        return output
+    dtype = checked_dtype(backbone, torch.int8, compile, None)
+    (name,) = (name for name, known in PRECISIONS.items() if known == dtype)
+    return dataclasses.replace(output, precision=name)
+
+
 def extract(
     source: str | os.PathLike[str] | Listing,
     destination: str | os.PathLike[str],
@@ -178,7 +190,7 @@ def extract(
             "features are computed without padding, got a processor with do_pad=True: leave it "
             "out; all images of a batch have one size in any case"
         )
-    output = output or OutputSettings()
+    output = _possible(output or OutputSettings(), backbone, compile)
     channels = dict(zip(backbone.out_features, backbone.channels, strict=True))
     folder = Destination(Path(destination).absolute(), output, channels)
     job = Extraction(listing, backbone.eval(), processor, output, folder, batch_size, compile)

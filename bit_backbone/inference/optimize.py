@@ -86,7 +86,7 @@ def optimize_for_inference(
         ValueError: There is no BiT layer in ``model``, ``dtype`` is not one of these, or the model
             cannot be computed in it.
     """
-    found = _checked(model, dtype, compile, calibration)
+    found = checked_dtype(model, dtype, compile, calibration)
     with torch.inference_mode(False):  # parameters made within it would stay bound to it
         optimized = copy.deepcopy(model)
     return _optimize(optimized, channels_last, compile, found, keep_pages, calibration)
@@ -118,7 +118,7 @@ def optimize_in_place(
     Raises:
         ValueError: As there.
     """
-    found = _checked(model, dtype, compile, calibration)
+    found = checked_dtype(model, dtype, compile, calibration)
     optimized = _optimize(model, channels_last, compile, found, keep_pages, calibration)
     for module in optimized.modules():
         if isinstance(module, FoldedConv2d):
@@ -126,7 +126,7 @@ def optimize_in_place(
     return optimized
 
 
-def _checked(
+def checked_dtype(
     model: nn.Module, dtype: torch.dtype | str | None, compile: bool, calibration: Any
 ) -> torch.dtype | None:
     """Returns the type to compute in; rejects what cannot be optimized before it is changed."""
@@ -145,7 +145,7 @@ def _checked(
         raise ValueError(f"calibration is for dtype torch.int8, got dtype {dtype!r}")
     if dtype == torch.int8:
         if compile:
-            raise ValueError("a model in torch.int8 is not compiled: leave compile at False")
+            raise ValueError("a model in torch.int8 is not compiled: leave compile out")
         return dtype_of_int8(model)
     if not isinstance(dtype, str):
         return dtype

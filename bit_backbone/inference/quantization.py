@@ -19,6 +19,7 @@ from bit_backbone.inference.units import InPlacePreActUnit
 from bit_backbone.kernels.gate import has_values, is_eager
 from bit_backbone.network import BitNetwork, BottleneckUnit, GroupNormAct, PreActUnit
 from bit_backbone.network.std_conv import StdConv2d
+from bit_backbone.utils.ways_out import either, in_python, passing
 
 # Standard deviations from the mean up to which activations are distinguished. Cutting off what is
 # beyond costs more than coarser levels do: docs/int8.md has the measurements.
@@ -31,9 +32,10 @@ def dtype_of_int8(model: nn.Module) -> torch.dtype:
     Raises:
         ValueError: The model cannot be computed in 8 bits.
     """
-    check_int8(model)
     if any(p.device.type != "cpu" for p in model.parameters()):
-        raise ValueError("torch.int8 is for CPUs; move the model there, or take torch.bfloat16")
+        way = in_python("move the model there") or passing("device", "cpu")
+        raise ValueError(f"torch.int8 is for CPUs: {either(way, 'take bfloat16')}")
+    check_int8(model)
     if has_int8():
         return torch.int8
     lacks = "this processor has no dot product of 8-bit integers (AVX512-VNNI, AVX-VNNI or AMX)"

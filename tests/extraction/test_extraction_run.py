@@ -197,6 +197,27 @@ def test_features_computed_in_fewer_bits_are_near(
     assert next(backbone.parameters()).dtype == torch.float32
 
 
+def test_int8_is_recorded_as_what_the_processor_computes_in(
+    photos, tmp_path, backbone, monkeypatch
+):
+    from bit_backbone.inference import quantization
+
+    monkeypatch.setattr(quantization, "has_int8", lambda: False)
+    monkeypatch.setattr(quantization, "fast_dtype", lambda _: torch.float32)
+    with pytest.warns(UserWarning, match=r"computes in torch.float32 instead"):
+        extract(photos, tmp_path, backbone, processor=PROCESSOR, output=pooled(precision="int8"))
+    extract(photos, tmp_path, backbone, processor=PROCESSOR, output=pooled())  # the same settings
+    with pytest.raises(ValueError, match="precision was 'fp32' and is 'bf16'"):
+        extract(photos, tmp_path, backbone, processor=PROCESSOR, output=pooled(precision="bf16"))
+
+
+def test_int8_that_cannot_be_leaves_no_destination(photos, tmp_path, backbone):
+    output = pooled(precision="int8")
+    with pytest.raises(ValueError, match="not compiled: leave compile out"):
+        extract(photos, tmp_path / "new", backbone, output=output, compile=True)
+    assert not (tmp_path / "new").exists()
+
+
 def by_hand(pool, feature):
     flat = feature.double().flatten(1).numpy()
     values = {

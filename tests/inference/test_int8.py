@@ -206,7 +206,7 @@ def test_a_classifier_and_a_detector():
     [
         ({"layer_type": "bottleneck"}, {}, "takes pre-activation networks.*bfloat16"),
         ({"hidden_act": "gelu"}, {}, "activation relu.*has gelu.*bfloat16"),
-        ({}, {"compile": True}, "not compiled"),
+        ({}, {"compile": True}, "not compiled: leave compile out"),
         ({}, {"calibration": []}, "at least one input"),
     ],
 )

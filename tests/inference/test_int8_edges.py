@@ -1,5 +1,6 @@
 """torch.int8 on other processors, in PyTorch's modes, and of models that a user has changed."""
 
+import argparse
 import copy
 import os
 import subprocess
@@ -14,6 +15,7 @@ from bit_backbone import BitBackbone, BitConfig, BitForImageClassification, opti
 from bit_backbone.inference import load_int8, optimize_in_place, quantization, save_int8
 from bit_backbone.inference.int8 import Int8Conv2d
 from bit_backbone.network import GroupNormAct
+from bit_backbone.utils.ways_out import for_command
 
 pytestmark = pytest.mark.usefixtures("fast_int8")
 
@@ -240,3 +242,13 @@ def test_steps_of_another_type_are_loaded_as_float32():
     images = torch.randn(1, 3, 64, 64)
     assert fast.stage1[0].conv1.input_steps.dtype == torch.float32
     assert_close(fast(images), other(images), 0.9999)
+
+
+def test_other_devices_than_cpus():
+    model = backbone().to("meta")
+    with pytest.raises(ValueError, match="is for CPUs: move the model there, or take bfloat16"):
+        int8(model)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--device")
+    with for_command(parser), pytest.raises(ValueError, match="is for CPUs: pass --device cpu, or"):
+        int8(model)
