@@ -84,7 +84,7 @@ class BoundedReader(io.BufferedReader):
     """A file that allocates no more than it holds, whatever lengths a damaged file claims."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        super().__init__(io.FileIO(path))
+        super().__init__(io.FileIO(os.fspath(path)))  # a Path is named PosixPath(...) in errors
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Reads as any file does."""
