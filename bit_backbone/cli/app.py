@@ -31,7 +31,7 @@ def add_parser(subparsers: Any) -> None:
         help="folders of runs of train and finetune, files, folders and published names; default: "
         "what `make demo` has made here, or else random weights",
     )
-    option("--images", type=Path, metavar="DIR", help="whose images can be chosen on the page")
+    option("--images", type=Path, metavar="DIR", help="folder of images to choose from on the page")
     option("--host", default=HOST, metavar="ADDRESS", help="to listen on (default %(default)s)")
     option("--port", type=_port, metavar="N", help="default: the first free one from 7860")
     add_device_option(parser)

@@ -11,6 +11,8 @@ from bit_backbone.cli.networks import (
     add_network_options,
     add_weights_options,
     backbone_of,
+    network_name,
+    way_out_of_random,
 )
 from bit_backbone.cli.options import (
     SOME_FAILED,
@@ -169,7 +171,7 @@ def run(args: argparse.Namespace) -> int:
     device = "cpu" if args.engine == "ray" else device_of(args)  # Ray's actors move their copies
     backbone = backbone_of(args).to(device)
     if args.weights is None:
-        notes.print(f"{args.variant} with random weights (seed {args.seed})")
+        notes.print(network_name(args) + way_out_of_random(args), soft_wrap=True)
     summary = extract(
         listing, args.output, backbone, processor=_processor(args), output=output,
         batch_size=args.batch_size, compile=args.compile, engine=engine, progress=True,

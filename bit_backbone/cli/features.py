@@ -16,6 +16,8 @@ from bit_backbone.cli.networks import (
     add_network_options,
     add_weights_options,
     backbone_of,
+    network_name,
+    way_out_of_random,
 )
 from bit_backbone.cli.options import (
     SOME_FAILED,
@@ -56,7 +58,7 @@ def add_parser(subparsers: Any) -> None:
         type=Path,
         metavar="FILE",
         help="write a page of one photograph: a click on a pixel shows how similar all others are "
-        "in every stage; the page needs no network and takes at most 8 MB; without --output, "
+        "in every stage; the page works offline and takes at most 8 MB; without --output, "
         "nothing else is written",
     )
     add_weights_options(parser)
@@ -98,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
     backbone = backbone.to(device_of(args))
     if exported is None:
         backbone = optimize_in_place(backbone, dtype=inference_dtype(args.precision))
-    console.print(_network_name(args))
+    console.print(network_name(args) + way_out_of_random(args), soft_wrap=True)
     timer = StageTimer(backbone) if exported is None else None
     if args.output is not None:
         args.output.mkdir(parents=True, exist_ok=True)
@@ -108,24 +110,26 @@ def run(args: argparse.Namespace) -> int:
             with fitting("the photograph"):
                 image, pixels = as_seen(photo, args.short_side, args.bit_depth)
                 features = _extract(backbone, pixels)
-                written = _written(args, photo, image, features)
+                write = _writer(args, photo, image, features)
         except (OSError, ValueError) as error:
             failed += 1
             print(f"bit-backbone: skipped {photo}: {error}", file=sys.stderr)
             continue
         console.print(_table(photo, backbone, features, timer))
-        written()
-    console.print(f"{len(args.photos) - failed} of {len(args.photos)} photographs, {failed} failed")
+        write()
+    done = len(args.photos) - failed
+    where = f" -> {_places(args)}" if done else ""
+    console.print(
+        f"{done} of {len(args.photos)} photographs, {failed} failed{where}", soft_wrap=True
+    )
     return SOME_FAILED if failed else 0
 
 
-def _network_name(args: argparse.Namespace) -> str:
-    if args.weights:
-        return f"weights of {args.weights}"
-    return f"{args.variant} with random weights (seed {args.seed})"
+def _places(args: argparse.Namespace) -> str:
+    return ", ".join(str(place) for place in (args.output, args.html) if place is not None)
 
 
-def _written(
+def _writer(
     args: argparse.Namespace, photo: Path, image: Image, features: dict[str, Tensor]
 ) -> Callable[[], None]:
     """Draws all that is asked for, and returns what writes it."""
@@ -136,7 +140,7 @@ def _written(
         pictures = dict(_draw(image, features, args.pictures))
     if args.html is not None:
         maps = {name: feature[0] for name, feature in features.items()}
-        page = explorer_page(image, maps, title=photo.name, about=f"{_network_name(args)}.")
+        page = explorer_page(image, maps, title=photo.name, about=f"{network_name(args)}.")
 
     def write() -> None:
         if args.output is not None:

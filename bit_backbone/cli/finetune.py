@@ -48,7 +48,7 @@ def add_parser(subparsers: Any) -> None:
         "--train", type=Path, required=True, metavar="DIR", help="training images, DIR/CLASS/IMAGE"
     )
     parser.add_argument("--eval", type=Path, metavar="DIR", help="test images, DIR/CLASS/IMAGE")
-    text = "pretrained weights: a published name, or a checkpoint file or folder"
+    text = "pretrained weights: a published name, a checkpoint file or folder, or a run's folder"
     add_weights_option(parser, "NAME", text, required=True)
     add_part_option(parser)
     parser.add_argument(

@@ -86,6 +86,18 @@ def backbone_of(args: argparse.Namespace) -> BitBackbone:
     return BitBackbone(config.replace(**network_overrides(args, config))).eval()
 
 
+def network_name(args: argparse.Namespace) -> str:
+    """Says whose weights the network of the options has."""
+    if args.weights:
+        return f"weights of {args.weights}"
+    return f"{args.variant} with random weights (seed {args.seed})"
+
+
+def way_out_of_random(args: argparse.Namespace) -> str:
+    """Says how to get other than random weights, where the options ask for these."""
+    return "" if args.weights else "; --weights BiT-M-R50x1 takes published ones"
+
+
 def network_overrides(args: argparse.Namespace, config: BitConfig) -> dict[str, Any]:
     """Returns the BitConfig arguments that were given; every stage when no output was named."""
     given = {name: getattr(args, name) for name in NETWORK_OPTIONS}

@@ -26,7 +26,7 @@ _MOST_SIDE = 1280  # of the photograph that is shown
 def explorer_page(
     picture: Image.Image, features: Mapping[str, Tensor], *, title: str, about: str = ""
 ) -> str:
-    """Returns a page of HTML that needs no network and no other file.
+    """Returns a page of HTML that works offline and needs no other file.
 
     It shows the principal components of every map, and, for the pixel that is clicked, the cosine
     similarity of all others, computed in the page.

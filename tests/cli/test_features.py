@@ -36,7 +36,8 @@ def test_maps_and_pictures_are_written_and_equal_the_backbones(photos, tmp_path,
     assert run(*photos, "--out-indices", 1, 3, "--output", out, "--seed", 5) == 0
     told = capsys.readouterr().out
     assert "[1, 256, 25, 41]" in told
-    assert "3 of 3 photographs, 0 failed" in told
+    assert f"3 of 3 photographs, 0 failed -> {out}\n" in told
+    assert "random weights (seed 5); --weights BiT-M-R50x1 takes published ones\n" in told
     torch.manual_seed(5)
     backbone = BitBackbone(out_indices=[1, 3]).eval()
     pixels = BitImageProcessor(do_resize=False, do_center_crop=False)(
@@ -113,7 +114,9 @@ def test_a_page_is_written_by_itself_or_beside_the_maps(photos, tmp_path, capsys
     text = page.read_text(encoding="utf-8")
     assert "<title>horse.png</title>" in text
     assert "R50x1 with random weights (seed 0)." in text
+    assert f"0 failed -> {page}\n" in capsys.readouterr().out
     assert run(photos[2], *options, "--html", page, "--output", out) == 0
+    assert f"0 failed -> {out}, {page}\n" in capsys.readouterr().out
     assert page.read_text(encoding="utf-8") == text
     assert (out / "horse.safetensors").exists()
 
@@ -160,7 +163,7 @@ def test_one_bad_photograph_does_not_end_the_batch(
     told = capsys.readouterr()
     assert f"skipped {bad}: " in told.err
     assert message in told.err
-    assert told.out.splitlines()[-1] == "1 of 2 photographs, 1 failed"
+    assert told.out.splitlines()[-1] == f"1 of 2 photographs, 1 failed -> {out}"
     assert {path.stem.split("_")[0] for path in out.iterdir()} == {"china"}
 
 
@@ -176,7 +179,8 @@ def test_bad_photographs_are_reported_and_the_others_still_done(photos, tmp_path
     told = capsys.readouterr()
     for path in (empty, text, truncated, missing):
         assert f"skipped {path}" in told.err
-    assert told.out.splitlines()[-1] == "1 of 5 photographs, 4 failed"
+    assert told.out.splitlines()[-1] == f"1 of 5 photographs, 4 failed -> {out}"
+    assert f"No such file or directory: '{missing}'" in told.err
     assert {path.stem.split("_")[0] for path in out.iterdir()} == {"china"}
 
 
