@@ -63,7 +63,8 @@ def make(arguments: list[str]) -> None:
 def pip(arguments: list[str]) -> None:
     extras = re.findall(r'^    "(\w+)": ', (ROOT / "setup.py").read_text(), re.MULTILINE)
     assert arguments[0] == "install"
-    assert set(re.findall(r"\.\[(\w+)\]", " ".join(arguments))) <= set(extras)
+    named = re.findall(r"\.\[([\w,]+)\]", " ".join(arguments))
+    assert set(",".join(named).split(",")) <= {"", *extras}
 
 
 SCRIPTS: dict[str, Callable[[list[str]], object]] = {
