@@ -68,8 +68,8 @@ def add_parser(subparsers: Any) -> None:
         "--precision",
         choices=PRECISIONS,
         default=PRECISIONS[0],
-        help="type of BiT (default %(default)s); onnx and openvino have no bfloat16, and only they "
-        "have int8",
+        help="type in which BiT computes (default %(default)s); bfloat16 is not for onnx and "
+        "openvino; int8 (8-bit convolutions) is only for these two",
     )
     option(
         "--with-preprocessing",
@@ -93,7 +93,7 @@ def add_parser(subparsers: Any) -> None:
         "--preset", help="preprocessing of a classifier: name of a preset or of published weights"
     )
     add_part_option(parser)
-    add_network_options(parser)
+    add_network_options(parser, without="the whole model")
     parser.set_defaults(func=run)
 
 
@@ -151,7 +151,7 @@ def _print(report: ExportReport) -> None:
 
     from bit_backbone.cli.output import Output
 
-    table = Table("image", "difference from the model", "ms", "PyTorch ms")
+    table = Table("image", "difference from the model", "file ms", "PyTorch ms")
     for check in report.checks:
         size = f"{check.size[0]}x{check.size[1]}"
         times = f"{check.file_ms:.1f}", f"{check.model_ms:.1f}"

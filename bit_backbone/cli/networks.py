@@ -22,15 +22,15 @@ MEANINGS = {
 NETWORK_OPTIONS = ("out_indices", "out_features", "output_stride", "global_padding", "feature_norm")
 
 
-def add_network_options(parser: argparse.ArgumentParser) -> None:
-    """Adds what selects outputs and shapes the network."""
+def add_network_options(parser: argparse.ArgumentParser, without: str = "all stages") -> None:
+    """Adds what selects outputs and shapes the network; without a selection there is `without`."""
     outputs = parser.add_mutually_exclusive_group()
     outputs.add_argument(
         "--out-indices",
         type=int,
         nargs="+",
         metavar="I",
-        help="outputs by number: 0 is the stem, 1 to 4 the stages; default: all stages",
+        help=f"outputs by number: 0 is the stem, 1 to 4 the stages; default: {without}",
     )
     outputs.add_argument(
         "--out-features", nargs="+", metavar="NAME", help="outputs by name, such as stage3"
