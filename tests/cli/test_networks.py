@@ -83,5 +83,6 @@ def test_the_folder_of_a_detector_stands_for_its_backbone(name, photos, tmp_path
     with torch.inference_mode():
         body = model.eval().get_submodule("backbone.body")
         expected = list(body(pixels).values())[-1][0]
-    torch.testing.assert_close(found, expected)
+    # the command optimizes its network, which rounds differently
+    torch.testing.assert_close(found, expected, atol=2e-5 * float(expected.abs().max()), rtol=0)
     assert BitBackbone.from_pretrained(run / "backbone").config.hidden_sizes == (16, 32, 64, 64)
