@@ -217,7 +217,7 @@ def _check_finite(network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, A
 
 
 def _is_finite(given: Any) -> bool:
-    """Whether a tensor, where it has values, is finite; of float16 the sum alone might not be."""
+    """Whether a tensor, where it has values, is finite; the sum is in float32 or wider."""
     if not isinstance(given, Tensor) or not given.is_floating_point():
         return True
     if given.is_meta or not is_eager(given) or not has_values(given):
