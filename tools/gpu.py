@@ -3,12 +3,12 @@
     make gpu                    # or: python tools/gpu.py --output build/gpu
     python tools/gpu.py --dry-run
 
-Each part is a process with a time limit, and all take less than eight minutes together: the kernels'
-tests (forward, backward, three types, both layouts), the fused operator beside PyTorch's, and the
-network beside timm and transformers. The report is report.md, the times are eager.json,
-compiled.json and training.json. The exit status is 1
-where a result is wrong or a part fails, and 2 where there is no GPU. --dry-run goes the same way on a
-CPU, with the kernels in Triton's interpreter and one small image.
+Each part is a process with a time limit, and all take less than eight minutes together: the tests
+of the kernels (forward, backward, three types, both layouts), the fused operator beside PyTorch's,
+and the network beside timm and transformers. The report is report.md, the times are eager.json,
+compiled.json and training.json. The exit status is 1 where a result is wrong or a part fails, and 2
+where there is no GPU. --dry-run goes the same way on a CPU, with the kernels in Triton's interpreter
+and small images.
 """
 
 from __future__ import annotations
