@@ -64,7 +64,8 @@ def check_int8(model: nn.Module) -> None:
     if not units and not is_int8(model):
         raise ValueError(
             "torch.int8 takes the units of this package as it makes them, and a "
-            f"{type(model).__name__} with none of them is not changed by it. Take torch.bfloat16"
+            f"{type(model).__name__} with none of them is not changed by it. Take torch.bfloat16 "
+            "or torch.float16"
         )
     for unit in units:
         _check_parameters(unit)
@@ -89,7 +90,7 @@ def _check(module: nn.Module) -> None:
     if isinstance(module, BitNetwork) and module.config.hidden_act != "relu":
         raise ValueError(
             "torch.int8 takes networks with the activation relu, whose values are not negative; "
-            f"this one has {module.config.hidden_act}. Take torch.bfloat16"
+            f"this one has {module.config.hidden_act}. Take torch.bfloat16 or torch.float16"
         )
 
 
