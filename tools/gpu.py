@@ -7,8 +7,8 @@ Each part is a process with a time limit, and all take less than eight minutes t
 of the kernels (forward, backward, three types, both layouts), the fused operator beside PyTorch's,
 and the network beside timm and transformers. The report is report.md, the times are eager.json,
 compiled.json and training.json. The exit status is 1 where a result is wrong or a part fails, and 2
-where there is no GPU. --dry-run goes the same way on a CPU, with the kernels in Triton's interpreter
-and small images.
+where there is no GPU. --dry-run goes the same way on a CPU, with the kernels in Triton's
+interpreter and small images.
 """
 
 from __future__ import annotations
