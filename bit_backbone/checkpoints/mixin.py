@@ -90,7 +90,9 @@ class PretrainedMixin(nn.Module):
         """Writes config.json and model.safetensors, which transformers can read.
 
         transformers then computes the same, with two exceptions: it ignores
-        ``weight_standardization_eps`` (it uses 1e-8) and ``feature_norm``.
+        ``weight_standardization_eps`` (it uses 1e-8) and ``feature_norm``. A network in 8 bits
+        (``optimize_for_inference`` with torch.int8) is written with its scales, for
+        ``bit_backbone.inference.load_int8`` and not for transformers.
 
         Args:
             folder: Created if missing; a model in it is replaced.

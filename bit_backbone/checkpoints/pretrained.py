@@ -18,6 +18,7 @@ from bit_backbone.checkpoints.files import FLOAT_DTYPES, WEIGHT_FILES
 from bit_backbone.checkpoints.formats import FORMATS, STEM_GAIN
 from bit_backbone.checkpoints.loading import load_checkpoint
 from bit_backbone.checkpoints.matching import Target
+from bit_backbone.checkpoints.quantized import KEY, is_quantized, write_quantized
 from bit_backbone.checkpoints.sources import CONFIG_FILE, Place, Source, SourceLike, locate, split
 from bit_backbone.checkpoints.writing import write_safetensors, write_text, writing
 from bit_backbone.config import MODEL_TYPE, BitConfig
@@ -99,10 +100,10 @@ def read_config(place: Place) -> BitConfig | None:
         values = read_json(path)
     except ValueError as error:
         raise CheckpointError(str(error)) from error
-    if "quantization_config" in values:
+    if KEY in values:
         raise CheckpointError(
-            f"{path} is of a quantized network; one that bit_backbone.inference.save_int8 wrote is "
-            "read by load_int8 beside it"
+            f"{path} is of a quantized network, and from_pretrained reads floating-point ones; read "
+            "what this package has written in 8 bits by bit_backbone.inference.load_int8"
         )
     inner = values.get("backbone_config")
     if isinstance(inner, dict) and inner.get("model_type") == MODEL_TYPE:
@@ -170,12 +171,10 @@ def save_pretrained(
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"{folder} must be a folder, or not exist yet; it is a file")
+    if is_quantized(model):
+        remove_older_weights(folder, keep=write_quantized(model, _config(model), folder))
+        return
     config = _config(model).to_text(type(model).__name__)
-    if any(tensor.dtype == torch.int8 for tensor in model.state_dict().values()):
-        raise CheckpointError(
-            "save_pretrained writes floating-point weights, and this network has 8-bit ones: write "
-            "it with bit_backbone.inference.save_int8"
-        )
     tensors = dict(_transformers_tensors(model))
     split = split_torch_state_dict_into_shards(tensors, max_shard_size=max_shard_size)
     names = [CONFIG_FILE, *split.filename_to_tensors, *([_INDEX] if split.is_sharded else [])]

@@ -1,29 +1,23 @@
-"""Folders of networks in 8 bits: config.json, and model.safetensors with levels and their steps."""
+"""Reading folders of networks in 8 bits, which ``save_pretrained`` writes."""
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import TypeVar
 
 import safetensors.torch
 import torch
-from torch import nn
 
 from bit_backbone.checkpoints import CheckpointError
 from bit_backbone.checkpoints.mixin import PretrainedMixin
-from bit_backbone.checkpoints.pretrained import remove_older_weights
-from bit_backbone.checkpoints.writing import write_safetensors, write_text, writing
+from bit_backbone.checkpoints.quantized import KEY, METHOD, WEIGHTS
+from bit_backbone.checkpoints.sources import CONFIG_FILE
 from bit_backbone.config import BitConfig
 from bit_backbone.inference.optimize import optimize_in_place
-from bit_backbone.inference.quantization import is_int8, make_empty
+from bit_backbone.inference.quantization import make_empty
 from bit_backbone.utils.empty_weights import init_empty_weights
 from bit_backbone.utils.files import read_json
-
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
-KEY = "quantization_config"  # as transformers calls it
-METHOD = {"quant_method": "bit_backbone_int8"}
 
 _DAMAGES = (
     OSError,
@@ -37,34 +31,8 @@ _DAMAGES = (
 Model = TypeVar("Model", bound=PretrainedMixin)
 
 
-def save_int8(model: nn.Module, folder: str | os.PathLike[str]) -> None:
-    """Writes a network that ``optimize_for_inference(dtype=torch.int8)`` made, a quarter as large.
-
-    Args:
-        model: A BitBackbone, BitModel or BitForImageClassification.
-        folder: Made if it does not exist; a model in it is replaced.
-
-    Raises:
-        CheckpointError: The model is not in 8 bits or of another class, or cannot be written.
-    """
-    kind, config = type(model).__name__, getattr(model, "config", None)
-    in_int8 = is_int8(model)
-    if not isinstance(config, BitConfig) or not in_int8:
-        raise CheckpointError(
-            "save_int8 writes a model of this package that optimize_for_inference made with dtype "
-            f"torch.int8, got a {kind}{'' if in_int8 else ' in floating point'}"
-        )
-    folder = Path(folder)
-    values = json.loads(config.to_text(kind)) | {KEY: METHOD}
-    tensors = {name: value.contiguous().cpu() for name, value in model.state_dict().items()}
-    with writing(folder / CONFIG, folder / WEIGHTS, overwrite=True) as (settings, weights):
-        write_safetensors(weights, tensors.items())
-        write_text(settings, json.dumps(values, indent=2) + "\n")
-    remove_older_weights(folder, keep={CONFIG, WEIGHTS})
-
-
 def load_int8(kind: type[Model], folder: str | os.PathLike[str]) -> Model:
-    """Reads what ``save_int8`` wrote.
+    """Reads what ``save_pretrained`` wrote of a network in 8 bits.
 
     Args:
         kind: The class of the model that was saved, such as BitBackbone.
@@ -82,7 +50,7 @@ def load_int8(kind: type[Model], folder: str | os.PathLike[str]) -> Model:
 
 def _read(kind: type[Model], folder: Path) -> Model:
     try:
-        values = read_json(folder / CONFIG)
+        values = read_json(folder / CONFIG_FILE)
         if values.get(KEY) != METHOD:
             raise CheckpointError(
                 f"{folder} holds no network in 8 bits: read it by from_pretrained"
@@ -101,5 +69,5 @@ def _read(kind: type[Model], folder: Path) -> Model:
         raise
     except _DAMAGES as error:
         raise CheckpointError(
-            f"{folder} cannot be read as a network in 8 bits: {error}; write it again by save_int8"
+            f"{folder} cannot be read as a network in 8 bits: {error}; write it again by save_pretrained"
         ) from error

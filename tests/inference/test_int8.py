@@ -21,7 +21,6 @@ from bit_backbone.inference import (
     load_int8,
     optimize_in_place,
     quantization,
-    save_int8,
 )
 from bit_backbone.inference.int8 import Int8Conv2d, Int8PreActUnit
 from bit_backbone.kernels import native
@@ -259,7 +258,7 @@ def test_a_folder(kind, tmp_path):
     model = randomise(kind(config)).eval()
     fast = optimize_for_inference(model, dtype=torch.int8)
     model.save_pretrained(tmp_path / "float")
-    save_int8(fast, tmp_path / "int8")
+    fast.save_pretrained(tmp_path / "int8")
     found = load_int8(kind, tmp_path / "int8")
     assert type(found) is kind
     assert found.config == model.config
@@ -274,12 +273,8 @@ def test_a_folder(kind, tmp_path):
 
 def test_folders_that_are_rejected(tmp_path):
     model = backbone()
-    with pytest.raises(CheckpointError, match="got a BitBackbone in floating point"):
-        save_int8(model, tmp_path)
     fast = optimize_for_inference(model, dtype=torch.int8)
-    with pytest.raises(CheckpointError, match=r"8-bit ones.*save_int8"):
-        fast.save_pretrained(tmp_path / "a")
-    save_int8(fast, tmp_path)
+    fast.save_pretrained(tmp_path)
     with pytest.raises(CheckpointError, match=r"quantized network.*load_int8"):
         BitBackbone.from_pretrained(tmp_path)
     model.save_pretrained(tmp_path / "float")
@@ -297,5 +292,7 @@ def test_folders_that_are_rejected(tmp_path):
     config = json.loads((tmp_path / "config.json").read_text())
     for damaged in (None, [], ["BitBackbone", "BitModel"], 3):
         (tmp_path / "config.json").write_text(json.dumps(config | {"architectures": damaged}))
-        with pytest.raises(CheckpointError, match=r"cannot be read.*write it again by save_int8"):
+        with pytest.raises(
+            CheckpointError, match=r"cannot be read.*write it again by save_pretrained"
+        ):
             load_int8(BitBackbone, tmp_path)

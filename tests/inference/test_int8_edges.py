@@ -12,7 +12,7 @@ from networks import TINY, randomise, tiny
 from torch import nn
 
 from bit_backbone import BitBackbone, BitConfig, BitForImageClassification, optimize_for_inference
-from bit_backbone.inference import load_int8, optimize_in_place, quantization, save_int8
+from bit_backbone.inference import load_int8, optimize_in_place, quantization
 from bit_backbone.inference.int8 import Int8Conv2d
 from bit_backbone.network import GroupNormAct
 from bit_backbone.utils.ways_out import for_command
@@ -78,7 +78,7 @@ def test_inference_mode():
 
 
 def test_a_folder_read_in_inference_mode_runs_everywhere(tmp_path):
-    save_int8(int8(backbone()), tmp_path)
+    int8(backbone()).save_pretrained(tmp_path)
     images = torch.randn(1, 3, 64, 64)
     with torch.inference_mode():
         loaded = load_int8(BitBackbone, tmp_path)
