@@ -102,8 +102,8 @@ def read_config(place: Place) -> BitConfig | None:
         raise CheckpointError(str(error)) from error
     if KEY in values:
         raise CheckpointError(
-            f"{path} is of a quantized network, and from_pretrained reads floating-point ones; read "
-            "what this package has written in 8 bits by bit_backbone.inference.load_int8"
+            f"{path} is of a quantized network, and from_pretrained reads floating-point ones; "
+            "bit_backbone.inference.load_int8 reads what this package has written in 8 bits"
         )
     inner = values.get("backbone_config")
     if isinstance(inner, dict) and inner.get("model_type") == MODEL_TYPE:

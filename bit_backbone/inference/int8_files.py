@@ -69,5 +69,6 @@ def _read(kind: type[Model], folder: Path) -> Model:
         raise
     except _DAMAGES as error:
         raise CheckpointError(
-            f"{folder} cannot be read as a network in 8 bits: {error}; write it again by save_pretrained"
+            f"{folder} cannot be read as a network in 8 bits: {error}; write it again by "
+            "save_pretrained"
         ) from error
