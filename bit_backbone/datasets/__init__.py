@@ -1,4 +1,4 @@
-"""Data sets: DigitScenes, made on the spot, and those in COCO's format, Pascal VOC's or YOLO's."""
+"""Data sets: the generated DigitScenes, and folders in COCO, Pascal VOC or YOLO format."""
 
 from typing import TYPE_CHECKING
 

@@ -1,7 +1,7 @@
-"""Records in one array of bytes, whose memory loader processes share.
+"""Records in one array of bytes that loader processes share.
 
-A forked process copies each page of memory that is written to. To read a Python object is to count
-a reference, which writes: every worker would come to hold its own copy of all annotations.
+A forked process copies each page of memory that it writes to. Reading a Python object changes its
+reference count, which is a write: every worker would soon hold a copy of all annotations.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Record = TypeVar("Record")
 
 
 class Packed(Sequence[Record], Generic[Record]):
-    """A sequence of plain values that makes an item when it is asked for.
+    """A sequence of plain values; each item is unpacked when it is read.
 
     Args:
         records: Lists, dicts, numbers and strings.
@@ -44,7 +44,7 @@ class Packed(Sequence[Record], Generic[Record]):
         return pickle.loads(self._bytes[begin : self._ends[place]].data)
 
     def without(self, indices: Collection[int]) -> Packed[Record]:
-        """Returns the sequence without some of its items; the bytes are shared."""
+        """Returns the sequence without some of its items; both share the bytes."""
         rest = copy.copy(self)
         rest._order = np.delete(self._order, sorted(indices))
         return rest

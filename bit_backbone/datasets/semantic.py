@@ -21,7 +21,7 @@ from bit_backbone.preprocessing.images import decode
 from bit_backbone.utils.unreadable import reading
 
 IGNORED = 255
-"""The label of pixels that neither teach nor count, as in Pascal VOC and Cityscapes."""
+"""The label of pixels that training and evaluation ignore, as in Pascal VOC and Cityscapes."""
 
 Transforms = Callable[[Tensor, dict[str, Any]], tuple[Tensor, dict[str, Any]]]
 
@@ -32,29 +32,29 @@ class SemanticFolder(torch.utils.data.Dataset[tuple[Tensor, dict[str, Any]]]):
     An item is an image, float32 [3, H, W] in 0..1, and a target: ``semantic``, int64 [H, W] with 0
     for the background, 1 .. number of categories, and 255 for pixels to ignore; and ``image_id``.
 
-    The labels come from maps of category ids, or from the instances' masks. Of masks, pixels of a
-    crowd, and those that objects of several categories claim, are ignored, as torchvision's
-    reference (``references/segmentation/coco_utils.py``) does with every overlap.
+    The labels come from maps of category ids, or from the instances' masks. With masks, pixels of
+    crowds and pixels in objects of several categories are ignored; torchvision's reference
+    (``references/segmentation/coco_utils.py``) ignores every overlap.
 
     Args:
-        root: The folder, or what ``bit_backbone.datasets.open_document`` has read.
+        root: The folder, or the result of ``bit_backbone.datasets.open_document``.
         annotations: The annotation file, below a folder.
         images: The folder of the images, below it.
-        maps: The folder, below ``root`` or beside the images of what was read, of one PNG per
-            image, of its name, which holds a category's id at each pixel, 0 for the background and
-            255 for what to ignore; None makes the labels from the instances' masks. Polygons
-            need pycocotools.
-        on_invalid: As ``CocoFolder`` takes it.
-        bit_depth: Likewise.
-        exif: Likewise; maps are of the images as they are taken.
-        categories: Likewise; pixels of other categories are ignored.
-        transforms: Called with a ``tv_tensors.Image`` in 0..1 and the target, its ``semantic``
-            being a ``tv_tensors.Mask``.
+        maps: The folder of the maps, below ``root`` or beside the images of an opened data set. It
+            holds one PNG per image, with the image's name and a category's id at each pixel; 0 is
+            the background, and 255 is ignored. None makes the labels from the instances' masks;
+            polygons need pycocotools.
+        on_invalid: As in ``CocoFolder``.
+        bit_depth: As in ``CocoFolder``.
+        exif: As in ``CocoFolder``; maps must match the images turned in this way.
+        categories: As in ``CocoFolder``; pixels of other categories are ignored.
+        transforms: Called with a ``tv_tensors.Image`` in 0..1 and the target, whose ``semantic`` is
+            a ``tv_tensors.Mask``.
 
     Attributes:
         categories: Names, label 1 first.
         category_ids: Their ids in the file, label 1 first.
-        problems: What was repaired in the annotations, or left out of them.
+        problems: The annotations that were repaired or left out.
 
     Raises:
         AnnotationError: The annotations are wrong.
@@ -143,14 +143,14 @@ class SemanticFolder(torch.utils.data.Dataset[tuple[Tensor, dict[str, Any]]]):
         return rest
 
     def num_objects(self) -> int | None:
-        """Returns how many objects there are to learn from; None for maps, not yet read."""
+        """Returns the number of objects to learn from; None for maps, which are not read yet."""
         return self.instances.num_objects() if self.maps is None else None
 
     def _map_name(self, index: int) -> Path:
         return Path(self.instances.file_name(index)).with_suffix(".png")
 
     def _read(self, path: Path, size: tuple[int, ...]) -> Tensor:
-        """Returns a map with labels in the place of category ids."""
+        """Reads a map, and replaces category ids by labels."""
         with reading(path, f"the semantic map {path} cannot be read: "):
             ids = np.asarray(decode(path, str(path), None))
         if ids.shape != size:
@@ -175,7 +175,7 @@ class SemanticFolder(torch.utils.data.Dataset[tuple[Tensor, dict[str, Any]]]):
 
 
 def merge_masks(masks: Tensor, labels: Tensor, iscrowd: Tensor) -> Tensor:
-    """Makes one map of labels out of the masks of an image's objects.
+    """Merges the masks of an image's objects into one map of labels.
 
     Args:
         masks: uint8 [n, H, W].
@@ -183,7 +183,7 @@ def merge_masks(masks: Tensor, labels: Tensor, iscrowd: Tensor) -> Tensor:
         iscrowd: int64 [n].
 
     Returns:
-        int64 [H, W]: 0 for the background, 255 where a crowd or objects of several labels are.
+        int64 [H, W]: 0 for the background, 255 for crowds and overlaps of different labels.
     """
     masks = masks.bool()
     semantic = torch.zeros(masks.shape[1:], dtype=torch.int64)

@@ -1,4 +1,4 @@
-"""A data set with the labels of another: categories are the same where their names are."""
+"""Gives a data set the labels of another one; categories are matched by name."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from bit_backbone.datasets.coco.problems import AnnotationError, Problem
 
 
 def align(file: Path, found: Annotations, names: Sequence[str]) -> None:
-    """Puts the categories of a data set into an order of names.
+    """Orders the categories of a data set by a list of names.
 
-    Those that it lacks get ids that it does not use. Objects of other categories are left out. Both
-    are listed in ``found.problems``.
+    Missing categories get unused ids. Objects of other categories are left out. Both are listed in
+    ``found.problems``.
 
     Args:
-        file: What messages call the data set.
-        found: What was read, which is changed.
-        names: Label 1 first.
+        file: The data set's name in messages.
+        found: The annotations, changed in place.
+        names: Names of the categories, label 1 first.
 
     Raises:
-        AnnotationError: No name is the data set's, or one stands for several categories.
+        AnnotationError: The data set has none of the names, or several categories share one.
     """
     own = {category["name"]: category for category in found.categories}
     if list(names) == [category["name"] for category in found.categories]:
-        return  # of which some may share a name
+        return  # categories may share a name here
     shared = [name for name, count in Counter(c["name"] for c in found.categories).items()
               if count > 1]  # fmt: skip
     if shared or len(set(names)) < len(names) or not own.keys() & set(names):

@@ -1,4 +1,4 @@
-"""Reading a COCO annotation file and saying everything that is wrong with it."""
+"""Reads a COCO annotation file and reports everything that is wrong with it."""
 
 import json
 from collections.abc import Iterator
@@ -32,14 +32,14 @@ from bit_backbone.utils.ways_out import either, passing
 
 @dataclass
 class Annotations:
-    """The sound part of an annotation file, each record as it stands there.
+    """The valid records of an annotation file, unchanged.
 
     Attributes:
         images: The images, in the file's order.
-        by_image: The annotations of each image id, with "area" and "iscrowd" filled in, and where
-            keypoints are asked for those of crowds (all 0) and "num_keypoints" (those labelled).
+        by_image: The annotations of each image id, with "area" and "iscrowd" filled in. If
+            keypoints are requested, crowds have keypoints of 0, and all have "num_keypoints".
         categories: The categories, by ascending id.
-        others: Categories that were left out, where a data set is aligned to another.
+        others: Categories left out when the data set was aligned to another.
         problems: What was repaired or left out, and why.
     """
 
@@ -70,13 +70,13 @@ def check_document(
     """Checks annotations, and the sizes of their images by the headers.
 
     Args:
-        document: As its file has them.
-        masks: Ask for a segmentation of every object, and check it.
-        keypoints: Ask for keypoints of every object but crowds, and check them.
+        document: The content of the annotation file.
+        masks: Require a segmentation of every object, and check it.
+        keypoints: Require keypoints of every object except crowds, and check them.
         on_invalid: "repair" what can be repaired without guessing, and raise an error that lists
-            what cannot; "raise" an error that lists every problem; or "skip" the records that have
-            one (with an image go its annotations). What was repaired or skipped is in the result's
-            ``problems``.
+            the rest; "raise" an error that lists every problem; or "skip" records with a problem (a
+            skipped image takes its annotations with it). The result's ``problems`` list what was
+            repaired or skipped.
         exif: "upright" where images were annotated as people see them, turned by their EXIF
             orientation; "stored" where they were annotated as they are stored.
 
@@ -117,10 +117,10 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 
 def load(file: Path) -> dict[str, Any]:
-    """Reads an annotation file as it stands.
+    """Reads an annotation file without checking its records.
 
     Raises:
-        AnnotationError: It is no JSON object with lists of images, annotations and categories.
+        AnnotationError: The file is not a JSON object of lists of images, annotations, categories.
     """
     try:
         content = json.loads(file.read_bytes())
@@ -140,7 +140,7 @@ def _reject(file: Path, kind: str, detail: str) -> None:
 
 
 class _Reader:
-    """Sorts the records of one file into sound ones and problems."""
+    """Sorts the records of one file into valid ones and problems."""
 
     def __init__(self, file: Path, images: Path, masks: bool, keypoints: bool) -> None:
         self.file = file
@@ -149,7 +149,7 @@ class _Reader:
         self.keypoints = keypoints
         self.found = Annotations()
         self.num_keypoints: dict[int, int] = {}
-        self.sizes: dict[int, tuple[int, int]] = {}  # of sound images: width, height
+        self.sizes: dict[int, tuple[int, int]] = {}  # of valid images: width, height
         self.names: dict[int, str] = {}  # of all images
 
     def read_categories(self, records: list[dict[str, Any]]) -> None:
@@ -180,7 +180,7 @@ class _Reader:
                 self.names.setdefault(image_id, str(name))
 
     def check_sizes(self, upright: bool) -> None:
-        """Sorts out the images whose file has another size; goes before their annotations."""
+        """Rejects images whose file has another size; call it before reading annotations."""
         images, self.found.images = self.found.images, []
         for record, problems in size_problems(images, self.folder, upright):
             image_id = record["id"]
@@ -197,7 +197,7 @@ class _Reader:
             problems = list(id_problems(record, seen))
             if not is_id(image_id) or image_id not in self.names:
                 problems.append(("unknown image", f"image_id {image_id!r} should be in images"))
-            elif image_id in self.sizes:  # else the image itself has been reported
+            elif image_id in self.sizes:  # otherwise the image is already reported
                 problems += self._object_problems(record, *self.sizes[image_id])
             name = self.names.get(image_id, self.file.name) if is_id(image_id) else self.file.name
             self._report(problems, name, image_id, record.get("id"))

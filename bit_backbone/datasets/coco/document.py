@@ -1,4 +1,4 @@
-"""What a data set holds, in COCO's structure, whichever format it was written in."""
+"""The content of a data set of any format, in COCO's structure."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from bit_backbone.datasets.coco.problems import Problem
 
 @dataclass(frozen=True)
 class Document:
-    """Images, annotations and categories, not yet checked.
+    """Unchecked images, annotations and categories.
 
     Attributes:
-        file: What messages call it: the annotation file, or the folder of many.
-        folder: The folder that the images' ``file_name`` is below.
-        content: "images", "annotations" and "categories" as a COCO file has them.
-        problems: What the reader has found that COCO's structure cannot hold.
+        file: Its name in messages: the annotation file, or the folder of many such files.
+        folder: The folder that each image's ``file_name`` is relative to.
+        content: "images", "annotations" and "categories", as in a COCO file.
+        problems: Problems found by the reader that COCO's structure cannot express.
     """
 
     file: Path

@@ -1,4 +1,4 @@
-"""Which file below a folder an annotation's file_name means."""
+"""Finds the file that an annotation's file_name refers to."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from urllib.parse import unquote
 
 
 class FileNames:
-    """Finds the files of a folder by the names that tools on other machines gave them.
+    """Finds the files of a folder by the names that tools on other machines wrote.
 
     Args:
-        folder: Of the images.
-        said: Every ``file_name``; what one of them names as it stands belongs only to it.
+        folder: The folder of the images.
+        said: Every ``file_name``. A file that one of them names exactly is used only for it.
     """
 
     def __init__(self, folder: Path, said: list[Any]) -> None:
@@ -23,17 +23,17 @@ class FileNames:
         self._given: dict[str, str] = {}
 
     def find(self, said: Any) -> str | None:
-        """Returns the name of the file below the folder, or None where there is none.
+        """Returns the file's path relative to the folder, or None if no file matches.
 
-        Back-slashes are those of Windows, percent-encoding is Label Studio's, and absolute names
-        and those that begin with the images' folder are shortened from the left.
+        Understands Windows' backslashes and Label Studio's percent-encoding. Leading folders are
+        removed from absolute names and from names that begin with the images' folder.
         """
         if not isinstance(said, str) or not said:
             return None
         if said in self._own:
             return said
         for name in self._candidates(said):
-            # two names for one file: which of them is meant cannot be known
+            # Two names match one file, and nothing says which of them is right.
             if self._is_file(name) and name not in self._own:
                 return name if self._given.setdefault(name, said) == said else None
         return None
@@ -42,7 +42,7 @@ class FileNames:
         decoded = unquote(said)
         local = decoded.partition("?d=")[2] or decoded  # Label Studio's /data/local-files/?d=a.jpg
         for text in dict.fromkeys((said, decoded, local)):
-            path = PureWindowsPath(text)  # which takes both kinds of slash
+            path = PureWindowsPath(text)  # accepts both kinds of slash
             parts = [part for part in path.parts if part != path.anchor]
             yield "/".join(parts)
             for count in range(1, len(parts)):
@@ -53,7 +53,7 @@ class FileNames:
                 yield parts[-1]
 
     def _ends_with(self, parts: list[str]) -> bool:
-        """Whether the folder is that of a relative path's first parts."""
+        """Whether the folder's path ends with these first parts of a relative path."""
         own = self._folder.absolute().parts
         return [part for part in parts if part != "."] == list(own[len(own) - len(parts) :])
 

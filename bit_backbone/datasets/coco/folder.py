@@ -47,44 +47,45 @@ class CocoFolder(torch.utils.data.Dataset[tuple[Tensor, Target]]):
     An item is an image, float32 [3, H, W] in 0..1, and a target:
 
     * ``boxes``: float32 [n, 4], x1 y1 x2 y2 in pixels, clipped to the image.
-    * ``labels``: int64 [n], 1 .. number of categories; 0 is left to the background.
+    * ``labels``: int64 [n], 1 .. number of categories; 0 is the background.
     * ``image_id``: the image's id in the file.
     * ``area``: float32 [n], as annotated (before ``transforms``), or of the box.
     * ``iscrowd``: int64 [n].
-    * ``masks`` (where asked for): uint8 [n, H, W].
-    * ``keypoints`` (where asked for): float32 [n, k, 3], x y visibility; 0 for a crowd.
+    * ``masks`` (if requested): uint8 [n, H, W].
+    * ``keypoints`` (if requested): float32 [n, k, 3], x y visibility; 0 for a crowd.
 
     Args:
-        root: The folder, or what ``bit_backbone.datasets.open_document`` has read.
+        root: The folder, or the result of ``bit_backbone.datasets.open_document``.
         annotations: The annotation file, below a folder.
         images: The folder of the images, below it.
         masks: Yield the masks; every object must have one. Polygons need pycocotools.
-        keypoints: Yield keypoints; all categories must name equally many.
+        keypoints: Yield keypoints; all categories must name the same number of them.
         include_crowd: Yield regions annotated as crowds too. Detectors are trained without them,
             and evaluation reads them from the annotation file.
-        on_invalid: What to do about records that are wrong: "repair" those that can be repaired
-            without guessing, and raise one error that lists the others; "raise" one that lists them
-            all; or "skip" them. What was repaired or skipped is logged and kept in ``problems``.
-        bit_depth: How many bits of images of more than 8 per channel are used; "auto" for all that
-            their type has. They are scaled to 8 bits.
-        categories: Names, label 1 first, such as those of a training set: the file's are ordered by
-            them, whatever its ids. Objects of others are left out. None takes the file's, by id.
+        on_invalid: How to handle invalid records: "repair" those that can be repaired without
+            guessing, and raise one error that lists the others; "raise" one error that lists all;
+            or "skip" them. Repaired and skipped records are logged and kept in ``problems``.
+        bit_depth: Number of bits used of images with more than 8 bits per channel; "auto" uses all
+            bits of their type. These images are scaled to 8 bits.
+        categories: Names, label 1 first, such as those of a training set. They set the labels,
+            whatever the ids in the file. Objects of other categories are left out. None takes the
+            file's categories, by id.
         exif: "upright" turns images by their EXIF orientation, as people see them; "stored" leaves
-            them as they are stored, for annotations that were made so.
-        transforms: Called with the image as uint8 ``tv_tensors.Image`` and the target with its
-            boxes, masks and keypoints' points as tv_tensors, as the transforms of
-            ``torchvision.transforms.v2`` want it. Objects whose box it leaves empty are dropped.
+            them as they are stored, for annotations of unturned images.
+        transforms: Called with the image as uint8 ``tv_tensors.Image`` and the target, whose boxes,
+            masks and keypoints' points are tv_tensors, as ``torchvision.transforms.v2`` expects.
+            Objects whose box is empty afterwards are dropped.
 
     Attributes:
         categories: Names, label 1 first.
         category_ids: Their ids in the file, label 1 first.
-        keypoint_names: Names of the keypoints, empty where not asked for.
-        other_ids: Ids of the file's other categories, where ``categories`` were given.
+        keypoint_names: Names of the keypoints, empty unless requested.
+        other_ids: Ids of the file's other categories, if ``categories`` were given.
         problems: What was repaired or left out.
 
     Raises:
         AnnotationError: The annotations are wrong; see ``on_invalid``.
-        MissingExtraError: Masks are asked for, some are polygons and pycocotools is missing.
+        MissingExtraError: Masks are requested, some are polygons and pycocotools is missing.
     """
 
     def __init__(
@@ -140,16 +141,16 @@ class CocoFolder(torch.utils.data.Dataset[tuple[Tensor, Target]]):
         return F.to_dtype(image, torch.float32, scale=True), target
 
     def get_height_and_width(self, index: int) -> tuple[int, int]:
-        """Returns the size of an image in pixels, before transforms, without opening it."""
+        """Returns an image's height and width before transforms, without opening the file."""
         record = self._images[index]
         return record["height"], record["width"]
 
     def file_name(self, index: int) -> str:
-        """Returns the name of an image's file, below the folder of the images."""
+        """Returns the name of an image's file, relative to the folder of the images."""
         return str(self._images[index]["file_name"])
 
     def path(self, index: int) -> Path:
-        """Returns where an image's file is."""
+        """Returns the path of an image's file."""
         return self.folder / self.file_name(index)
 
     def without(self, indices: Collection[int]) -> CocoFolder:
@@ -164,13 +165,13 @@ class CocoFolder(torch.utils.data.Dataset[tuple[Tensor, Target]]):
         return [record["width"] / record["height"] for record in self._images]
 
     def num_objects(self) -> int:
-        """Returns how many objects there are to learn from: crowds are none."""
+        """Returns the number of objects to learn from; crowds do not count."""
         return sum(not object_["iscrowd"] for object_ in self._objects())
 
     def document(self) -> dict[str, Any]:
-        """Returns the records that are used, crowds included, as COCO's evaluation reads them.
+        """Returns the used records, crowds included, in the form that COCO's evaluation reads.
 
-        Annotations are numbered again, from 1: an evaluator takes a match with id 0 for none.
+        Annotations are renumbered from 1, because evaluators take a match with id 0 for no match.
         """
         objects = self._objects()
         records = {
@@ -178,7 +179,7 @@ class CocoFolder(torch.utils.data.Dataset[tuple[Tensor, Target]]):
             "annotations": [object_ | {"id": i} for i, object_ in enumerate(objects, start=1)],
             "categories": self._categories,
         }
-        # pycocotools writes into what it is given
+        # pycocotools changes its input
         return {name: [dict(record) for record in own] for name, own in records.items()}
 
     def _objects(self) -> Iterator[dict[str, Any]]:
@@ -197,7 +198,7 @@ class CocoFolder(torch.utils.data.Dataset[tuple[Tensor, Target]]):
         return pixels.as_subclass(Tensor)
 
     def _check_masks(self, record: dict[str, Any], count: int) -> None:
-        """Raises UnreadableImageError before masks are made that the memory cannot hold."""
+        """Raises UnreadableImageError if an image's masks would not fit into memory."""
         height, width = record["height"], record["width"]
         needed, available = count * height * width, available_bytes()
         if available is not None and needed > available:

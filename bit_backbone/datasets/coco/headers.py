@@ -1,4 +1,4 @@
-"""Whether images have the sizes that their annotations say, mostly by their headers."""
+"""Compares the sizes of images with their annotations, mostly by reading only the headers."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from bit_backbone.utils.processes import is_first_process
 from bit_backbone.utils.progress import track
 from bit_backbone.utils.ways_out import after, passing
 
-THREADS = 8  # that wait for a disk; a header costs some 0.2 ms of computing
-SHOWN = 5000  # images from which on the progress is shown
-ON_ITS_SIDE = 5  # the EXIF orientations from this on exchange width and height
+THREADS = 8  # they mostly wait for the disk; a header takes about 0.2 ms of computing
+SHOWN = 5000  # the progress is shown from this number of images on
+ON_ITS_SIDE = 5  # EXIF orientations of at least 5 exchange width and height
 
 
 def size_problems(
     records: list[dict[str, Any]], folder: Path, upright: bool = True
 ) -> Iterator[tuple[dict[str, Any], list[tuple[str, str]]]]:
-    """Yields each entry of ``images``, and (kind, detail) where its file has another size.
+    """Yields each entry of ``images``, with a problem (kind, detail) if its file has another size.
 
-    Files are taken upright, by their EXIF orientation, or as they are stored. Those that cannot be
-    read have no problem here: reading them says what is wrong.
+    Files are taken upright, by their EXIF orientation, or as they are stored. Unreadable files are
+    not reported here: the error is raised when they are read.
     """
     is_shown = len(records) >= SHOWN and is_first_process()
     with ThreadPoolExecutor(THREADS) as pool:
@@ -38,7 +38,7 @@ def size_problems(
 
 
 def wrong_size(record: dict[str, Any], width: int, height: int) -> tuple[str, str]:
-    """Returns kind and detail of the problem that an upright file has this size."""
+    """Returns kind and detail of the problem that a file has this other size."""
     detail = f"annotated as {record['width']}x{record['height']}, the file is {width}x{height}"
     if (width, height) == (record["height"], record["width"]):
         detail += " when turned upright by its EXIF orientation, if it has one"
@@ -49,14 +49,14 @@ def wrong_size(record: dict[str, Any], width: int, height: int) -> tuple[str, st
 def sizes(
     records: list[dict[str, Any]], folder: Path, upright: bool = True
 ) -> Iterator[tuple[int, int] | None]:
-    """Yields width and height of each entry's file, None where it cannot be read."""
+    """Yields width and height of each entry's file; None if the file cannot be read."""
     with ThreadPoolExecutor(THREADS) as pool:
         paths = [folder / str(record.get("file_name")) for record in records]
         yield from pool.map(partial(size_of, upright=upright), paths)
 
 
 def size_of(path: Path, upright: bool = True) -> tuple[int, int] | None:
-    """Returns width and height of an image, upright or as stored, None where it is unreadable."""
+    """Returns width and height of an image, upright or as stored; None if it is unreadable."""
     try:
         return _size_in_header(path, upright) or decode(path, str(path), None, upright).size
     except Exception:  # of any kind: Pillow's plugins raise many on damaged files
@@ -64,12 +64,12 @@ def size_of(path: Path, upright: bool = True) -> tuple[int, int] | None:
 
 
 def _other_size(folder: Path, upright: bool, record: dict[str, Any]) -> tuple[int, int] | None:
-    """Returns width and height of a file, None where they are those annotated."""
+    """Returns width and height of a file; None if they equal the annotated ones."""
     path, annotated = folder / record["file_name"], (record["width"], record["height"])
     try:
         if _size_in_header(path, upright) == annotated:
             return None
-        # A header may not say it: a PNG may have its orientation after the pixels.
+        # The header may lack the orientation: a PNG may have it after the pixels.
         size = decode(path, str(path), None, upright).size
     except Exception:  # of any kind: Pillow's plugins raise many on damaged files
         return None
@@ -80,10 +80,10 @@ def _size_in_header(path: Path, upright: bool) -> tuple[int, int] | None:
     try:
         opened = Image.open(path)
     except UnidentifiedImageError:
-        return None  # it may be one that Pillow cannot read
+        return None  # Pillow may not support the format
     with opened as image:
         if image.format == "TIFF":
-            return None  # whether Pillow has turned the size already depends on its version
+            return None  # Pillow's version decides whether the size is turned already
         if not upright:
             return image.size
         # Not the method of a PNG, which decodes all of it in search of a late orientation.

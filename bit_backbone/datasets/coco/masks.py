@@ -26,11 +26,11 @@ def encode_runs(mask: np.ndarray) -> list[int]:
 def parse_runs(counts: str) -> list[int]:
     """Returns the run lengths that pycocotools has compressed to a string.
 
-    The string holds little-endian numbers of 5 bits a character, offset by 48, bit 5 telling that
-    the number continues and bit 4 of its last character being its sign. From the fourth on they are
-    differences to the run before the previous one (cocoapi, ``common/maskApi.c``, rleToString).
+    The string holds little-endian numbers of 5 bits per character, offset by 48. Bit 5 means that
+    the number continues; bit 4 of its last character is the sign. From the fourth number on, each
+    is the difference to the run two places earlier (cocoapi, ``common/maskApi.c``, rleToString).
 
-    pycocotools' own decoder is not used: given too few runs it returns uninitialized memory.
+    pycocotools' own decoder is not used: with too few runs it returns uninitialized memory.
 
     Raises:
         ValueError: The string ends within a number, or has other characters.

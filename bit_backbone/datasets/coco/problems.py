@@ -1,4 +1,4 @@
-"""What is wrong with an annotation file, in words."""
+"""Describes the problems of an annotation file."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# What to do about them: correct what can be corrected, raise, or leave the records out.
+# How to handle problems: correct what can be corrected, raise, or leave the records out.
 POLICIES = ("repair", "raise", "skip")
-# How images are taken: turned by their EXIF orientation, as people see them, or as they are stored.
+# How images are read: turned by their EXIF orientation, as people see them, or as they are stored.
 UPRIGHT, STORED = ORIENTATIONS = ("upright", "stored")
 LISTED = 50  # problems spelled out in an error's message
-SHOWN = 3  # of each kind, spelled out where work continues
+SHOWN = 3  # problems of each kind that are spelled out if the work continues
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,10 @@ class Problem:
     Attributes:
         kind: The broken rule in two or three words, such as "empty box".
         detail: The rule and the value.
-        file: The image's file name, or the annotation file's where no image is concerned.
+        file: The image's file name, or the annotation file's if no image is concerned.
         image_id: The image's id in the file.
         annotation_id: The annotation's id in the file.
-        action: What was done about it, such as "clipped"; "" for nothing.
+        action: How it was corrected, such as "clipped"; "" for not at all.
     """
 
     kind: str
@@ -46,10 +46,10 @@ class Problem:
 
 
 class AnnotationError(ValueError):
-    """An annotation file that cannot be used as it is.
+    """An annotation file cannot be used as it is.
 
     Attributes:
-        problems: All of them; the message spells out the first 50.
+        problems: All problems; the message spells out the first 50.
     """
 
     def __init__(self, file: Path, problems: list[Problem], way_out: str) -> None:
@@ -61,9 +61,9 @@ def describe(file: Path, problems: Sequence[Problem], shown: int | None = None) 
     """Returns a count of the problems by kind, then one line each.
 
     Args:
-        file: What they are of.
-        problems: All of them.
-        shown: How many of each kind are spelled out; None for the first 50 of all.
+        file: The file that has the problems.
+        problems: All problems.
+        shown: Number of problems spelled out per kind; None for the first 50 of all kinds.
     """
     counts = Counter(problem.kind for problem in problems)
     kinds = ", ".join(f"{count} x {kind}" for kind, count in counts.items())

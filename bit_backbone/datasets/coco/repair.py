@@ -1,7 +1,7 @@
-"""What other tools write into annotations, made what COCO's rules ask for.
+"""Repairs annotations of other tools so that they follow COCO's rules.
 
-Nothing that keeps the rules is changed: a record without a problem comes out as it went in. What
-cannot be repaired is left as it is, for the rules to speak of.
+Records without a problem are not changed. Records that cannot be repaired are left as they are;
+the checks of the rules report them.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ SMALLEST_POLYGON = 6  # numbers: three points
 
 
 def repair(document: Document, masks: bool = False, upright: bool = True) -> Document:
-    """Returns a document whose records are repaired as far as can be done without guessing.
+    """Returns a document whose records are repaired as far as possible without guessing.
 
-    What was done stands in its ``problems``, with the action.
+    Its ``problems`` list every repair, with the action.
 
     Args:
-        document: As its file has it.
-        masks: Whether every object needs a mask, so that one without a polygon is left out.
-        upright: Whether missing sizes are those of images turned by their EXIF orientation.
+        document: The content of the file.
+        masks: Whether every object needs a mask; objects without a polygon are then left out.
+        upright: Whether missing sizes are read from images turned by their EXIF orientation.
     """
     repairer = _Repairer(document, masks, upright)
     content = document.content
@@ -45,7 +45,7 @@ class _Repairer:
     def __init__(self, document: Document, masks: bool, upright: bool) -> None:
         self.document, self.masks, self.upright = document, masks, upright
         self.problems: list[Problem] = []
-        self.ids: dict[Any, int] = {}  # of images: as written, and as they are now
+        self.ids: dict[Any, int] = {}  # of images: the written id, and the present one
         self.names: dict[Any, str] = {}
         self.sizes: dict[Any, tuple[int, int]] = {}
 
@@ -65,14 +65,14 @@ class _Repairer:
         for name, taken in (("iscrowd", "taken as 0"), ("area", "taken from the box")):
             absent = [record for record in kept if record.get(name) is None]
             for record in absent:
-                record.pop(name, None)  # completed together with those of sound files
+                record.pop(name, None)  # filled in later, as for valid files
             if absent:
                 detail = f"{len(absent)} annotations have none"
                 self._note(f"missing {name}", detail, self.document.file.name, taken)
         return kept
 
     def _number_images(self, records: list[Record]) -> None:
-        """Makes ids integers: those written as strings or floats, and names by new numbers."""
+        """Makes ids integers: converts whole floats and digit strings, numbers other strings."""
         written = [record.get("id") for record in records]
         read = [_whole(value) for value in written]
         free = max(filter(is_id, read), default=0)
@@ -109,7 +109,7 @@ class _Repairer:
                 self._image_note("missing size", "width and height are missing", action, record)
 
     def _is_unreadable(self, record: Record) -> bool:
-        """Whether a file is there and does not even have a size: it is left out."""
+        """Whether a file exists but its size cannot be read; such an image is left out."""
         path = self.document.folder / str(record.get("file_name"))
         if record.get("width") is not None or not path.is_file():
             return False
@@ -118,7 +118,7 @@ class _Repairer:
         return True
 
     def _annotation(self, record: Record) -> bool:
-        """Repairs an annotation; returns False where it is to be left out."""
+        """Repairs an annotation; returns False if it must be left out."""
         self._resolve(record)
         image_id = record.get("image_id")
         where = self._where_object(record)
@@ -129,11 +129,11 @@ class _Repairer:
             return False
         size = self.sizes.get(image_id) if _hashable(image_id) else None
         if size == (0, 0):
-            return False  # with its image
+            return False  # its image is left out too
         return size is None or self._box(record, size, where)
 
     def _resolve(self, record: Record) -> None:
-        """Gives an annotation the id that its image has now."""
+        """Gives an annotation the new id of its image."""
         value = record.get("image_id")
         if _hashable(value) and not (is_id(value) and value in self.names):
             number = self.ids.get(value, self.ids.get(str(value), _whole(value)))
@@ -161,7 +161,7 @@ class _Repairer:
         return True
 
     def _segmentation(self, record: Record, where: Record) -> bool:
-        """Repairs a mask; returns False where an object that needs one has none."""
+        """Repairs a mask; returns False if a required mask is missing."""
         value = record.get("segmentation")
         if not isinstance(value, list) or not value:
             return True
@@ -184,7 +184,7 @@ class _Repairer:
         return True
 
     def _number_annotations(self, records: list[Record]) -> None:
-        """Numbers annotations whose id is missing, no integer, or another's."""
+        """Numbers annotations whose id is missing, not an integer, or taken."""
         free = max((r["id"] for r in records if is_id(r.get("id"))), default=0)
         seen: set[int] = set()
         for record in records:
@@ -230,7 +230,7 @@ class _Repairer:
 
 
 def _clipped(box: list[float], width: int, height: int) -> list[float] | None:
-    """Returns a box that reaches over the border within the image; None where it is outside."""
+    """Clips a box to the image; returns None if it lies outside."""
     left, top = max(box[0], 0), max(box[1], 0)
     right, bottom = min(box[0] + box[2], width), min(box[1] + box[3], height)
     if right - left < THINNEST or bottom - top < THINNEST:
@@ -239,7 +239,7 @@ def _clipped(box: list[float], width: int, height: int) -> list[float] | None:
 
 
 def _number(value: Any) -> Any:
-    """Returns the number that a string or a whole float is; anything else as it is."""
+    """Converts a string or a whole float to a number; returns other values unchanged."""
     whole = _whole(value)
     if not isinstance(whole, str):
         return whole
@@ -251,7 +251,7 @@ def _number(value: Any) -> Any:
 
 
 def _whole(value: Any) -> Any:
-    """Returns the integer that a string of digits or a whole float is; anything else as it is."""
+    """Converts a string of digits or a whole float to an integer; returns others unchanged."""
     if isinstance(value, str):
         digits = value.strip()
         return int(digits) if digits.removeprefix("-").isdecimal() else value

@@ -1,7 +1,7 @@
-"""The rules that COCO annotations have to keep.
+"""The rules that COCO annotations must follow.
 
-Each function takes (a part of) a record and yields a (kind, detail) for every broken rule: the rule
-in two or three words, then the rule and the value.
+Each function takes a record, or a part of one, and yields (kind, detail) for every broken rule. The
+kind has two or three words; the detail states the rule and the value.
 """
 
 import os
@@ -13,8 +13,8 @@ from bit_backbone.datasets.coco.masks import parse_runs
 
 # Annotators round: a box may leave its image by this many pixels before it counts as outside.
 BORDER = 1.0
-THINNEST = 0.01  # pixels; what is thinner can vanish in float32
-LARGEST = 1e9  # of any number; JSON also knows integers that no float can hold
+THINNEST = 0.01  # pixels; thinner boxes can vanish in float32
+LARGEST = 1e9  # of any number; JSON integers can be too large for a float
 
 
 def category_problems(record: dict[str, Any], seen: Container[int]) -> Iterator[tuple[str, str]]:
@@ -78,7 +78,7 @@ def attribute_problems(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def segmentation_problems(value: Any, width: int, height: int) -> Iterator[tuple[str, str]]:
-    """Checks a mask: run lengths that fill the image, or polygons that are not far from it."""
+    """Checks a mask: run lengths must fill the image, and polygons must lie near it."""
     if isinstance(value, dict):
         yield from _run_problems(value, width, height)
     elif not isinstance(value, list) or not value or not all(map(_is_polygon, value)):
@@ -109,7 +109,7 @@ def _is_polygon(value: Any) -> bool:
 
 
 def _is_near(polygon: list[float], width: int, height: int) -> bool:
-    """Says whether a polygon stays within one image's size of the image."""
+    """Whether a polygon stays within one image size of the image's borders."""
     return all(-width <= x <= 2 * width for x in polygon[0::2]) and all(
         -height <= y <= 2 * height for y in polygon[1::2]
     )
@@ -132,5 +132,5 @@ def _are_numbers(value: Any) -> bool:
 
 
 def is_id(value: Any) -> bool:
-    """Says whether a value is an integer, which ids and sizes have to be."""
+    """Whether a value is an integer, as ids and sizes must be."""
     return isinstance(value, int) and not isinstance(value, bool)

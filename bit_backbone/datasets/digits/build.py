@@ -22,7 +22,7 @@ from bit_backbone.utils.files import read_json
 from bit_backbone.utils.progress import track
 from bit_backbone.utils.workers import serve_parent
 
-# Raised whenever equal arguments come to draw other scenes, so that old folders are not reused.
+# Increased when equal arguments draw different scenes than before, so old folders are not reused.
 DRAWING = 1
 PREVIEWED = 12
 MANIFEST = "manifest.json"
@@ -30,7 +30,7 @@ WAY_OUT = "choose another folder or remove this one"
 
 
 class _Written(NamedTuple):
-    """What a worker reports of a scene it has written."""
+    """A worker's report of a written scene."""
 
     image: dict[str, Any]
     annotations: list[dict[str, Any]]
@@ -41,26 +41,27 @@ class _Written(NamedTuple):
 def build_scenes(
     scenes: DigitScenes, output: str | os.PathLike[str], *, workers: int = 1, quiet: bool = True
 ) -> dict[str, Any]:
-    """Writes scenes as a COCO-format folder, or finds that they are already there.
+    """Writes scenes as a COCO-format folder, unless the folder already holds them.
 
     The folder holds ``images/000000.jpg`` ..., ``instances.json`` (boxes, masks as uncompressed
     RLE, and four keypoints a digit), ``semantic/000000.png`` ... (the category's id at each pixel,
-    0 for background), ``preview.jpg`` and ``manifest.json``. It appears under its name only when
-    it is complete, and its bytes depend only on the arguments of ``scenes``.
+    0 for background), ``preview.jpg`` and ``manifest.json``. The folder gets its name only when it
+    is complete, and its bytes depend only on the arguments of ``scenes``.
 
     Args:
-        scenes: What to draw.
+        scenes: The scenes to draw.
         output: The folder to make; its parents are made too, and links are followed.
-        workers: Processes that draw. More than one needs the usual ``__main__`` guard in a script.
-        quiet: Show no progress bar.
+        workers: Number of drawing processes. In a script, more than one needs the usual
+            ``__main__`` guard.
+        quiet: Whether to hide the progress bar.
 
     Returns:
         The manifest: arguments, numbers of images, objects and objects left out, and a digest of
         images and annotations.
 
     Raises:
-        ValueError: ``output`` holds something else or is a mount point, or fewer than 1 worker is
-            asked for.
+        ValueError: ``output`` holds something else or is a mount point, or ``workers`` is less
+            than 1.
         MissingExtraError: scikit-learn or scikit-image is missing.
         OSError: The folder cannot be written.
     """
@@ -84,7 +85,7 @@ def build_scenes(
 
 
 def holds_scenes(folder: Path) -> bool:
-    """Whether a folder is one that ``build_scenes`` has finished."""
+    """Whether ``build_scenes`` has finished this folder."""
     try:
         manifest = read_json(folder / MANIFEST)
     except (OSError, ValueError):
@@ -93,7 +94,7 @@ def holds_scenes(folder: Path) -> bool:
 
 
 def _finished(target: Path, scenes: DigitScenes) -> dict[str, Any] | None:
-    """Returns the manifest of a finished build of these scenes, None where nothing stands yet."""
+    """Returns the manifest of a finished build of these scenes; None if there is nothing yet."""
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return None
     try:
@@ -161,7 +162,7 @@ def _write_scene(scenes: DigitScenes, folder: Path, index: int) -> _Written:
 
 @contextmanager
 def _mapper(workers: int) -> Iterator[Any]:
-    """Yields ``map``, over processes where there are several."""
+    """Yields a ``map`` that uses ``workers`` processes, or the built-in one for one worker."""
     if workers == 1:
         yield map
         return
@@ -173,7 +174,7 @@ def _mapper(workers: int) -> Iterator[Any]:
 
 def _jpeg(picture: Image.Image) -> bytes:
     stream = io.BytesIO()
-    # Subsampling 0 is 4:4:4: the digits' edges are edges of colour.
+    # Subsampling 0 is 4:4:4, because the digits' edges are edges of colour.
     picture.save(stream, "JPEG", quality=95, subsampling=0)
     return stream.getvalue()
 

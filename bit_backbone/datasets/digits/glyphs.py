@@ -1,4 +1,4 @@
-"""A handwritten digit of 8x8 cells as a smooth, rotated, outlined shape of any size."""
+"""Draws a handwritten digit of 8x8 cells as a smooth, rotated, outlined shape of any size."""
 
 import math
 from dataclasses import dataclass
@@ -8,8 +8,8 @@ from PIL import Image, ImageFilter
 
 CELLS = 8
 PAD = 2  # empty cells around the digit, so that strokes at its edge close smoothly
-STROKE = 0.5  # ink above this is stroke
-OUTLINE = 0.05  # the outline's width as a part of the digit's height
+STROKE = 0.5  # ink above this value is stroke
+OUTLINE = 0.05  # the outline's width as a fraction of the digit's height
 KEYPOINTS = ("top", "right", "bottom", "left")
 SKELETON = ((1, 3), (2, 4))  # COCO counts keypoints from 1
 
@@ -21,8 +21,8 @@ class Glyph:
     Attributes:
         fill: Coverage of the strokes, float32 [h, w] in 0..1.
         body: Coverage of strokes and outline together, float32 [h, w] in 0..1.
-        keypoints: The (x, y) in pixels of the strokes' topmost, rightmost, lowest and leftmost
-            points of the upright digit, turned with it, float64 [4, 2].
+        keypoints: float64 [4, 2], (x, y) in pixels: the topmost, rightmost, lowest and leftmost
+            points of the upright digit's strokes, rotated with the digit.
     """
 
     fill: np.ndarray
@@ -84,8 +84,8 @@ def _grow(coverage: np.ndarray, width: float) -> np.ndarray:
 def _extremes(ink: np.ndarray) -> np.ndarray:
     """Returns the (x, y) in cells of the strokes' four extremes, in the order of KEYPOINTS.
 
-    Where an extreme row or column meets several strokes, the inkiest cell is the point: a mean
-    would lie between them.
+    If an extreme row or column crosses several strokes, the cell with the most ink is taken: a
+    mean would lie between the strokes.
     """
 
     def inkiest(line: np.ndarray) -> int:

@@ -17,7 +17,7 @@ def image_record(scene: Scene, image_id: int, file_name: str) -> dict[str, Any]:
 
 
 def annotation_records(scene: Scene, image_id: int) -> list[dict[str, Any]]:
-    """Returns the entries of ``annotations``, still without ids of their own."""
+    """Returns the entries of ``annotations``, without ids."""
     return [
         {
             "image_id": image_id,
@@ -34,7 +34,7 @@ def annotation_records(scene: Scene, image_id: int) -> list[dict[str, Any]]:
 
 
 def document(images: list[dict[str, Any]], annotations: list[dict[str, Any]]) -> dict[str, Any]:
-    """Returns the whole of ``instances.json``; numbers the annotations."""
+    """Numbers the annotations, and returns the content of ``instances.json``."""
     return {
         "info": {"description": "DigitScenes: handwritten digits on photographs", "version": "1.0"},
         "licenses": _licences(),

@@ -1,4 +1,4 @@
-"""DigitScenes: handwritten digits pasted onto photographs, drawn the same way every time."""
+"""DigitScenes: handwritten digits pasted onto photographs, reproducibly."""
 
 import colorsys
 from dataclasses import asdict, dataclass
@@ -13,7 +13,7 @@ from bit_backbone.datasets.digits.sources import SPLITS, check_split, digits, ph
 CATEGORIES = tuple(str(digit) for digit in range(10))
 MAX_ROTATION = 30.0  # degrees; beyond about 45 a 6 becomes a 9 and a 7 a 1
 ASPECTS = (0.85, 1.15)
-CROPS = (0.45, 1.0)  # side of the background crop, as a part of the largest that fits
+CROPS = (0.45, 1.0)  # side of the background crop, as a fraction of the largest that fits
 MIN_CONTRAST = 0.35  # between a digit's luma and its background's, both in 0..1
 PLACEMENTS = 25  # tried for each object before it is left out
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
@@ -49,17 +49,16 @@ class Scene:
 class DigitScenes:
     """A sequence of scenes, each drawn when asked for; equal arguments give equal scenes.
 
-    Scene ``i`` depends on the seed, the split and ``i`` only among the sequence's arguments that
-    say how many: a longer sequence begins with the same scenes.
+    Scene ``i`` does not depend on ``num_images``: a longer sequence begins with the same scenes.
 
     Args:
         split: "train" or "test"; they share neither digits nor photographs.
         num_images: Length of the sequence.
         image_size: Height and width in pixels.
-        num_objects: Smallest and largest number of objects in a scene. A scene in which no place
-            is left holds fewer.
+        num_objects: Smallest and largest number of objects in a scene. A scene without free places
+            holds fewer.
         digit_height: Smallest and largest height of a digit in pixels.
-        min_visible: Smallest part of an object's pixels that others leave visible.
+        min_visible: Smallest fraction of an object's pixels that stays visible.
         seed: Not negative.
 
     Raises:
@@ -90,7 +89,7 @@ class DigitScenes:
         )
 
     def arguments(self) -> dict[str, Any]:
-        """Returns the arguments in terms of JSON."""
+        """Returns the arguments as JSON values."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
     def __len__(self) -> int:
@@ -107,7 +106,7 @@ class DigitScenes:
         return canvas.scene(left_out=int(count) - len(canvas.labels))
 
     def _place(self, rng: np.random.Generator, canvas: "_Canvas") -> None:
-        """Draws a digit and pastes it where it hides no other, if such a place is found."""
+        """Draws a digit and pastes it, if a place is found where all digits stay visible enough."""
         ink, labels = digits(self.split)
         label = int(rng.integers(10))
         digit = ink[rng.choice(np.nonzero(labels == label)[0])]
@@ -190,7 +189,7 @@ def _background(rng: np.random.Generator, split: str, size: tuple[int, int]) -> 
 
 
 def _colours(rng: np.random.Generator, background: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Draws a fill that stands out from its ``background`` [h, w, 3], and the outline's colour."""
+    """Draws a fill in contrast to its ``background`` [h, w, 3], and the outline's colour."""
     luma = float((background @ LUMA).mean())
     while True:
         colour = np.array(

@@ -1,7 +1,7 @@
-"""Where the scenes' digits and photographs come from, and who may see which.
+"""The scenes' digits and photographs, by split.
 
-Nothing is downloaded: the digits ship inside scikit-learn, the photographs inside scikit-learn and
-scikit-image. The two splits share neither a digit nor a photograph.
+Nothing is downloaded: the digits ship with scikit-learn, the photographs with scikit-learn and
+scikit-image. The two splits share neither digits nor photographs.
 """
 
 import functools
@@ -15,14 +15,14 @@ from bit_backbone.utils.extras import MissingExtraError, require
 
 SPLITS = ("train", "test")
 
-# The digits stand in the order in which their 13 writers filled in the forms, so a contiguous
-# split keeps all but the writer at the seam on one side.
+# The digits are ordered by their 13 writers, so a contiguous split keeps each writer on one side,
+# except the one at the boundary.
 FIRST_TEST_DIGIT = 1347
 
 
 @dataclass(frozen=True)
 class Photograph:
-    """A photograph inside an installed package, and the terms it comes under."""
+    """A photograph inside an installed package, and its licence."""
 
     package: str
     file: str
@@ -89,8 +89,8 @@ def photographs(split: str) -> tuple[Image.Image, ...]:
 
 
 def _open(photograph: Photograph) -> Image.Image:
-    # Read as a file of the package: skimage.data's functions would go to the network for a
-    # photograph that a release no longer ships.
+    # Read as a file of the package: skimage.data's functions would download a photograph that a
+    # release no longer contains.
     package = require(photograph.package, "demo", "DigitScenes")
     file = resources.files(package) / photograph.file
     if not file.is_file():

@@ -12,11 +12,11 @@ from bit_backbone.utils.files import sync
 
 @contextmanager
 def workspace(target: Path) -> Iterator[Path]:
-    """Yields an empty folder beside ``target``, to be filled and then handed to :func:`publish`.
+    """Yields an empty folder beside ``target``; fill it, then pass it to :func:`publish`.
 
-    One process at a time works on a target: another one waits here until the first has published
-    or given up. What is not published is removed, here or, after a kill, by the next workspace of
-    the same target.
+    One process at a time works on a target: others wait here until it has published or given up.
+    Unpublished folders are removed at the end or, after a kill, by the next workspace of the same
+    target.
 
     Raises:
         OSError: The parent folder cannot be made or written.
@@ -51,7 +51,7 @@ def write_synced(file: Path, data: bytes) -> None:
 
 
 def _make_and_lock(folder: Path) -> int:
-    """Returns a descriptor that holds the lock of the folder now at this path."""
+    """Locks the folder that is now at this path, and returns the descriptor of the lock."""
     while True:
         folder.mkdir(exist_ok=True)
         try:

@@ -1,4 +1,4 @@
-"""Data sets in other formats than COCO's, read into COCO's structure."""
+"""Data sets of any supported format, read into COCO's structure."""
 
 from typing import TYPE_CHECKING
 

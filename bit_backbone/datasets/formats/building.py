@@ -1,4 +1,4 @@
-"""Building a document in COCO's structure out of what another format holds."""
+"""Builds a document in COCO's structure from a data set of another format."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ PARTS = (TRAIN, TEST)
 
 @dataclass
 class Builder:
-    """Collects a document, and numbers what other formats leave without a number.
+    """Collects a document, and gives ids to images, objects and categories.
 
     Args:
-        file: What messages call the data set.
-        folder: Of its images.
-        names: Of the categories, id 1 first.
-        keypoints: Names of the keypoints, of every category.
+        file: The data set's name in messages.
+        folder: The folder of its images.
+        names: Names of the categories, id 1 first.
+        keypoints: Names of the keypoints, the same for every category.
     """
 
     file: Path
@@ -36,7 +36,7 @@ class Builder:
     problems: list[Problem] = field(default_factory=list)
 
     def add_image(self, name: str, size: tuple[Any, Any] | None) -> int:
-        """Adds an image, and returns its id; no size leaves the size to the file."""
+        """Adds an image, and returns its id; if ``size`` is None, the file's size is used."""
         record: dict[str, Any] = {"id": len(self.images) + 1, "file_name": name}
         if size is not None:
             record |= {"width": size[0], "height": size[1]}
@@ -44,7 +44,7 @@ class Builder:
         return int(record["id"])
 
     def add_object(self, image_id: int, category_id: Any, box: list[Any], **more: Any) -> None:
-        """Adds an object of an image; ``box`` is x, y, width, height."""
+        """Adds an object to an image; ``box`` is x, y, width, height."""
         record = {"id": len(self.annotations) + 1, "image_id": image_id, "category_id": category_id}
         record |= {"bbox": box, "iscrowd": 0} | more
         if None not in box:
@@ -56,7 +56,7 @@ class Builder:
         self.problems.append(Problem(kind, detail, file, **more))
 
     def document(self) -> Document:
-        """Returns what was collected."""
+        """Returns the collected document."""
         more = {"keypoints": list(self.keypoints)} if self.keypoints else {}
         categories = [{"id": i, "name": name, **more} for i, name in enumerate(self.names, 1)]
         content = {
@@ -66,10 +66,10 @@ class Builder:
 
 
 class ImageNames:
-    """The images of a folder by what others call them: with another ending, or in other case.
+    """Finds the images of a folder, even if a name has another suffix or differs in case.
 
     Args:
-        names: Of the files.
+        names: Names of the files.
     """
 
     def __init__(self, names: Iterable[str]) -> None:
@@ -79,7 +79,7 @@ class ImageNames:
             self._by_stem[name.rpartition(".")[0].lower()] = name
 
     def find(self, *wanted: str) -> str | None:
-        """Returns the first image with one of these names, or the same without its ending."""
+        """Returns the first image with one of these names, with or without its suffix."""
         for name in wanted:
             if name in self._exact:
                 return name
@@ -92,17 +92,17 @@ class ImageNames:
 
 
 def _suffix_rank(name: str) -> tuple[int, str]:
-    """Returns the order in which images of one name are preferred: JPEG first, then by name."""
+    """Returns a sort key for images that share a name: JPEG first, then by name."""
     return (0 if name.lower().endswith((".jpg", ".jpeg")) else 1, name)
 
 
 def first_of(folder: Path, names: Iterable[str]) -> Path | None:
-    """Returns the first of these folders or files below a folder that is there."""
+    """Returns the first of these names that exists in a folder."""
     return next((folder / name for name in names if (folder / name).exists()), None)
 
 
 def named(values: Mapping[Any, Any] | Iterable[Any]) -> list[str]:
-    """Returns the names of classes 0, 1, ..., which formats write as a list or by number.
+    """Returns the names of classes 0, 1, ..., given as a list or by number.
 
     Raises:
         ValueError: The numbers have gaps.

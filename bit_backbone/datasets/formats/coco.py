@@ -1,4 +1,4 @@
-"""COCO's own format: which file and which folder of images a path means."""
+"""COCO's own format: finds the annotation file and the folder of images."""
 
 from __future__ import annotations
 
@@ -12,38 +12,38 @@ from bit_backbone.datasets.coco.annotations import load
 from bit_backbone.datasets.coco.document import Document
 from bit_backbone.datasets.formats.building import TEST
 
-# The names that data sets have their one file by: ours, Roboflow's, and what else is common.
+# Usual names of a data set's only annotation file: ours, Roboflow's, and other common ones.
 _FILES = ("instances.json", "_annotations.coco.json", "annotations.json", "result.json")
 _SPLITS = {"train": ("train",), TEST: ("test", "val")}
-_LOOKED_AT = 20  # images, in search of their folder
+_LOOKED_AT = 20  # images that are tried to find their folder
 
 
 def fits(root: Path) -> bool:
-    """Whether a path is a JSON file or a folder that has one of the usual names."""
+    """Whether a path is a JSON file, or a folder that holds one with a usual name."""
     if root.is_file():
         return root.suffix.lower() == ".json"
     return next(_candidates(root, None), None) is not None
 
 
 def has_part(root: Path, part: str) -> bool:
-    """Whether a folder has a file of annotations for this part, such as instances_val2017.json."""
+    """Whether a folder has an annotation file of this part, such as instances_val2017.json."""
     return root.is_dir() and _of_part(root, part) is not None
 
 
 def read(
     root: Path, part: str | None, annotations: str | None = None, images: str | None = None
 ) -> Document:
-    """Reads an annotation file as it stands.
+    """Reads an annotation file without checking its records.
 
     Args:
         root: The file, or its folder.
-        part: "train" or "test", which decides between several files; None where there is one.
-        annotations: The file, below ``root``; None looks for it.
-        images: The folder of the images, below ``root``; None looks for the one that has them.
+        part: "train" or "test", to choose among several files; None if there is only one.
+        annotations: The file, relative to ``root``; None searches for it.
+        images: The folder of the images, relative to ``root``; None searches for it.
 
     Raises:
-        AnnotationError: The file is no COCO file.
-        ValueError: There is no file, or more than one.
+        AnnotationError: The file is not a COCO file.
+        ValueError: There is no annotation file, or more than one.
     """
     if annotations is not None:
         file = root / annotations
@@ -56,7 +56,7 @@ def read(
 
 
 def _candidates(root: Path, part: str | None) -> Iterator[Path]:
-    """Yields the annotation files of a folder: by their usual names, or of a part."""
+    """Yields the annotation files of a folder that have a usual name or belong to a part."""
     usual = [root / name for name in _FILES if (root / name).is_file()]
     if usual:
         yield usual[0]
@@ -94,7 +94,7 @@ def _only(root: Path, files: list[Path]) -> Path:
 
 
 def _folder_of(base: Path, file: Path, content: dict[str, Any]) -> Path:
-    """Returns the folder that has most of the first images; "images" where none has any."""
+    """Returns the folder that holds most of the first images; "images" if none holds any."""
     names = [str(record.get("file_name")) for record in content["images"][:_LOOKED_AT]]
     split = file.stem.rpartition("_")[2]  # annotations/instances_val2017.json: val2017/
     places = [base / "images", base, file.parent.parent / "images", file.parent]

@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-DIGITS = 4  # of pixels: labels have some six digits of a fraction
+DIGITS = 4  # decimals of a pixel: fractions in labels have about six digits
 
 
 @dataclass(frozen=True)
 class Keypoints:
-    """What follows the box of an object.
+    """The keypoints that follow an object's box.
 
     Attributes:
-        names: Of the keypoints.
-        numbers: How many each has: 2 for x and y, which are negative where it is not labelled, 3
-            with a visibility as COCO's.
+        names: Names of the keypoints.
+        numbers: Numbers per keypoint: 2 for x and y, which are negative if it is not labelled; 3
+            with COCO's visibility.
     """
 
     names: tuple[str, ...] = ()
@@ -24,18 +24,18 @@ class Keypoints:
 
     @property
     def wanted(self) -> str:
-        """What a line should be."""
+        """The expected content of a line."""
         if self.names:
             return f"should be a class, 4 numbers and {self.length} of the keypoints"
         return "should be a class and 4 numbers, or a class and 3 or more points"
 
     @property
     def length(self) -> int:
-        """How many numbers follow the box."""
+        """Count of the numbers after the box."""
         return len(self.names) * self.numbers
 
     def in_pixels(self, values: list[float], size: tuple[int, int]) -> dict[str, Any]:
-        """Returns what COCO says of an object's keypoints: x, y, visibility, and their count."""
+        """Returns COCO's fields of an object's keypoints: x, y, visibility, and their count."""
         if not self.names:
             return {}
         points: list[Any] = []
@@ -44,17 +44,17 @@ class Keypoints:
             visibility = rest[0] if rest else 0.0 if min(x, y) < 0 else 2.0
             if visibility == 0:
                 points += [0, 0, 0]
-            else:  # another number than 1 or 2 is left to the checks
+            else:  # the checks report numbers other than 1 and 2
                 number = int(visibility) if visibility.is_integer() else visibility
                 points += [to_pixels(x, size[0]), to_pixels(y, size[1]), number]
         return {"keypoints": points, "num_keypoints": sum(seen > 0 for seen in points[2::3])}
 
 
 def keypoints_of(path: Path, settings: dict[str, Any]) -> Keypoints:
-    """Returns what kpt_shape says, with the names of kpt_names, of its first class.
+    """Returns the keypoints that kpt_shape declares, with the first class's names in kpt_names.
 
     Raises:
-        ValueError: kpt_shape is none.
+        ValueError: kpt_shape is invalid.
     """
     shape = settings.get("kpt_shape")
     if not shape:
@@ -75,5 +75,5 @@ def keypoints_of(path: Path, settings: dict[str, Any]) -> Keypoints:
 
 
 def to_pixels(fraction: float, side: int) -> float:
-    """Returns a coordinate in pixels, without digits that the fraction does not have."""
+    """Converts a fraction to pixels, rounded to the fraction's precision."""
     return round(fraction * side, DIGITS)

@@ -1,4 +1,4 @@
-"""From a path to what lies there, whichever format it has."""
+"""Opens a data set of any known format."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ def open_document(
     """Reads a data set, or a part of it.
 
     Args:
-        path: A folder or file. Where a folder holds one folder for each part (train, and test,
-            valid or val), the part's is meant; where it holds one VOC2007 or the like, that.
-        part: "train" or "test"; None for all there is.
-        format: One of ``FORMATS``; None recognises it by what lies there.
-        annotations: COCO's file, below ``path``; None looks for it.
-        images: The folder of COCO's images, below ``path``; None looks for it.
-        exif: How images are annotated, as ``CocoFolder`` takes it; YOLO's sizes depend on it.
+        path: A folder or file. If a folder holds one folder per part (train, and test, valid or
+            val), the part's folder is read; if it holds one folder such as VOC2007, that one is.
+        part: "train" or "test"; None for the whole data set.
+        format: One of ``FORMATS``; None detects it from the files.
+        annotations: COCO's file, relative to ``path``; None searches for it.
+        images: The folder of COCO's images, relative to ``path``; None searches for it.
+        exif: How images are annotated, as in ``CocoFolder``; YOLO's sizes depend on it.
 
     Raises:
-        AnnotationError: A COCO file is none.
-        ValueError: Nothing of a known format lies there, or of several.
+        AnnotationError: A COCO file is invalid.
+        ValueError: The path holds no known format, or several.
     """
     if annotations is not None and format in (None, "coco"):
         return coco.read(path, part, annotations, images)
@@ -57,7 +57,7 @@ def open_document(
 
 
 def has_part(path: Path, part: str, *, format: str | None = None) -> bool:
-    """Whether a data set says itself what its training or test part is."""
+    """Whether a data set itself defines its training or test part."""
     if _part_folder(path, part) is not None and not _fitting(path, format):
         return True
     found = _fitting(path, format)
@@ -65,12 +65,12 @@ def has_part(path: Path, part: str, *, format: str | None = None) -> bool:
 
 
 def _has(name: str, root: Path) -> bool:
-    """Whether a data set is divided at all; otherwise each part is all of it."""
+    """Whether a data set is divided into parts; otherwise each part is the whole."""
     return any(_READERS[name].has_part(root, part) for part in (TRAIN, TEST))
 
 
 def _recognise(path: Path, part: str | None, format: str | None) -> tuple[str, Path]:
-    """Returns the format and the folder or file that has it."""
+    """Returns the format, and the folder or file in it."""
     if not path.exists():
         raise ValueError(f"a data set must be a folder or a file; {path} does not exist")
     found, root = _fitting(path, format), _year(path)
@@ -92,13 +92,13 @@ def _fitting(path: Path, format: str | None) -> list[str]:
 
 
 def _year(path: Path) -> Path:
-    """Returns VOC2007 and the like where a folder holds one such folder."""
+    """Returns the only folder with a name like VOC2007, if there is one."""
     inner = list(path.glob("VOC20[0-9][0-9]")) if path.is_dir() else []
     return inner[0] if len(inner) == 1 else path
 
 
 def _part_folder(path: Path, part: str) -> Path | None:
-    """Returns the folder of a part, such as valid/, that a data set's folder holds."""
+    """Returns a data set's folder for a part, such as valid/."""
     if not path.is_dir():
         return None
     found = (path / name for name in _SUBFOLDERS[part])

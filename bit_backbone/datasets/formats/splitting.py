@@ -1,4 +1,4 @@
-"""A test set out of a data set that has none."""
+"""Splits a test set off a data set that has none."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ import numpy as np
 
 from bit_backbone.datasets.coco.document import Document
 
-_SPLIT = 18  # keeps these draws apart from others of the same seed
+_SPLIT = 18  # makes these draws independent of others from the same seed
 
 
 def split_document(document: Document, share: float, seed: int) -> tuple[Document, Document]:
     """Divides a data set by image.
 
-    Which image goes where follows from the seed and the images' names, whatever their order.
+    The division depends on the seed and the images' names, but not on their order.
 
     Args:
-        document: All of it.
-        share: Of the images that make the test set, between 0 and 1.
-        seed: Chooses them.
+        document: The whole data set.
+        share: Fraction of the images in the test set, between 0 and 1.
+        seed: Chooses the test images.
 
     Returns:
         The training and the test set; each has at least one image.
 
     Raises:
-        ValueError: The share is none, or there are fewer than two images.
+        ValueError: ``share`` is out of range, or there are fewer than two images.
     """
     images = document.content["images"]
     if not 0 < share < 1:
@@ -46,7 +46,7 @@ def _only(document: Document, kept: set[int]) -> Document:
     content = document.content
     images = [image for i, image in enumerate(content["images"]) if i in kept]
     lost = {_key(image.get("id")) for i, image in enumerate(content["images"]) if i not in kept}
-    # an annotation of an unknown image stays, for the checks to speak of
+    # Annotations of unknown images are kept, so that the checks report them.
     own = [o for o in content["annotations"] if _key(o.get("image_id")) not in lost]
     problems = tuple(p for p in document.problems if _key(p.image_id) not in lost)
     return replace(
@@ -55,5 +55,5 @@ def _only(document: Document, kept: set[int]) -> Document:
 
 
 def _key(value: Any) -> str:
-    """Returns an id in one form, whether it is written as a number or as a string."""
+    """Returns the same key for an id written as a number or as a string."""
     return str(value)

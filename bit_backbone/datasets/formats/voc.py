@@ -19,7 +19,7 @@ _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
 def fits(root: Path) -> bool:
-    """Whether XML files lie in a folder's Annotations, or in the folder itself beside images."""
+    """Whether a folder has XML files in Annotations, or in itself beside images."""
     folder = root / _ANNOTATIONS if (root / _ANNOTATIONS).is_dir() else root
     return root.is_dir() and next(_xml_files(folder), None) is not None
 
@@ -32,16 +32,15 @@ def has_part(root: Path, part: str) -> bool:
 def read(root: Path, part: str | None) -> Document:
     """Reads a data set, or the part of it that ImageSets/Main lists.
 
-    Corners count from 1 and belong to the box, so that a box from 1 to 2 is two pixels wide. Where
-    any corner of the data set is 0 they count from 0, and the right and lower ones lie outside.
-    Where two corners coincide the box is empty: annotation tools write that for a slip of the
-    mouse. An object that is ``difficult`` becomes a crowd: it does not train, and finding or
-    missing it does not count.
+    Corners count from 1 and belong to the box, so a box from 1 to 2 is two pixels wide. If any
+    corner of the data set is 0, corners count from 0, and the right and lower ones lie outside.
+    If two corners are equal, the box is empty: annotation tools write this after an accidental
+    click. A ``difficult`` object becomes a crowd: training and evaluation ignore it.
 
     Args:
         root: The folder: Annotations and JPEGImages, or XML files beside images.
-        part: "train" (trainval, or train where there is no test), "test" (test, or val); None for
-            all there is. Without lists all is the training part.
+        part: "train" (trainval, or train if there is no test), "test" (test, or val); None for the
+            whole data set. Without lists, the whole is the training part.
 
     Raises:
         ValueError: A list names no image.
@@ -63,7 +62,7 @@ def read(root: Path, part: str | None) -> Document:
 
 @dataclass(frozen=True)
 class _Sheet:
-    """One XML file; without a tree it could not be read, and ``trouble`` says why."""
+    """One XML file. If it could not be read, it has no tree, and ``trouble`` is the reason."""
 
     path: Path
     tree: ElementTree.Element | None
@@ -112,7 +111,7 @@ def _add(builder: Builder, sheet: _Sheet, images: ImageNames, origin: int) -> No
 
 
 def _whole(size: tuple[float | None, float | None]) -> tuple[int, int] | None:
-    """Returns a size in whole pixels; None where it is missing, which some tools write as 0."""
+    """Returns a size in whole pixels; None if it is missing or 0, as some tools write it."""
     width, height = size
     return (int(width), int(height)) if width and height else None
 
@@ -134,7 +133,7 @@ def _box(corners: list[float | None], origin: int) -> tuple[list[float | None], 
 
 
 def _points(polygon: ElementTree.Element) -> list[float]:
-    """Returns x1, y1, x2, y2, ... of a polygon, which the standard does not have but tools do."""
+    """Returns x1, y1, x2, y2, ... of a polygon, an extension that some tools write."""
     try:
         return [float(point.text or "") for point in polygon]
     except ValueError:
@@ -155,7 +154,7 @@ def _number(element: ElementTree.Element, path: str) -> float | None:
 
 
 def _list_of(root: Path, part: str) -> Path | None:
-    """Returns the list of a part: the test is test or else val, training is what it leaves."""
+    """Returns the list of a part: test or else val for "test", a list without it for "train"."""
     lists = root / _SETS
     test = first_of(lists, ("test.txt", "val.txt"))
     if part == TEST:
@@ -173,7 +172,7 @@ def _listed(root: Path, part: str) -> set[str] | None:
 
 
 def _stem(line: str) -> str:
-    """Returns the name in a line of a list, which may have 1 or -1 after it, or an ending."""
+    """Returns the name in a line of a list, without its suffix and a flag such as -1."""
     name, _, flag = line.rpartition(" ")
     name = name.rstrip() if flag in ("1", "0", "-1") and name else line
     base = name.replace("\\", "/").rpartition("/")[2]

@@ -1,4 +1,4 @@
-"""A data set as a folder in COCO's format."""
+"""Writes a data set as a folder in COCO's format."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ def write_document(dataset: CocoFolder, folder: Path) -> None:
     """Writes ``instances.json`` and copies the images beside it into ``images/``.
 
     Args:
-        dataset: What to write: its sound and repaired records.
-        folder: To make.
+        dataset: The data set, whose valid and repaired records are written.
+        folder: The folder to make.
 
     Raises:
-        ValueError: The folder holds something else already.
+        ValueError: The folder is not empty.
     """
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"a data set needs a new or empty folder; {folder} is not empty")

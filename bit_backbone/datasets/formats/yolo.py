@@ -18,7 +18,7 @@ _NAME_FILES = ("classes.txt", "obj.names", "labels.txt")
 
 
 def fits(root: Path) -> bool:
-    """Whether a path is a data.yaml or a folder with one, or one with names and labels."""
+    """Whether a path is a data.yaml, or a folder with one or with class names and labels."""
     if root.is_file():
         return root.suffix.lower() in (".yaml", ".yml") and _settings(root) is not None
     return root.is_dir() and (_yaml_of(root) is not None or _names_file(root) is not None)
@@ -33,18 +33,18 @@ def has_part(root: Path, part: str) -> bool:
 def read(root: Path, part: str | None, upright: bool = True) -> Document:
     """Reads a data set, or a part of it.
 
-    A line is a class and a box (centre, width, height), with keypoints where data.yaml has a
-    ``kpt_shape``, or a polygon, in fractions of the upright image. An image without a file of
-    labels has no object.
+    A line is a class and a box (centre, width, height), or a polygon, in fractions of the upright
+    image. Keypoints follow the box if data.yaml has a ``kpt_shape``. An image without a label file
+    has no objects.
 
     Args:
         root: A data.yaml, a folder that holds one, or a folder with images and labels and a file of
             class names (classes.txt).
-        part: "train" or "test" (test, or else val); None for all there is.
-        upright: Whether the fractions are of the image turned by its EXIF orientation.
+        part: "train" or "test" (test, or else val); None for the whole data set.
+        upright: Whether the fractions refer to the image turned by its EXIF orientation.
 
     Raises:
-        ValueError: The file is no data.yaml, or names a folder that is not there.
+        ValueError: The file is not a data.yaml, or names a folder that does not exist.
     """
     layout = _layout(root)
     if layout is None:
@@ -61,14 +61,14 @@ def read(root: Path, part: str | None, upright: bool = True) -> Document:
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where a data set lies.
+    """The files and names of a data set.
 
     Attributes:
-        file: The data.yaml, or the file of names.
-        base: What its paths are relative to.
-        names: Of the classes.
-        parts: What data.yaml says of "train", "val" and "test".
-        keypoints: Of every object.
+        file: The data.yaml, or the file of class names.
+        base: The folder that paths are relative to.
+        names: Names of the classes.
+        parts: The entries "train", "val" and "test" of data.yaml.
+        keypoints: The keypoints of every object.
     """
 
     file: Path
@@ -107,7 +107,7 @@ def _yaml_of(folder: Path) -> Path | None:
 
 
 def _settings(path: Path) -> dict[str, Any] | None:
-    """Returns what a data.yaml says, or None where a file is none."""
+    """Returns the content of a data.yaml, or None if the file is not one."""
     import yaml
 
     try:
@@ -119,7 +119,7 @@ def _settings(path: Path) -> dict[str, Any] | None:
 
 
 def _names_file(folder: Path) -> Path | None:
-    """Returns the file of class names of a folder that has labels too."""
+    """Returns the file of class names in a folder, if it also has labels."""
     path = first_of(folder, _NAME_FILES) if folder.is_dir() else None
     if path is None or (folder / "labels").is_dir():
         return path
@@ -130,7 +130,7 @@ def _names_file(folder: Path) -> Path | None:
 
 
 def _base(path: Path, settings: dict[str, Any]) -> Path:
-    """Returns the folder of the paths: "path", which often holds on another machine only."""
+    """Returns the folder of the paths: "path", or data.yaml's own if that has no images."""
     said = Path(str(settings.get("path") or "."))
     candidates = [said if said.is_absolute() else path.parent / said, path.parent]
     first = [_listed(settings.get(part)) for part in ("train", "val", "test")]
@@ -148,18 +148,18 @@ def _listed(value: Any) -> list[str]:
 
 
 def _images(layout: _Layout, source: str) -> list[Path]:
-    """Returns the images of a folder, or of a list of them, in order."""
+    """Returns the images of a folder or of a list file, in order."""
     path = _existing(layout, source)
     if path.is_dir():
         below = (p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file())
         return [path / n for n in sorted(below) if is_image(n) and not has_clutter(n)]
     lines = [line.strip() for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
-    # a list's own lines are relative to the list where they begin with a dot, else to the base
+    # Lines that begin with ./ are relative to the list, others to the base.
     return [(path.parent if line.startswith("./") else layout.base) / line for line in lines]
 
 
 def _existing(layout: _Layout, source: str) -> Path:
-    # exports write ../train/images for what lies beside data.yaml
+    # Some exports write ../train/images for a folder beside data.yaml.
     inner = source.removeprefix("../")
     places = [base / s for base in (layout.base, layout.file.parent) for s in (source, inner)]
     for place in places:
@@ -171,7 +171,7 @@ def _existing(layout: _Layout, source: str) -> Path:
 
 
 def _add(builder: Builder, image: Path, keypoints: Keypoints, upright: bool) -> None:
-    size = size_of(image, upright)  # None of an unreadable image, which checks and repair speak of
+    size = size_of(image, upright)  # None if unreadable; checks or repair report it
     name = image.relative_to(builder.folder).as_posix()
     image_id = builder.add_image(name, size)
     labels = _labels_of(image)
@@ -189,7 +189,7 @@ def _add(builder: Builder, image: Path, keypoints: Keypoints, upright: bool) -> 
 
 
 def _labels_of(image: Path) -> Path | None:
-    """Returns the file of labels: in labels/ where the image is in images/, or beside it."""
+    """Returns an image's label file: in labels/ if the image is in images/, or beside it."""
     for place in _label_places(image):
         if place.is_file():
             return place
@@ -209,11 +209,11 @@ def _label_places(image: Path) -> Iterator[Path]:
 def _add_line(
     builder: Builder, words: list[str], size: tuple[int, int], image_id: int, keypoints: Keypoints
 ) -> bool:
-    """Adds the object of a line, or returns False."""
+    """Adds the object of a line; returns False if the line is invalid."""
     values = _floats(words)
     if not values or not values[0].is_integer():
         return False
-    category = int(values[0]) + 1  # which the checks compare with the names
+    category = int(values[0]) + 1  # the checks compare it with the names
     if len(values) == 5 + keypoints.length:
         points_of_object = keypoints.in_pixels(values[5:], size)
         builder.add_object(image_id, category, _box(values[1:5], size), **points_of_object)
