@@ -1,1 +1,1 @@
-"""What every training run needs: batches from a seed, saved states, logs, progress, signals."""
+"""Parts of every training run: batches from a seed, saved states, logs, progress, signals."""

@@ -1,4 +1,4 @@
-"""Decoding every image before a training that would take hours to meet the last of them."""
+"""Decodes every image before training, so that unreadable ones are found in minutes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bit_backbone.preprocessing.images import read
 from bit_backbone.training.progress import Progress
 from bit_backbone.utils.unreadable import Unreadable, UnreadableImageError, reading
 
-THREADS = 8  # Pillow decodes outside of Python's lock
+THREADS = 8  # Pillow releases Python's lock while it decodes
 
 
 def unreadable_images(
@@ -21,9 +21,9 @@ def unreadable_images(
     """Returns the images that cannot be read, and shows the progress.
 
     Args:
-        paths: Of the files.
-        bars: Where to show it; the unreadable ones are printed there as they are met.
-        bit_depth: How many bits of images of more than 8 per channel are used, or "auto".
+        paths: Paths of the images.
+        bars: Shows the progress, and prints each unreadable image when it is found.
+        bit_depth: Number of bits used of images with more than 8 bits per channel, or "auto".
     """
     found = []
     bar = bars.checking(len(paths))

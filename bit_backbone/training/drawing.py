@@ -1,4 +1,4 @@
-"""Examples and batches out of data sets that hold unreadable images."""
+"""Draws examples and batches from data sets that may hold unreadable images."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from torch.utils.data import default_collate
 
 from bit_backbone.utils.unreadable import Unreadable, UnreadableImageError
 
-MOST_ATTEMPTS = 64  # to find a readable image in the place of an unreadable one
+MOST_ATTEMPTS = 64  # to replace an unreadable image by a readable one
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """An example, and the unreadable ones in whose place it stands.
+    """An example, and the unreadable ones that it replaces.
 
     Attributes:
-        value: What the data set yields.
-        index: In the data set.
-        failures: What could not be read.
+        value: The item of the data set.
+        index: Its index in the data set.
+        failures: The images that could not be read.
     """
 
     value: Any
@@ -32,7 +32,7 @@ def draw(dataset: Any, indices: Iterable[int]) -> Drawn:
     """Returns the first example that can be read.
 
     Raises:
-        UnreadableImageError: There is none.
+        UnreadableImageError: No example can be read.
     """
     failures: list[Unreadable] = []
     last = UnreadableImageError("there is no image")
@@ -48,10 +48,10 @@ def draw(dataset: Any, indices: Iterable[int]) -> Drawn:
 
 
 class CollateDrawn:
-    """Makes a batch of examples, beside the numbers and failures of these.
+    """Makes a batch of examples, and lists their indices and failures.
 
     Args:
-        collate: Makes a batch of what the data set yields; None for torch's own way.
+        collate: Makes a batch of the data set's items; None for torch's default.
     """
 
     def __init__(self, collate: Callable[[list[Any]], Any] | None) -> None:

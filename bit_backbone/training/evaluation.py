@@ -1,4 +1,4 @@
-"""The examples that each process evaluates on."""
+"""Divides the examples of an evaluation among the processes."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from bit_backbone.utils.workers import serve_parent
 
 
 def equal_share(count: int, rank: int, world_size: int) -> range:
-    """Returns the positions of one process among ``count``, as many as every other process has.
+    """Returns the positions of one process among ``count``; every process gets the same number.
 
-    Forward passes that gather weights demand equally many; positions from ``count`` on are to be
-    computed on anything, and not counted.
+    Forward passes that gather weights need equal numbers. At positions from ``count`` on, compute
+    on any example, and do not count it.
     """
     rounds = -(-count // world_size)
     return range(rank, rounds * world_size, world_size)
 
 
 class _Share(Dataset[Drawn]):
-    """A process's part of a data set; an unreadable example is replaced by the next."""
+    """A process's share of a data set; the next example replaces an unreadable one."""
 
     def __init__(self, dataset: Any, positions: range, replaces: bool) -> None:
         self.dataset, self.positions = dataset, positions
@@ -54,24 +54,24 @@ def evaluated(
     advance: Callable[[int], None] = ignore,
     failed: list[Unreadable] | None = None,
 ) -> Iterator[tuple[list[bool], Any, Any]]:
-    """Yields the batches of this process's share of a data set, a model being in eval mode.
+    """Yields the batches of this process's share of a data set, with the model in eval mode.
 
-    It is in its old mode afterwards.
+    The model returns to its former mode afterwards.
 
     Args:
-        model: What is evaluated.
+        model: The model to evaluate.
         dataset: A map-style data set of images and targets.
         group: The processes.
-        batch_size: Examples of a batch.
-        workers: Loader processes.
-        collate: Makes a batch; None for torch's own way.
+        batch_size: Examples per batch.
+        workers: Number of loader processes.
+        collate: Makes a batch; None for torch's default.
         advance: Called with the length of each batch, to show progress.
-        failed: Receives, at the end, the images that any process cannot read, by their place in the
-            data set; None raises for one.
+        failed: Receives, at the end, the unreadable images of all processes, by index; None raises
+            an error for the first one.
 
     Yields:
-        Which examples of a batch count (others fill it up, or stand for an image that cannot be
-        read), its images, and its targets.
+        Which examples of a batch count (the others only fill the batch, or replace an unreadable
+        image), its images, and its targets.
     """
     own: list[Unreadable] | None = None if failed is None else []
     was_training = model.training
@@ -107,5 +107,5 @@ def _batches(
         own = positions[number * batch_size : (number + 1) * batch_size]
         if failed is not None:
             failed += failures
-        # Another index was drawn in the place of what cannot be read.
+        # An unreadable example was replaced by one with another index.
         yield [p == i for p, i in zip(own, indices, strict=True)], batch

@@ -1,4 +1,4 @@
-"""The one training loop: any task, on one process or several, resumable to the step."""
+"""The training loop of every task: on one process or several, resumable at any saved step."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class TrainingResult(Generic[Metrics]):
     """How a run ended.
 
     Attributes:
-        model: The model as it then was; with FSDP it is of use in a process group only, and the
-            run's ``last.pt`` holds its weights.
-        step: Number of steps done.
-        metrics: Of the evaluation at the end; None without an evaluation set, or before the end.
-        signal: Number of the signal that came, or 0; at the end, during the last evaluation.
-        unreadable: How many images could not be read; ``problems.jsonl`` lists them.
+        model: The model at the end. With FSDP it works only in a process group; the run's
+            ``last.pt`` holds its weights.
+        step: Number of completed steps.
+        metrics: Results of the final evaluation; None without an evaluation set or before the end.
+        signal: Number of the signal that interrupted the run or its last evaluation, or 0.
+        unreadable: Number of unreadable images; ``problems.jsonl`` lists them.
     """
 
     model: nn.Module
@@ -51,20 +51,20 @@ def run_task(
     device: torch.device | str | None,
     show_progress: bool,
 ) -> TrainingResult[Metrics]:
-    """Trains a task to its end, or until a signal comes, which saves first.
+    """Trains a task to its end; a signal saves the run and ends it earlier.
 
-    Resumes the run that ``folder`` holds, if it holds one.
+    If ``folder`` holds a run, it is resumed.
 
     Args:
         make: Makes the task of a process.
-        folder: Of the run.
-        settings: Of the task.
-        device: Where to compute; None for this process's GPU, or the CPU where there is none.
+        folder: The folder of the run.
+        settings: The settings of the task.
+        device: Where to compute; None for this process's GPU, or the CPU if there is none.
         show_progress: Whether to show a progress bar.
 
     Raises:
-        ValueError: The task does not fit the processes, a loss is not finite, or the folder is in
-            use or holds another run.
+        ValueError: The batch size does not fit the number of processes, a loss is not finite, or
+            the folder is in use or holds another run.
     """
     with (
         process_group(device) as group,
@@ -155,7 +155,7 @@ class _Run(Generic[Metrics]):
             self.store.finish(self._state(), self.task.model)
 
     def _catch_up(self, log: RunLog | None, progress: Progress) -> Metrics | None:
-        """Makes the evaluation that a run was killed in, and again that of a finished run."""
+        """Repeats an evaluation that was interrupted, or the last one of a finished run."""
         if not self.step or not self._is_evaluation_due():
             return None
         is_logged = self.task.group.max(int(is_evaluated(self.store.folder, self.step)))

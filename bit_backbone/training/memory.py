@@ -1,8 +1,8 @@
-"""What a training step needs of a GPU's memory, found by running it without memory.
+"""Estimates the GPU memory of a training step without allocating it.
 
-The step is run for real (forward, backward, optimizer, sharding) on fake tensors, which have
-shapes and no content, and the bytes alive are followed. The network's code decides, not a formula,
-so that checkpointing, mixed precision and a change of the network are all accounted for.
+The real step (forward, backward, optimizer, sharding) runs on fake tensors, which have shapes but
+no data, and the live bytes are counted. There is no formula, so checkpointing, mixed precision and
+changes of the network are included.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """How a step is made.
+    """How a training step is computed.
 
     Attributes:
         amp: Whether forward passes run under bfloat16 autocast.
-        grad_checkpointing: Whether residual units are recomputed in backward.
-        activation_recompute: Whether only norms and activations are.
+        grad_checkpointing: Whether backward recomputes residual units.
+        activation_recompute: Whether backward recomputes only norms and activations.
         optimizer: "sgd" (with momentum) or "adamw".
-        processes: Over how many FSDP2 shards the model; 1 for no FSDP.
-        gpu: Estimate what a GPU does, where autocast's group norms and the optimizer take more
-            than on the CPU.
+        processes: Number of processes over which FSDP2 shards the model; 1 for no FSDP.
+        gpu: Whether to estimate for a GPU, where autocast's group norms and the optimizer take
+            more memory than on the CPU.
 
     Raises:
         ValueError: A value is out of its range.
@@ -69,15 +69,15 @@ class TrainingOptions:
 
 @dataclass(frozen=True)
 class TrainingMemory:
-    """Bytes of tensors in one process; not the libraries' own, such as CUDA's context.
+    """Bytes of tensors in one process, without the libraries' own memory such as CUDA's context.
 
     Attributes:
         parameters: Weights (with FSDP, this process's shard).
         optimizer: State of the optimizer.
         gradients: All gradients, at the end of backward.
-        activations: What forward leaves for backward.
-        peak: The most that is alive at once, temporaries included. Gradients come as activations
-            go, so this may be less than the sum of the others.
+        activations: Tensors that forward saves for backward.
+        peak: The most bytes alive at once, temporaries included. It may be less than the sum of
+            the others, because activations are freed while gradients are made.
     """
 
     parameters: int
@@ -93,16 +93,17 @@ def training_memory(
     options: TrainingOptions | None = None,
     step: Step | None = None,
 ) -> TrainingMemory:
-    """Estimates the memory of a training step, after the first.
+    """Estimates the memory of a training step after the first one.
 
     Args:
-        build: Makes the model, on a BitBackbone or a network of ours; nothing is allocated.
+        build: Makes the model, which holds a BitBackbone or another of our networks; nothing is
+            allocated.
         shape: [N, C, H, W] of a process's images.
-        options: How the step is made.
+        options: How the step is computed.
         step: Maps model and images to a loss; None for the mean of a backbone's feature maps.
 
     Raises:
-        ValueError: The shape is not positive, or FSDP is asked for within a process group.
+        ValueError: The shape is not positive, or FSDP is requested within a process group.
     """
     options = options or TrainingOptions()
     if min(shape) < 1:
@@ -115,7 +116,7 @@ def training_memory(
 
 
 class _Stepped(nn.Module):
-    """A model with its loss: FSDP gathers the outermost weights in this forward."""
+    """A model with its loss; FSDP gathers the outermost weights in this forward."""
 
     def __init__(self, build: Callable[[], nn.Module], step: Step) -> None:
         super().__init__()
@@ -137,7 +138,7 @@ def _measure(
     foreach = True if options.gpu else None  # the default on a GPU, with its temporaries
     optimizer = OPTIMIZERS[options.optimizer](trained, foreach=foreach)
     images = torch.empty(shape)
-    for _ in range(2):  # the first makes the optimizer's state
+    for _ in range(2):  # the first step makes the optimizer's state
         optimizer.zero_grad()
         live.peak = before = live.now
         with torch.autocast("cpu", torch.bfloat16, enabled=options.amp):
@@ -180,11 +181,11 @@ def backbone_step(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def detector_step(model: nn.Module, images: Tensor) -> Tensor:
-    """Returns a loss of torchvision's Faster R-CNN with as many proposals as it may have.
+    """Returns a loss of torchvision's Faster R-CNN with the largest number of proposals.
 
-    The detector's own forward chooses proposals by their values, which fake tensors do not have:
-    this calls its backbone and heads on 512 boxes an image. What is left out, sampling and box
-    coding, is small.
+    The detector's own forward chooses proposals by their values, which fake tensors do not have.
+    So this calls its backbone and heads on 512 boxes per image. It leaves out sampling and box
+    coding, which need little memory.
     """
     from torchvision.ops import roi_align
 
@@ -199,9 +200,9 @@ def detector_step(model: nn.Module, images: Tensor) -> Tensor:
 
 @contextmanager
 def _group_norms_in_float32() -> Iterator[None]:
-    """Makes group norms run as autocast has them on a GPU; on the CPU it changes nothing.
+    """Makes group norms run in float32, as autocast does on a GPU but not on the CPU.
 
-    Replaced by name: modes for torch functions are off where checkpointing recomputes.
+    The function is replaced by name, because modes for torch functions are off during recompute.
     """
     original = torch.group_norm
 
@@ -219,7 +220,7 @@ def _group_norms_in_float32() -> Iterator[None]:
 
 @contextmanager
 def _pretended_processes(count: int) -> Iterator[Any]:
-    """Gives a mesh of processes of which only this one exists; None for one."""
+    """Yields a mesh of ``count`` processes, of which only this one exists; None for one."""
     if count == 1:
         yield None
         return

@@ -1,4 +1,4 @@
-"""A model over several processes: replicated (DDP), or sharded (FSDP2)."""
+"""Distributes a model over several processes: replicated (DDP) or sharded (FSDP2)."""
 
 from __future__ import annotations
 
@@ -19,24 +19,25 @@ from bit_backbone.utils.processes import ProcessGroup
 def distribute(
     model: nn.Module, group: ProcessGroup, *, fsdp: bool = False, dtype: torch.dtype | None = None
 ) -> nn.Module:
-    """Makes backward passes average gradients over the processes, from here on.
+    """Makes backward passes average gradients over the processes.
 
-    On GPUs the batch norms of a segmenter's head take their statistics over all processes. On CPUs,
-    which have no such norm, each process has its own: see ``average_statistics``.
+    On GPUs the batch norms of a segmenter's head share their statistics over all processes. CPUs
+    have no such norm, so each process has its own statistics: see ``average_statistics``.
 
     Args:
-        model: Anything on a BiT, on the process's device. FSDP changes it in place, so make the
-            optimizer afterwards.
+        model: Any model that holds a BiT, on the process's device. FSDP changes it in place, so
+            make the optimizer afterwards.
         group: The processes.
         fsdp: Shard parameters, gradients and the optimizer's state over the processes (FSDP2),
             instead of keeping all of them in each (DDP).
-        dtype: With FSDP, what residual units are gathered and computed in; None for float32.
+        dtype: With FSDP, the type in which residual units are gathered and computed; None for
+            float32.
 
     Returns:
-        What to call forward on.
+        The module to call forward on.
 
     Raises:
-        ValueError: FSDP without a process group.
+        ValueError: FSDP is requested without a process group.
     """
     if group.world_size > 1 and group.device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
@@ -44,7 +45,7 @@ def distribute(
         return shard(model, process_mesh(group.device), dtype)
     if group.world_size == 1:
         return model
-    # Not broadcast_buffers, which throws away what the processes but the first have gathered.
+    # Not broadcast_buffers: it would discard the statistics of all processes except the first.
     return DistributedDataParallel(model, gradient_as_bucket_view=True, broadcast_buffers=False)
 
 
@@ -52,10 +53,10 @@ def distribute(
 def average_statistics(model: nn.Module, group: ProcessGroup) -> None:
     """Gives the batch norms of every process the mean of all processes' running statistics.
 
-    To be called before a model is saved or evaluated. A running statistic is a sum of the batches'
-    with weights that are the same in every process: one mean now is the mean after every step, and
-    training continues as if nothing had happened. The variance is the mean of that within the
-    processes' shares, which batches are normalised by.
+    Call it before a model is saved or evaluated. A running statistic is a weighted sum over
+    batches, with the same weights in every process. So one mean now equals a mean after every step,
+    and training is not affected. The variance is the mean of the variances within the processes'
+    shares, by which batches are normalised.
 
     Args:
         model: In every process, trained on equal shares of batches.
@@ -69,7 +70,7 @@ def average_statistics(model: nn.Module, group: ProcessGroup) -> None:
 
 
 def process_mesh(device: torch.device) -> DeviceMesh:
-    """Returns all processes in a row, as FSDP shards over them.
+    """Returns the one-dimensional mesh of all processes, for FSDP.
 
     Raises:
         ValueError: There is no process group.
@@ -85,13 +86,13 @@ def process_mesh(device: torch.device) -> DeviceMesh:
 def shard(model: nn.Module, mesh: DeviceMesh, dtype: torch.dtype | None = None) -> nn.Module:
     """Applies ``fully_shard`` to every residual unit of every BiT in a model, then to the rest.
 
-    A unit's weights are gathered when it runs, and freed after it. Gradients are reduced in
-    float32 at least. Outside the units all is computed in float32, or what autocast makes of it.
+    A unit's weights are gathered when it runs, and freed afterwards. Gradients are reduced in at
+    least float32. All other layers compute in float32, or in autocast's type.
     """
     policy = MixedPrecisionPolicy(dtype, reduce_dtype=None if dtype is None else torch.float32)
     for module in _units(model):
         fully_shard(module, mesh=mesh, mp_policy=policy)
-    # not cast_forward_inputs: boxes and pixels stay as exact as they are
+    # Without cast_forward_inputs, which would round boxes and pixels.
     rest = MixedPrecisionPolicy(cast_forward_inputs=False)
     fully_shard(model, mesh=mesh, mp_policy=rest)
     return model
@@ -99,7 +100,7 @@ def shard(model: nn.Module, mesh: DeviceMesh, dtype: torch.dtype | None = None) 
 
 @contextmanager
 def without_sync(network: nn.Module) -> Iterator[None]:
-    """Lets backward passes add up gradients, until one outside of this averages them."""
+    """Backward passes inside only add up gradients; the next one outside averages them."""
     if isinstance(network, DistributedDataParallel):
         with network.no_sync():
             yield
@@ -114,7 +115,7 @@ def without_sync(network: nn.Module) -> Iterator[None]:
 
 
 def _units(model: nn.Module) -> Iterator[nn.Module]:
-    """Yields what is sharded on its own, inner modules first."""
+    """Yields the modules that are sharded separately, inner modules first."""
     for stage in model.modules():
         if isinstance(stage, Stage):
             # A stage's first norm is also applied from outside, by ``Stage.enter``.

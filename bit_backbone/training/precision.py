@@ -11,6 +11,6 @@ DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
-    """Returns the context of forward passes in a precision of ``DTYPES``."""
+    """Returns the context for forward passes in a precision of ``DTYPES``."""
     dtype = DTYPES[precision]
     return torch.autocast(device.type, dtype, enabled=dtype is not None)

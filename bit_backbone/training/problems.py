@@ -1,4 +1,4 @@
-"""What a run met in its data, in its ``problems.jsonl``, and a bound on unreadable images."""
+"""Records a run's data problems in ``problems.jsonl``, and limits unreadable images."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ UNREADABLE = "unreadable image"
 
 
 class ProblemLog:
-    """The problems of a run's data, and how many of its images cannot be read.
+    """The problems of a run's data, and the number of its unreadable images.
 
-    Those of an interrupted run count on: the file is its memory.
+    A resumed run reads the file and continues the count.
 
     Args:
-        folder: Of the run; the first process writes there.
-        group: The processes, which hear of each other's images.
-        share: Of a set's images that may be unreadable; one always may, unless it is 0.
+        folder: The folder of the run; the first process writes there.
+        group: The processes, which share their lists of images.
+        share: Fraction of a set's images that may be unreadable; one always may, unless it is 0.
         report: Prints a line.
     """
 
@@ -43,7 +43,7 @@ class ProblemLog:
         return len(self._seen)
 
     def begin(self, problems: Iterable[dict[str, Any]]) -> None:
-        """Writes what was found before training, in place of what an earlier start found."""
+        """Writes the problems found before training; replaces those of an earlier start."""
         if not self._group.is_first:
             return
         met = [r for r in read_problems(self.path.parent) if r.get("met")]
@@ -56,15 +56,15 @@ class ProblemLog:
             self.path.unlink(missing_ok=True)
 
     def note(self, name: str, failures: Iterable[Unreadable], total: int) -> None:
-        """Takes up what this process could not read; every process has to call it alike.
+        """Records the images that this process could not read; all processes must call it together.
 
         Args:
-            name: Of the set.
-            failures: This process's.
-            total: Images of the set.
+            name: Name of the set.
+            failures: This process's unreadable images.
+            total: Number of images in the set.
 
         Raises:
-            ValueError: More of them than may be, which every process learns.
+            ValueError: Too many images are unreadable; all processes raise it.
         """
         own = list(failures)
         if not self._group.max(len(own)):
@@ -94,7 +94,7 @@ def check_share(count: int, total: int, share: float, name: str, where: str) -> 
     """Checks that not too many images of a set are unreadable.
 
     Raises:
-        ValueError: They are.
+        ValueError: Too many images are unreadable.
     """
     allowed = max(int(share * total), 1) if share else 0
     if count > allowed:

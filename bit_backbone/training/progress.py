@@ -29,7 +29,7 @@ class Progress:
         self._bars.stop()
 
     def training(self, name: str, total: int, done: int) -> Task:
-        """Adds the bar of the steps, and reports those that an earlier run has done."""
+        """Adds the bar of the steps, and reports the steps of an earlier run."""
         if 0 < done < total:
             self.report(f"{name} resumes after step {done}")
         return self._add(name, total, done, "step")
@@ -39,7 +39,7 @@ class Progress:
         return self._add("evaluation", total, 0, "image")
 
     def checking(self, total: int) -> Task:
-        """Adds the bar of images that are decoded before training."""
+        """Adds the bar of the images decoded before training."""
         return self._add("checking images", total, 0, "image")
 
     def report(self, text: str, **values: float) -> None:
@@ -67,11 +67,11 @@ class Task:
         self._bars, self._number = bars, number
 
     def advance(self, count: int, **values: float) -> None:
-        """Moves the bar on, and shows values beside it."""
+        """Advances the bar, and shows values beside it."""
         self._bars.update(self._number, advance=count, values=_listed(values))
 
     def remove(self) -> None:
-        """Takes the bar away."""
+        """Removes the bar."""
         self._bars.remove_task(self._number)
 
 

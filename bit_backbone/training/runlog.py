@@ -18,11 +18,11 @@ _LOGGER = logging.getLogger(__name__)
 class RunLog:
     """Writes ``log.jsonl`` and, where tensorboard is installed, its event files into a folder.
 
-    A resumed run continues after its last saved step: what an interrupted run wrote of later steps
-    is taken out of ``log.jsonl``, and hidden by TensorBoard.
+    A resumed run continues after its last saved step. Entries of later steps are removed from
+    ``log.jsonl``, and TensorBoard hides them.
 
     Args:
-        folder: Of the run.
+        folder: The folder of the run.
         step: The next step.
     """
 
@@ -54,14 +54,14 @@ class RunLog:
                 self._board.add_scalar(name.replace("_", "/", 1), value, step)
 
     def close(self) -> None:
-        """Brings everything to disk."""
+        """Writes everything to disk."""
         self._lines.close()
         if self._board is not None:
             self._board.close()
 
 
 def is_evaluated(folder: Path, step: int) -> bool:
-    """Whether a run's log holds an evaluation after so many steps."""
+    """Whether a run's log holds an evaluation after ``step`` steps."""
     path = folder / LOG_NAME
     events = read_log(path) if path.exists() else []
     return any(event["step"] == step and _is_evaluation(event) for event in events)
@@ -72,7 +72,7 @@ def _is_evaluation(event: dict[str, Any]) -> bool:
 
 
 def _is_before(event: dict[str, Any], step: int) -> bool:
-    """Whether an event came before the next step: an evaluation counts the steps before it."""
+    """Whether an event precedes the next step; an evaluation has the number of steps before it."""
     return event["step"] < step + _is_evaluation(event)
 
 

@@ -27,21 +27,20 @@ from bit_backbone.utils.processes import ProcessGroup
 
 SHARDS = "step-{:07}.dcp"
 RECORD = "run.json"  # written last: a folder of shards without it is unfinished
-SMALL_FIELDS = ("step", "settings", "extra")  # in it: what is no tensor
+SMALL_FIELDS = ("step", "settings", "extra")  # the fields in it, which are not tensors
 
 
 class RunStore:
     """The saved states of a run: ``last.pt``, or with FSDP a folder of shards.
 
-    A sharded state is written by all processes at once (torch.distributed.checkpoint), and read
-    by any number of them. Every state replaces the one before when it is complete. A sharded run
-    that comes to its end leaves a ``last.pt`` too. As a context manager it keeps other runs out of
-    the folder.
+    All processes write a sharded state together (torch.distributed.checkpoint), and any number of
+    processes can read it. A complete state replaces the one before. A sharded run also writes a
+    ``last.pt`` at its end. As a context manager the store keeps other runs out of the folder.
 
     Args:
-        folder: Of the run.
+        folder: The folder of the run.
         group: The processes.
-        sharded: Whether the model is.
+        sharded: Whether the model is sharded.
     """
 
     def __init__(self, folder: Path, group: ProcessGroup, sharded: bool) -> None:
@@ -49,11 +48,11 @@ class RunStore:
         self._lock: IO[bytes] | None = None
 
     def __enter__(self) -> RunStore:
-        """Takes hold of the folder.
+        """Locks the folder.
 
         Raises:
             ValueError: Another process is training in it.
-            OSError: It cannot be written.
+            OSError: The folder cannot be written.
         """
         with self.group.together():
             if self.group.is_first:
@@ -74,13 +73,13 @@ class RunStore:
             ) from error
 
     def open(self) -> RunState | None:
-        """Reads the last state, and removes what killed processes left.
+        """Reads the last state, and removes leftovers of killed processes.
 
         Returns:
-            None where nothing is saved; without weights and optimizer where these are sharded.
+            The state, without weights and optimizer if these are sharded; None if nothing is saved.
 
         Raises:
-            ValueError: The state is damaged, of a run with or without FSDP unlike this one, or not
+            ValueError: The state is damaged, differs from this run in the use of FSDP, or is not
                 the same in all processes.
         """
         with self.group.together():
@@ -98,7 +97,7 @@ class RunStore:
         state = RunState.load(self.folder)
         if state is None and shards is None:
             return None
-        # a sharded run leaves a last.pt at its end, which later training without FSDP outdates
+        # A sharded run leaves a last.pt at its end, and later training without FSDP replaces it.
         is_last = state and (shards is None or state.step >= _step_of(shards))
         if is_last and not self.sharded:
             return state
@@ -121,14 +120,14 @@ class RunStore:
             )
 
     def restore(self, saved: RunState, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Loads the state that ``open`` gave.
+        """Loads the state that ``open`` returned.
 
         Raises:
-            ValueError: It is that of another model.
+            ValueError: The state belongs to another model.
         """
         if saved.model is not None:
             load_weights(model, saved.model)
-            if saved.optimizer:  # which the end of a sharded run leaves out
+            if saved.optimizer:  # missing after the end of a sharded run
                 optimizer.load_state_dict(saved.optimizer)
             return
         folder = self._shards()
@@ -144,12 +143,12 @@ class RunStore:
         )
 
     def save(self, state: RunState, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Writes a state, in place of the last one; returns when it is safe, in every process.
+        """Replaces the last state; returns when the new one is on disk, in every process.
 
         Args:
-            state: Without weights and optimizer.
-            model: Whose weights to save.
-            optimizer: Likewise.
+            state: The state without weights and optimizer.
+            model: The model whose weights are saved.
+            optimizer: The optimizer whose state is saved.
         """
         with self.group.together():
             if self.sharded:
@@ -169,11 +168,11 @@ class RunStore:
                 temporary.write_text(
                     json.dumps({name: getattr(state, name) for name in SMALL_FIELDS})
                 )
-            sync(self.folder)  # the new folder's name is on the disk before the old one goes
+            sync(self.folder)  # the new folder's name is on disk before the old one is removed
             self._tidy()
 
     def finish(self, state: RunState, model: nn.Module) -> None:
-        """Writes the weights of a sharded run at its end as ``last.pt``, as others read them."""
+        """Writes the final weights of a sharded run to ``last.pt``, as runs without FSDP do."""
         if not self.sharded:
             return
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -210,7 +209,7 @@ def load_weights(model: nn.Module, weights: dict[str, Any] | None) -> None:
     """Loads the weights of a run.
 
     Raises:
-        ValueError: They are those of another model.
+        ValueError: The weights belong to another model.
     """
     try:
         model.load_state_dict(weights or {})

@@ -1,4 +1,4 @@
-"""The settings of every training run, beside the model and the data."""
+"""The settings that every training run has, besides the model and the data."""
 
 from __future__ import annotations
 
@@ -16,26 +16,28 @@ class RunSettings:
     """Settings that every task has.
 
     Attributes:
-        batch_size: Examples per optimizer step, of all processes together.
+        batch_size: Examples per optimizer step, over all processes.
         base_lr: Full learning rate.
-        momentum: Of SGD.
-        seed: Of everything random: the order of examples, augmentation, and what a task draws.
-        precision: Of forward passes, by autocast; weights stay float32.
-        eval_every: Evaluate after every so many steps, beside the end; None for the end only.
-        save_every: Save after every so many steps, beside the end, interruptions and evaluations.
-        workers: Loader processes, of each process; 0 loads in the process itself.
-        max_unreadable: The share of a set's images, 0 to 1, that may be unreadable: they are
-            replaced and listed. More of them end the run; one always may be, unless it is 0.
+        momentum: Momentum of SGD.
+        seed: Seed of everything random: order of examples, augmentation, and a task's own draws.
+        precision: Precision of forward passes, by autocast; weights stay float32.
+        eval_every: Number of steps between evaluations; None evaluates only at the end. The end is
+            always evaluated.
+        save_every: Number of steps between saves. Runs are also saved at the end, at interruptions
+            and at evaluations.
+        workers: Loader processes per process; 0 loads in the process itself.
+        max_unreadable: Fraction of a set's images, 0 to 1, that may be unreadable. They are
+            replaced and listed; more of them end the run. One always may be, unless it is 0.
         fsdp: Whether to shard parameters, gradients and the optimizer's state over the processes
             (FSDP2), instead of keeping all of them in each.
         extend: Whether a run in the folder may be trained further with other ``steps``,
-            ``base_lr`` or ``warmup_steps``: from its last step, by the new schedule.
+            ``base_lr`` or ``warmup_steps``. It continues from its last step by the new schedule.
 
     Raises:
         ValueError: A value is out of its range.
     """
 
-    # Settings that change how a run is carried out and not what comes out of it, but for rounding.
+    # Settings that change how a run is computed, but not its result except for rounding.
     free: ClassVar[tuple[str, ...]] = (
         *("eval_every", "save_every", "workers", "fsdp", "extend"),
         "max_unreadable",
@@ -76,5 +78,5 @@ class RunSettings:
             )
 
     def to_record(self) -> dict[str, Any]:
-        """Returns what a resumed run must share with the run that it resumes."""
+        """Returns the settings that a resumed run must share with the saved one."""
         return {k: value for k, value in dataclasses.asdict(self).items() if k not in self.free}

@@ -1,4 +1,4 @@
-"""A run between two steps, as it is saved."""
+"""The saved state of a run between two steps."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from bit_backbone.utils.ways_out import after, passing
 
 STATE_NAME = "last.pt"
 SPEC_NAME = "detector.json"
-# Of a finished run: the classifier of a fine-tuning, the BiT of a detector or segmenter.
+# Files of a finished run: the classifier of a fine-tuning, the BiT of a detector or segmenter.
 MODEL_FOLDER, BACKBONE_FOLDER = "model", "backbone"
-SCHEDULE = frozenset(("steps", "base_lr", "warmup_steps"))  # settings that ``extend`` sets free
+SCHEDULE = frozenset(("steps", "base_lr", "warmup_steps"))  # ``extend`` lets these change
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class RunState:
     The order of examples and every random draw follow from the seed in the settings and the step.
 
     Attributes:
-        step: Number of steps that are done.
-        settings: What a resumed run must share.
-        model: State dict of the model; None where it is sharded, and lies elsewhere.
-        optimizer: State dict of the optimizer, likewise.
-        extra: What else that is, such as the state dict of a loss scaler.
+        step: Number of completed steps.
+        settings: The settings that a resumed run must share.
+        model: State dict of the model; None if it is sharded and saved elsewhere.
+        optimizer: State dict of the optimizer; None as for ``model``.
+        extra: Any other state, such as the state dict of a loss scaler.
     """
 
     step: int
@@ -41,15 +41,15 @@ class RunState:
     extra: dict[str, Any] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
-        """Writes the state, in place of the last one.
+        """Writes the state, and replaces the last one.
 
         Raises:
-            OSError: It cannot be written, as on a full disk; the last one is kept.
+            OSError: The state cannot be written, as on a full disk; the last one is kept.
         """
         with atomic_path(folder / STATE_NAME) as temporary, temporary.open("wb") as file:
             try:
                 torch.save(vars(self), file)
-            except RuntimeError as error:  # which torch makes of the file's own
+            except RuntimeError as error:  # torch hides the file's own error in it
                 if isinstance(error.__context__, OSError):
                     raise error.__context__ from None
                 raise
@@ -57,10 +57,10 @@ class RunState:
 
     @classmethod
     def load(cls, folder: Path) -> RunState | None:
-        """Reads the last saved state, or returns None where there is none.
+        """Reads the last saved state, or returns None if there is none.
 
         Raises:
-            ValueError: The file is damaged or something else.
+            ValueError: The file is damaged or not a saved state.
         """
         path = folder / STATE_NAME
         if not path.exists():
@@ -77,12 +77,12 @@ class RunState:
         """Checks that a run resumes with the settings that it began with.
 
         Args:
-            settings: The present one.
-            folder: Of the run.
+            settings: The present settings.
+            folder: The folder of the run.
             extend: Whether the schedule may differ.
 
         Raises:
-            ValueError: The settings differ; the message lists in what.
+            ValueError: The settings differ; the message lists the differences.
         """
         before, now = _flat(self.settings), _flat(settings)
         changed = {
@@ -102,10 +102,10 @@ class RunState:
 
 
 def as_present(values: dict[str, Any]) -> dict[str, Any]:
-    """Gives the fields of a saved state the names that they have had since version 0.1.
+    """Renames the fields of a saved state to their names since version 0.1.
 
     Raises:
-        TypeError: The state is no dict.
+        TypeError: The state is not a dict.
     """
     if not isinstance(values, dict):
         raise TypeError(f"a state must be a dict, got {type(values).__name__}")

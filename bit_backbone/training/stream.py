@@ -1,7 +1,7 @@
-"""Which examples make up each batch: a function of the seed and the step only.
+"""Chooses the examples of each batch, as a function of only the seed and the step.
 
-Nothing about the order of data has to be saved to resume a run, and the number of processes or
-loader workers does not change what a batch holds.
+So a run resumes without a saved order of the data, and the number of processes or loader workers
+does not change the content of a batch.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from bit_backbone.training.drawing import MOST_ATTEMPTS, Drawn, draw
 
 Key = tuple[int, int]
 
-# What random numbers are for: each follows from the seed, this, and a position or step.
+# Purposes of random numbers: each draw depends on the seed, its purpose, and a position or step.
 ORDER, AUGMENTATION, MIXUP, STOCHASTIC_DEPTH, PROPOSALS = range(5)
 
 
 class ExampleStream:
-    """An endless row of examples: one shuffled pass over the data set after another.
+    """An endless sequence of examples: one shuffled pass over the data set after another.
 
-    Batches cut from it have equal lengths; they run across the ends of passes, and a batch that
-    is longer than the data set holds examples several times.
+    Its batches have equal lengths and may cross the ends of passes. A batch longer than the data
+    set holds examples several times.
 
     Args:
         num_examples: Size of the data set.
@@ -56,14 +56,14 @@ class ExampleStream:
 
 
 class Plan(Sampler[list[Key]], ABC):
-    """Which examples make up the batches of some steps."""
+    """The examples that make up the batches of some steps."""
 
     @abstractmethod
     def index_at(self, position: int) -> int:
         """Returns which example stands at a position of the stream."""
 
     def following(self, key: Key) -> Iterator[int]:
-        """Yields an example, and then those that stand next in the plan: its replacements."""
+        """Yields an example, and then the next ones of the plan as its replacements."""
         position, index = key
         yield index
         for step in range(1, MOST_ATTEMPTS):
@@ -75,9 +75,9 @@ class BatchPlan(Plan):
 
     Args:
         stream: The examples in order.
-        batch_size: Of all processes together.
-        steps: Which steps.
-        rank: This process.
+        batch_size: Examples per batch, over all processes.
+        steps: The steps.
+        rank: Number of this process.
         world_size: Number of processes; each has an equal, contiguous part of a batch.
 
     Raises:
@@ -118,14 +118,14 @@ class BatchPlan(Plan):
 
 
 class SeededDataset(Dataset[Drawn]):
-    """A data set whose random augmentation depends on an example's position in the stream only.
+    """A data set whose random augmentation depends only on an example's position in the stream.
 
-    In the place of an example that cannot be read stands the next one of the plan.
+    The next example of the plan replaces an unreadable one.
 
     Args:
         dataset: A map-style data set.
         seed: Chooses the augmentation.
-        plan: Of the batches.
+        plan: The plan of the batches.
     """
 
     def __init__(self, dataset: Any, seed: int, plan: Plan) -> None:
@@ -151,7 +151,7 @@ class _At:
 
 @contextmanager
 def forked(device: torch.device, *seeds: int) -> Iterator[None]:
-    """Seeds torch's generators, the device's included; gives them back as they were."""
+    """Seeds torch's generators, the device's included; restores them at the end."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(int(np.random.SeedSequence(seeds).generate_state(1)[0]))
         yield
@@ -159,13 +159,13 @@ def forked(device: torch.device, *seeds: int) -> Iterator[None]:
 
 @contextmanager
 def seeded(*seeds: int) -> Iterator[None]:
-    """Seeds the generators that augmentation draws from; gives them back as they were.
+    """Seeds the generators of augmentation; restores them at the end.
 
-    These are torch's on the CPU, Python's and numpy's global ones.
+    These are torch's on the CPU, and the global ones of Python and numpy.
     """
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()
     words = np.random.SeedSequence(seeds).generate_state(2)
-    # not torch.manual_seed: that would reseed the accelerators too
+    # Not torch.manual_seed, which would reseed the accelerators too.
     torch.default_generator.manual_seed(int(words[0]))
     random.seed(int(words[0]))
     np.random.seed(int(words[1]))

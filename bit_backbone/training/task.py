@@ -1,4 +1,4 @@
-"""What a run trains: the loop asks, a task answers."""
+"""A training task, as the training loop calls it."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ Metrics = TypeVar("Metrics")
 
 
 class Task(ABC, Generic[Settings, Metrics]):
-    """What a run trains: the loop asks, a task answers.
+    """The part of a run that differs between tasks; the training loop calls its methods.
 
     Attributes:
-        title: Of the progress bar.
-        collate: Makes a batch out of a list of examples; None for torch's own way.
-        model: What is trained; it, ``network`` and ``optimizer`` are there after ``begin``.
-        network: What to call forward on in a step: the model, distributed over the processes.
-        optimizer: Of the parameters that train.
-        failures: What this process could not read of the latest batch.
+        title: Title of the progress bar.
+        collate: Makes a batch from a list of examples; None for torch's default.
+        model: The model to train; ``begin`` sets it, ``network`` and ``optimizer``.
+        network: The module to call forward on in a step: the model, distributed over the processes.
+        optimizer: The optimizer of the trained parameters.
+        failures: The unreadable images of this process's latest batch.
 
     Args:
         train_set: A map-style data set.
-        eval_set: What ``evaluate`` evaluates on; None for no evaluation.
-        settings: Of the run.
+        eval_set: The data set of ``evaluate``; None for no evaluation.
+        settings: The settings of the run.
         group: The processes.
         steps: Length of the run.
-        learning_rate: Of a step.
+        learning_rate: Returns the learning rate of a step.
     """
 
     title = "training"
@@ -68,26 +68,26 @@ class Task(ABC, Generic[Settings, Metrics]):
 
     @abstractmethod
     def run_settings(self, saved: RunState | None, folder: Path) -> dict[str, Any]:
-        """Returns what a resumed run must share with the run that it resumes, in JSON's terms."""
+        """Returns the settings that a resumed run must share with the saved one, as JSON values."""
 
     @abstractmethod
     def build(self, saved: RunState | None, folder: Path) -> nn.Module:
-        """Returns the model to train; the weights of a saved state follow."""
+        """Returns the model to train; a saved state's weights are loaded afterwards."""
 
     @abstractmethod
     def make_optimizer(self, trained: list[nn.Parameter]) -> torch.optim.Optimizer:
-        """Returns the optimizer of the parameters that train."""
+        """Returns the optimizer of the trained parameters."""
 
     @abstractmethod
     def plan(self, steps: range) -> Plan:
-        """Returns which examples make up this process's share of the batches of some steps."""
+        """Returns the examples of this process's share of the batches of some steps."""
 
     @abstractmethod
     def step(self, batch: Any, step: int) -> dict[str, float]:
         """Makes an optimizer step on this process's share of a batch.
 
         Returns:
-            What to log, means over the processes; "loss" among it.
+            Values to log, means over the processes; "loss" is one of them.
 
         Raises:
             ValueError: The loss is not finite.
@@ -98,28 +98,28 @@ class Task(ABC, Generic[Settings, Metrics]):
         """Evaluates on ``eval_set``.
 
         Args:
-            advance: Called with the number of examples now and then.
-            failed: Receives what no process could read.
+            advance: Called repeatedly with a number of evaluated examples.
+            failed: Receives the unreadable images of all processes.
         """
 
     def problems(self) -> list[dict[str, Any]]:
-        """Returns what is wrong with the data sets, known before training, in JSON's terms."""
+        """Returns the problems of the data sets known before training, as JSON values."""
         return []
 
     def values(self, metrics: Metrics) -> dict[str, float]:
-        """Returns metrics by their names, for the log."""
+        """Returns metrics by name, for the log."""
         return dict(metrics)  # type: ignore[call-overload]
 
     def headline(self, metrics: Metrics) -> dict[str, float]:
-        """Returns the metrics that a line about an evaluation shows."""
+        """Returns the metrics to show in the progress line of an evaluation."""
         return dict(islice(self.values(metrics).items(), 3))
 
     def remember(self) -> dict[str, Any]:
-        """Returns what a state holds beside weights and optimizer, in JSON's terms."""
+        """Returns what a state holds besides weights and optimizer, as JSON values."""
         return {}
 
     def recall(self, remembered: dict[str, Any]) -> None:
-        """Takes what ``remember`` gave, after the weights."""
+        """Restores what ``remember`` returned; called after the weights are loaded."""
 
     def begin(self, model: nn.Module) -> None:
         """Takes the model, moves it to the device, and makes ``network`` and ``optimizer``."""
@@ -147,7 +147,7 @@ class Task(ABC, Generic[Settings, Metrics]):
             yield batch
 
     def train_step(self, batch: Any, step: int) -> dict[str, float]:
-        """Makes a step at its learning rate, and returns what to log."""
+        """Makes a step at its learning rate, and returns the values to log."""
         self.model.train()
         rate = self.learning_rate(step)
         for parameters in self.optimizer.param_groups:
