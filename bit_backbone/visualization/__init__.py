@@ -1,4 +1,4 @@
-"""Feature maps and found objects as pictures."""
+"""Draws feature maps and detected objects as pictures."""
 
 from typing import TYPE_CHECKING
 

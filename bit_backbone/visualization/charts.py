@@ -1,4 +1,4 @@
-"""Charts as pictures that a page holds in itself (data URIs), drawn by matplotlib."""
+"""Draws charts with matplotlib as data URIs, which are embedded in a page."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bit_backbone.utils.extras import require
 PURPOSE = "a report"
 SIZE = (6.4, 3.6)  # inches
 MOST_NUMBERED = 16  # classes of a matrix whose cells hold numbers
-SMOOTHING = 0.02  # part of a curve that its smooth version averages over
+SMOOTHING = 0.02  # fraction of a curve over which its running mean averages
 
 Curve = tuple[Sequence[float], Sequence[float]]
 
@@ -30,16 +30,16 @@ def line_chart(
     """Draws lines.
 
     Args:
-        curves: The points of each by its name, x values and y values.
-        x: What the horizontal axis shows.
-        y: What the vertical one shows.
-        smooth: Draw a running mean over each, and itself faintly.
-        unit_square: Both axes go from 0 to 1.
+        curves: The x values and y values of each curve, by its name.
+        x: Label of the horizontal axis.
+        y: Label of the vertical axis.
+        smooth: Whether to draw a running mean, and the curve itself faintly.
+        unit_square: Whether both axes range from 0 to 1.
     """
     figure, axes = _figure(SIZE)
     for number, (name, (xs, ys)) in enumerate(curves.items()):
         colour = f"C{number % 10}"
-        marker = "o" if len(xs) == 1 else None  # a line through one point is not seen
+        marker = "o" if len(xs) == 1 else None  # a line through one point is invisible
         if smooth:
             axes.plot(xs, ys, color=colour, alpha=0.25, linewidth=0.8)
         shown = _running_mean(ys) if smooth else ys
@@ -54,11 +54,11 @@ def line_chart(
 
 
 def matrix_chart(counts: np.ndarray, names: Sequence[str]) -> str:
-    """Draws a confusion matrix, its rows (the truth) coloured by their parts of the row's sum.
+    """Draws a confusion matrix; each cell's colour is its fraction of the row (the true class).
 
     Args:
         counts: [K, K].
-        names: Of the rows and columns.
+        names: Names of the rows and columns.
     """
     side = max(4.0, min(12.0, 1.5 + 0.5 * len(names)))
     figure, axes = _figure((side + 1, side))
@@ -92,7 +92,7 @@ def _figure(size: tuple[float, float]) -> tuple[Any, Any]:
 def _uri(figure: Any) -> str:
     matplotlib = require("matplotlib", "demo", PURPOSE)
     buffer = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "bit_backbone"}):  # the same chart, the same bytes
+    with matplotlib.rc_context({"svg.hashsalt": "bit_backbone"}):  # equal charts have equal bytes
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     return _encoded("image/svg+xml", buffer)
 
@@ -102,7 +102,7 @@ def _encoded(kind: str, buffer: io.BytesIO) -> str:
 
 
 def _running_mean(values: Sequence[float]) -> np.ndarray:
-    """Returns the mean of the latest values at each place."""
+    """Returns the mean of the latest values at each point."""
     window = max(1, round(SMOOTHING * len(values)))
     sums = np.cumsum(np.concatenate([[0.0], values]))
     ends = np.arange(1, len(values) + 1)

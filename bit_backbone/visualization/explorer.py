@@ -1,4 +1,4 @@
-"""A page in one file that shows how similar the pixels of an image are to each other."""
+"""A single-file page that shows how similar the pixels of an image are to each other."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from bit_backbone.visualization.feature_maps import to_picture
 from bit_backbone.visualization.packed_maps import TOLERANCE, PackedMap, pack
 from bit_backbone.visualization.similarity import UNCLIPPED, UnitMap
 
-MOST_BYTES = 8_000_000  # of a page: what mail servers still take
-_MOST_SIDE = 1280  # of the photograph that is shown
+MOST_BYTES = 8_000_000  # of a page: mail servers still accept it
+_MOST_SIDE = 1280  # of the photograph in the page
 
 
 def explorer_page(
@@ -28,18 +28,18 @@ def explorer_page(
 ) -> str:
     """Returns a page of HTML that works offline and needs no other file.
 
-    It shows the principal components of every map, and, for the pixel that is clicked, the cosine
-    similarity of all others, computed in the page.
+    The page shows the principal components of every map. When a pixel is clicked, the page computes
+    the cosine similarity of all others to it.
 
     Args:
         picture: The image as the network saw it.
-        features: A map [C, H, W] by its name, shallow to deep.
-        title: Of the page.
-        about: A sentence that stands first, in plain text.
+        features: Maps [C, H, W] by name, shallow to deep.
+        title: Title of the page.
+        about: First sentence of the page, in plain text.
 
     Raises:
-        ValueError: The maps do not fit into a page of 8 MB with similarities that differ by at
-            most 0.02 from the network's, or one is no feature map.
+        ValueError: The maps do not fit into a page of 8 MB if similarities may differ by at most
+            0.02 from the network's, or one is not a feature map.
     """
     packed = {name: pack(UnitMap.of(feature)) for name, feature in features.items()}
     _check_errors(packed)

@@ -1,4 +1,4 @@
-"""Feature maps as pictures."""
+"""Draws feature maps as pictures."""
 
 from __future__ import annotations
 
@@ -29,22 +29,23 @@ _INK, _PAPER, _BARS = (40, 40, 40), (255, 255, 255), (70, 110, 180)
 def principal_components(feature: Tensor, count: int = 3) -> Tensor:
     """Projects a feature map on its own first principal components.
 
+    The cost is that of the eigenvectors of a square matrix of side min(C, H * W).
+
     Args:
         feature: [C, H, W].
-        count: Components to keep; missing ones (C or H * W - 1 smaller) are zeros.
+        count: Components to keep; if C or H * W - 1 is smaller, the missing ones are zeros.
 
     Returns:
-        [count, H, W], float32, in order of variance. The sign of each component, which is
-        arbitrary, is chosen so that its value of largest magnitude is positive. The cost is that
-        of the eigenvectors of a square matrix of side min(C, H * W).
+        [count, H, W], float32, in order of variance. The sign of a component is arbitrary; it is
+        chosen so that the value of largest magnitude is positive.
 
     Raises:
-        ValueError: ``feature`` has another rank or holds values that are not finite.
+        ValueError: ``feature`` has another rank, or values that are not finite.
     """
     _check(feature)
     _, height, width = feature.shape
     pixels = feature.detach().float().flatten(1)
-    most = height * width - 1  # centring takes one dimension
+    most = height * width - 1  # centring removes one dimension
     components = project(pixels - pixels.mean(dim=1, keepdim=True), min(count, most))
     peaks = components.gather(1, components.abs().argmax(dim=1, keepdim=True))
     missing = components.new_zeros(count - len(components), height * width)
@@ -62,20 +63,20 @@ def project(vectors: Tensor, count: int) -> Tensor:
     """Projects vectors on the few directions that hold most of their squared length.
 
     Args:
-        vectors: [C, P] float32; centred ones give principal components, others the projection that
-            keeps their inner products best.
-        count: Directions to keep; fewer where C or P is smaller.
+        vectors: [C, P] float32. Centred vectors give principal components; others give the
+            projection that best keeps their inner products.
+        count: Directions to keep; fewer if C or P is smaller.
 
     Returns:
-        [K, P], the largest first, of any sign.
+        [K, P], the largest direction first, with arbitrary signs.
     """
     channels, pixels = vectors.shape
     kept = min(count, channels, pixels)
     if channels <= pixels:
         _, weights = torch.linalg.eigh(vectors @ vectors.T)
         return weights.flip(1)[:, :kept].T @ vectors
-    # The P x P Gram matrix has the same eigenvalues, and the components as eigenvectors of length
-    # one. Their true length, sqrt(eigenvalue), is more accurate as the norm of a projection.
+    # The P x P Gram matrix has the same eigenvalues, and its eigenvectors are the components with
+    # length one. Their true length, sqrt(eigenvalue), is more accurate as a projection's norm.
     _, directions = torch.linalg.eigh(vectors.T @ vectors)
     directions = directions.flip(1)[:, :kept]
     return (directions * (vectors @ directions).norm(dim=0)).T
@@ -98,7 +99,7 @@ def to_picture(feature: Tensor, size: tuple[int, int]) -> Image.Image:
 
 
 def _stretch(planes: Tensor) -> Tensor:
-    """Brings each plane [H, W] to the whole range of bytes."""
+    """Stretches each plane [H, W] to the whole range of bytes."""
     flat = _sample(planes.flatten(1))
     low, high = (torch.quantile(flat, q, dim=1).view(-1, 1, 1) for q in (LOW, HIGH))
     scaled = (planes - low) / (high - low).clamp(min=torch.finfo(torch.float32).tiny)
@@ -111,7 +112,7 @@ def channel_mosaic(feature: Tensor, size: tuple[int, int], count: int = 16) -> I
     Args:
         feature: [C, H, W].
         size: (height, width) of the picture, at least a pixel for each tile.
-        count: Channels to draw, at most C; they stand row by row, the most varied first.
+        count: Channels to draw, at most C; they are drawn row by row, the most varied first.
 
     Raises:
         ValueError: As ``principal_components``.
@@ -134,8 +135,8 @@ def channel_mosaic(feature: Tensor, size: tuple[int, int], count: int = 16) -> I
 def pixel_norms(feature: Tensor) -> Tensor:
     """Returns the root mean square over channels, [H, W], of a feature map [C, H, W].
 
-    It is the length of each pixel's vector over the square root of the channels, so that stages of
-    different widths compare.
+    This is the length of each pixel's vector divided by the square root of C, so that stages of
+    different widths can be compared.
 
     Raises:
         ValueError: As ``principal_components``.
@@ -145,10 +146,10 @@ def pixel_norms(feature: Tensor) -> Tensor:
 
 
 def norm_histogram(features: Mapping[str, Tensor]) -> Image.Image:
-    """Draws a histogram of ``pixel_norms`` for each stage, all on one scale from 0.
+    """Draws a histogram of ``pixel_norms`` for each stage, all on the same scale from 0.
 
     Args:
-        features: A map [C, H, W] for each name.
+        features: Maps [C, H, W] by name.
 
     Raises:
         ValueError: As ``principal_components``.
@@ -182,12 +183,12 @@ def _draw_panel(
 
 
 def _sample(flat: Tensor, most: int = 1_000_000) -> Tensor:
-    """Thins columns evenly: torch.quantile rejects more than 16 million values."""
+    """Drops columns evenly, because torch.quantile rejects more than 16 million values."""
     return flat[:, :: max(1, flat.shape[1] // most)]
 
 
 def beside(*pictures: Image.Image) -> Image.Image:
-    """Puts pictures of one height in a row."""
+    """Puts pictures of equal height in a row."""
     row = Image.new("RGB", (sum(p.width for p in pictures), pictures[0].height))
     left = 0
     for picture in pictures:

@@ -1,4 +1,4 @@
-"""Objects and label maps drawn on photographs."""
+"""Draws objects and label maps on photographs."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torchvision.transforms.v2 import functional as F
 
 from bit_backbone.visualization.feature_maps import beside
 
-LEAST_SIDE = 320  # smaller photographs are enlarged, so that the text can be read
-ENLARGED_SIDE = 4 * LEAST_SIDE  # of the longer side: a strip is not enlarged beyond it
+LEAST_SIDE = 320  # smaller photographs are enlarged, so that text is readable
+ENLARGED_SIDE = 4 * LEAST_SIDE  # the longer side is not enlarged beyond it
 GOLDEN_RATIO = 0.618034  # consecutive multiples lie far apart on the circle of hues
 MASK_OPACITY = 0.45
 GAP = 6
@@ -24,18 +24,19 @@ COLUMNS = 2
 def draw_result(
     image: Tensor, result: dict[str, Any], names: Sequence[str], *, min_score: float = 0.5
 ) -> Image.Image:
-    """Draws what a detector or ``Segmenter`` returned for an image, or the target it learns."""
+    """Draws a result of a detector or ``Segmenter``, or a training target, on its image."""
     if "semantic" in result:
         return draw_semantic(image, result["semantic"], names)
     return draw_objects(image, result, names, min_score=min_score)
 
 
 def draw_semantic(image: Tensor, semantic: Tensor, names: Sequence[str]) -> Image.Image:
-    """Colours the pixels of each class, and names the classes in a corner.
+    """Colours the pixels of each class, and lists the class names in a corner.
 
     Args:
         image: Floating point [3, H, W] in 0..1.
-        semantic: int64 [H, W]: 0 for the background, 1 .. number of names; others stay as they are.
+        semantic: int64 [H, W]: 0 is the background, 1 .. number of names; other pixels keep their
+            colour.
         names: Names of the classes, label 1 first.
 
     Returns:
@@ -59,8 +60,8 @@ def draw_objects(
 
     Args:
         image: Floating point [3, H, W] in 0..1.
-        objects: A detector's output, or a target of ``CocoFolder``: "boxes", "labels", and
-            "scores", "masks", "keypoints" where there are any.
+        objects: A detector's output, or a target of ``CocoFolder``: "boxes" and "labels", and
+            optionally "scores", "masks" and "keypoints".
         names: Names of the classes, label 1 first.
         min_score: Objects with a smaller score are left out.
 
@@ -86,7 +87,7 @@ def draw_objects(
 
 
 def comparison(rows: Sequence[tuple[Image.Image, Image.Image]]) -> Image.Image:
-    """Puts pairs of (predictions, ground truth) side by side, two pairs a row.
+    """Puts pairs of (predictions, ground truth) side by side, two pairs per row.
 
     Raises:
         ValueError: There is no pair.
@@ -116,7 +117,7 @@ def colour_of(label: int) -> tuple[int, int, int]:
 
 def _visible(objects: dict[str, Any], num_names: int, min_score: float) -> dict[str, Tensor]:
     tensors = {name: value.cpu() for name, value in objects.items() if isinstance(value, Tensor)}
-    # label 0 is the background, for which some of torchvision's detectors have a score too
+    # Label 0 is the background; some of torchvision's detectors return it too.
     keep = (tensors["labels"] > 0) & (tensors["labels"] <= num_names)
     if "scores" in tensors:
         keep &= tensors["scores"] >= min_score
@@ -149,7 +150,7 @@ def _draw_box(
 def _write(
     draw: ImageDraw.ImageDraw, corner: tuple[float, float], text: str, colour: tuple[int, int, int]
 ) -> float:
-    """Writes on a coloured ground; returns where that ends below."""
+    """Writes text on a coloured background; returns the lower edge of the background."""
     left, top = corner
     size = draw.textbbox((0, 0), text, font=_font())[2:]
     bottom = top + size[1] + 3

@@ -1,4 +1,4 @@
-"""Feature maps in few bytes that keep the cosine similarity of their pixels."""
+"""Packs feature maps into few bytes that preserve the cosine similarity of their pixels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bit_backbone.visualization.feature_maps import project
 from bit_backbone.visualization.similarity import UnitMap
 
 TOLERANCE = 0.02  # of a similarity
-# What is asked of the pixels that are compared, a few of all: others may differ a little more.
+# Only some pixels are compared; the limit is stricter because others may differ a little more.
 _AIM = 0.7 * TOLERANCE
 _COMPARED = 192
 _FINEST, _COARSEST = 1 / 127, 0.2  # steps: a component of a direction lies in -1..1, a code in int8
@@ -24,16 +24,16 @@ _HALVINGS = 7
 class PackedMap:
     """A feature map's directions as small whole numbers, compressed.
 
-    They are projected on their principal axes, which keeps their inner products, and rounded in
-    equal steps. Most components are small then, take few values, and compress well.
+    The directions are projected on their principal axes, which keeps inner products, and rounded
+    in equal steps. Most components are then small, take few values, and compress well.
 
     Attributes:
-        codes: int8 [K, H * W], compressed as zlib does.
+        codes: int8 [K, H * W], compressed by zlib.
         components: K.
-        height: Of the map.
-        width: Of the map.
-        channels: Of the feature map.
-        error: The largest difference of a similarity, among the pixels compared.
+        height: Height of the map.
+        width: Width of the map.
+        channels: Channels of the feature map.
+        error: The largest error of a similarity among the compared pixels.
     """
 
     codes: bytes
@@ -73,7 +73,7 @@ def pack(units: UnitMap) -> PackedMap:
 
 
 def _rounded(components: Tensor, step: float) -> Tensor:
-    """Returns int8 codes, without the last components that are all zeros."""
+    """Returns int8 codes, without the last components if these are all zeros."""
     codes = (components / step).round().clamp(-127, 127).to(torch.int8)
     used = codes.any(dim=1).nonzero()
     return codes[: int(used[-1]) + 1 if len(used) else 1]
@@ -81,7 +81,7 @@ def _rounded(components: Tensor, step: float) -> Tensor:
 
 def _compressed(codes: Tensor) -> bytes:
     content = codes.numpy().tobytes()
-    huffman = zlib.compressobj(strategy=zlib.Z_HUFFMAN_ONLY)  # better where nothing is repeated
+    huffman = zlib.compressobj(strategy=zlib.Z_HUFFMAN_ONLY)  # better without repetitions
     return min(zlib.compress(content), huffman.compress(content) + huffman.flush(), key=len)
 
 
