@@ -1,1 +1,1 @@
-"""What every room uses and none of them is about: files, locks, progress, memory, processes."""
+"""Helpers that all rooms share: files, locks, progress, memory, processes."""

@@ -1,4 +1,4 @@
-"""Building networks without memory, to be filled from a checkpoint."""
+"""Builds networks without allocating weights, which a checkpoint then fills in."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _DRAWS = frozenset({Tensor.normal_, Tensor.uniform_})
 
 
 class _NoDraws(TorchFunctionMode):
-    """Leaves tensors as they are where they would be filled with random numbers.
+    """Skips filling tensors with random numbers.
 
-    On the meta device there is nothing to fill, and torch imports its compiler to find that out:
-    seconds, and more memory than R50x1 has.
+    On the meta device there is nothing to fill, but torch would import its compiler for it: this
+    takes seconds, and more memory than R50x1.
     """
 
     def __torch_function__(
@@ -28,10 +28,10 @@ class _NoDraws(TorchFunctionMode):
 
 @contextmanager
 def init_empty_weights(when: bool = True) -> Iterator[None]:
-    """Builds modules on the meta device: their tensors have shapes and no memory.
+    """Builds modules on the meta device: their tensors have shapes but no memory.
 
     Args:
-        when: False does nothing, for callers who build either way.
+        when: If False, modules are built as usual.
     """
     if not when:
         yield

@@ -5,19 +5,19 @@ from types import ModuleType
 
 
 class MissingExtraError(ImportError):
-    """A feature was asked for whose packages are not installed."""
+    """The packages of a requested feature are not installed."""
 
 
 def require(module: str, extra: str, purpose: str) -> ModuleType:
     """Imports a module of an extra.
 
     Args:
-        module: Its full name.
+        module: Full name of the module.
         extra: The extra that installs it.
-        purpose: What needs it, as the subject of the error's sentence.
+        purpose: The feature that needs it; the error message begins with it.
 
     Raises:
-        MissingExtraError: It cannot be imported; the message says how to install it.
+        MissingExtraError: The module cannot be imported; the message says how to install it.
     """
     try:
         return importlib.import_module(module)

@@ -1,4 +1,4 @@
-"""Reading JSON, and writing files so that a reader sees the old content or the new, never half."""
+"""Reads JSON, and writes files atomically: readers see the old content or the new one."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from typing import Any
 
 @contextmanager
 def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
-    """Gives a temporary path in the target's folder, which becomes the target on success.
+    """Yields a temporary path in the target's folder; on success it is renamed to the target.
 
-    The folder is made if it is missing. The content is on disk (fsync) before the name changes; an
-    exception leaves the target as it was and removes the temporary file.
+    The folder is made if it is missing. The content is on disk (fsync) before the name changes. An
+    exception leaves the target unchanged and removes the temporary file.
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -37,11 +37,11 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def staging_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
-    """Gives a temporary folder beside the target, whose files take their places on success.
+    """Yields a temporary folder beside the target; on success its files are moved there.
 
-    For what comes as several files, or is written by a library that minds the file's name. The one
-    with the target's name comes last, and its earlier version goes first: whoever sees it sees the
-    others that belong to it. An exception leaves everything as it was.
+    Use it for several files that belong together, or for libraries that need the final file name.
+    The old target is removed first and the new one is moved last, so whoever sees a target also
+    sees the files that belong to it. An exception leaves everything unchanged.
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -61,18 +61,18 @@ def staging_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def leftovers(target: str | os.PathLike[str]) -> list[Path]:
-    """Returns the temporary files of ``atomic_path`` that processes left when they were killed.
+    """Returns the temporary files of ``atomic_path`` that killed processes left.
 
-    Those of a process that is still writing are among them: ask only where nobody else writes.
+    They include files of a process that is still writing: call it only if nobody else writes.
     """
     target = Path(target)
-    # mkstemp's eight characters, so that no file of another name is taken for one
+    # Exactly mkstemp's eight characters, so that other files do not match.
     pattern = f".{glob.escape(target.name)}.{'[a-z0-9_]' * 8}"
     return sorted(target.parent.glob(pattern))
 
 
 def sync(path: Path) -> None:
-    """Waits until a file, or the names in a folder, are on the disk."""
+    """Waits until a file's content, or a folder's list of names, is on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -81,13 +81,13 @@ def sync(path: Path) -> None:
 
 
 class BoundedReader(io.BufferedReader):
-    """A file that allocates no more than it holds, whatever lengths a damaged file claims."""
+    """A file whose reads allocate at most its own size, even if a damaged file claims more."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         super().__init__(io.FileIO(os.fspath(path)))  # a Path is named PosixPath(...) in errors
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Reads as any file does."""
+        """Reads like any file."""
         if size is not None and size > io.DEFAULT_BUFFER_SIZE:
             size = min(size, max(0, os.fstat(self.fileno()).st_size - self.tell()))
         return super().read(size)
@@ -97,7 +97,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Reads a JSON object.
 
     Raises:
-        ValueError: The file holds something else.
+        ValueError: The file does not hold a JSON object.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -109,7 +109,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _mode(target: Path) -> int:
-    """The target's own permissions, or those the umask gives to a new file; mkstemp gives 0600."""
+    """Returns the target's permissions, or the umask's for a new file; mkstemp always sets 0600."""
     if target.exists():
         return target.stat().st_mode & 0o777
     mask = os.umask(0)

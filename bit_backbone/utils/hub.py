@@ -12,25 +12,25 @@ __all__ = ["HubError", "NotCachedError", "hub_file"]
 
 
 class HubError(ValueError):
-    """A file of the Hub cannot be had; the message says why, and not what to do."""
+    """A file of the Hub is not available; the message gives the reason but no remedy."""
 
 
 class NotCachedError(HubError):
-    """The file is not on this machine, and HF_HUB_OFFLINE forbids to ask for it."""
+    """The file is not on this machine, and HF_HUB_OFFLINE forbids downloads."""
 
 
 def hub_file(repo: str, name: str, **options: Any) -> Path | None:
-    """Returns one file of a repository on this machine, or None if the repository has none.
+    """Returns the local path of a repository's file, or None if the repository lacks it.
 
     Args:
-        repo: Such as "google/bit-50".
-        name: Of the file in it.
+        repo: The repository, such as "google/bit-50".
+        name: Name of the file in it.
         **options: Arguments of ``huggingface_hub.hf_hub_download``.
 
     Raises:
-        HubError: There is no such repository or revision, or no way to reach it.
+        HubError: The repository or revision does not exist or cannot be reached.
     """
-    # huggingface_hub takes a quarter of a second to import.
+    # Importing huggingface_hub takes a quarter of a second.
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub import errors as theirs
 
@@ -51,13 +51,13 @@ def hub_file(repo: str, name: str, **options: Any) -> Path | None:
 
 @contextmanager
 def _quiet_retries() -> Iterator[None]:
-    """Hides two warnings for each of five retries: the error says what they say."""
+    """Hides two warnings for each of five retries; the error contains their content."""
     logger = logging.getLogger("huggingface_hub.utils._http")
 
     def is_error(record: logging.LogRecord) -> bool:
         return record.levelno >= logging.ERROR
 
-    logger.addFilter(is_error)  # of this call: a level would be that of other threads, too
+    logger.addFilter(is_error)  # this call's own; a level would be shared with other threads
     try:
         yield
     finally:

@@ -6,47 +6,47 @@ import os
 from collections import Counter
 from pathlib import PurePath
 
-# What Pillow reads without a program beside it: its list has EPS and PDF too.
+# Formats that Pillow reads without another program; its own list also has EPS and PDF.
 IMAGE_SUFFIXES = (
     *(".avif", ".bmp", ".dib", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm"),
     *(".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
 )
-MOST_NAMES = 5  # that a message spells out
-# What operating systems leave in folders of pictures: macOS's archives, Synology's index, Windows'
-# bin and thumbnails. Names that begin with a dot, such as .ipynb_checkpoints and the ._NAME.jpg of
-# macOS, are the others.
+MOST_NAMES = 5  # names that a message spells out
+# Names that operating systems leave in folders of pictures: macOS's archives, Synology's index,
+# Windows' bin and thumbnails. Names that begin with a dot, such as .ipynb_checkpoints and macOS's
+# ._NAME.jpg, are clutter too.
 _LEFT_BEHIND = frozenset(
     ("__macosx", "@eadir", "$recycle.bin", "system volume information", "thumbs.db", "desktop.ini")
 )
 
 
 def is_clutter(name: str) -> bool:
-    """Whether a file or folder of this name was put there by a system and not by a person."""
+    """Whether a file or folder of this name comes from a system and not from a person."""
     return name.startswith(".") or name.lower() in _LEFT_BEHIND
 
 
 def has_clutter(path: str) -> bool:
-    """Whether any part of a path below a data set is clutter; ".." is none."""
+    """Whether any part of a path below a data set is clutter; ".." is not."""
     parts = PurePath(path).parts
     return any(is_clutter(part) for part in parts if part not in (".", ".."))
 
 
 def has_image_suffix(name: str) -> bool:
-    """Whether a file's name ends as an image's does."""
+    """Whether a file's name has the suffix of an image."""
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
 def is_image(name: str) -> bool:
-    """Whether the name of a file says that it is an image, in itself and not of a system."""
+    """Whether a file's name is that of an image and not of a system's file."""
     return has_image_suffix(name) and not is_clutter(os.path.basename(name))
 
 
 class Ignored:
-    """What a search for images skipped: files by their ending, and what operating systems leave.
+    """The files that a search for images skipped.
 
     Attributes:
-        endings: How many files there are of each.
-        clutter: Names of files and folders that operating systems leave, as they were found.
+        endings: Number of files that are not images, by suffix.
+        clutter: Names of files and folders left by operating systems, in the order found.
     """
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class Ignored:
         self.clutter: dict[str, None] = {}
 
     def add(self, name: str) -> None:
-        """Takes up a file that is no image, by its path."""
+        """Records a file that is not an image, given its path."""
         base = os.path.basename(name)
         if is_clutter(base):
             self.clutter[base] = None

@@ -1,4 +1,4 @@
-"""Exports that are imported when they are first used."""
+"""Exports that are imported on first use."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -20,7 +20,7 @@ def lazy_exports(
         if name not in home:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         value = getattr(import_module(home[name]), name)
-        vars(sys.modules[package])[name] = value  # the next use does not come here
+        vars(sys.modules[package])[name] = value  # the next use finds it there
         return value
 
     def __dir__() -> list[str]:  # noqa: N807

@@ -1,4 +1,4 @@
-"""A lock that keeps two processes from writing into one folder."""
+"""A lock that keeps two processes from writing to the same folder."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
 def lock_folder(folder: Path) -> IO[bytes]:
-    """Takes the lock of a folder, which is made if missing, until the file returned is closed.
+    """Locks a folder until the returned file is closed; makes the folder if it is missing.
 
-    A file system without locks (some NFS mounts) gets a warning.
+    On a file system without locks (some NFS mounts) it only warns.
 
     Raises:
-        BlockingIOError: Another process has it.
+        BlockingIOError: Another process has the lock.
         OSError: The folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = (folder / LOCK_FILE).open("wb")
     try:
-        # A lock of lockf belongs only to the process; one of flock would live on in its
-        # workers after a kill, and reject the next run.
+        # A lockf lock belongs only to this process. After a kill, a flock lock would stay with
+        # the workers and block the next run.
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except PermissionError as error:  # EACCES, which some systems raise instead
         lock.close()

@@ -1,6 +1,6 @@
-"""Modules under the names that they had before they moved into rooms.
+"""Keeps the old names of modules that moved into rooms.
 
-Importing an old name gives the very module that has the new one, and a DeprecationWarning.
+Importing an old name returns the module of the new name, with a DeprecationWarning.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ MOVED = {
 
 
 class _Finder(MetaPathFinder, Loader):
-    """Finds the modules of ``MOVED``; Python asks it after every other finder."""
+    """Finds the modules of ``MOVED``; Python calls it after all other finders."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -64,10 +64,10 @@ class _Finder(MetaPathFinder, Loader):
         old = module.__name__
         new = f"bit_backbone.{MOVED[old.partition('.')[2]]}"
         warnings.warn(f"{old} is {new} now", DeprecationWarning, stacklevel=2)
-        sys.modules[old] = importlib.import_module(new)  # which import takes in place of module
+        sys.modules[old] = importlib.import_module(new)  # import then uses it, not module
 
 
 def keep_old_names() -> None:
-    """Lets ``import`` find modules under their old names, from now on."""
+    """Makes ``import`` find modules under their old names."""
     if not any(type(finder).__name__ == _Finder.__name__ for finder in sys.meta_path):
         sys.meta_path.append(_Finder())

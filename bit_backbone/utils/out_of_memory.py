@@ -1,7 +1,7 @@
-"""What happens when the memory runs out: the image is reported and skipped.
+"""Handles a lack of memory: the image is reported and skipped.
 
-A lack of memory has many kinds of exception. Here they become one, a ValueError, which callers
-treat like that of any other bad image.
+Libraries raise many exceptions when memory runs out. Here they become one ValueError, which callers
+treat like the error of any other bad image.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ __all__ = [
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# Of PyTorch's allocator for the CPU (c10/core/impl/alloc_cpu.cpp) on POSIX and on Windows, of CUDA
-# and of its libraries' status codes.
+# Messages of PyTorch's CPU allocator (c10/core/impl/alloc_cpu.cpp) on POSIX and Windows, of CUDA,
+# and of the status codes of CUDA's libraries.
 _MARKS = ("can't allocate memory", "not enough memory", "out of memory", "_STATUS_ALLOC_FAILED")
-# What is left of oneDNN's status "out of memory" in PyTorch's exception. Arguments that it rejects
-# fail earlier, when it creates the primitive's descriptor.
+# PyTorch's messages for oneDNN's status "out of memory". Invalid arguments fail earlier, when
+# oneDNN creates the primitive's descriptor.
 _ONEDNN = (
     "could not create a memory object",
     "could not create a primitive",
@@ -44,24 +44,24 @@ class TooLargeError(ValueError):
 
 
 class SharedMemoryError(ValueError):
-    """Workers of a DataLoader have too little shared memory."""
+    """The workers of a DataLoader have too little shared memory."""
 
 
-# Of torch/utils/data/_utils/signal_handling.py and torch's file_descriptor and file_system sharing.
+# From torch/utils/data/_utils/signal_handling.py and torch's file_descriptor and file_system modes.
 _SHARED = ("out of shared memory", "killed by signal: Bus error", "unable to mmap", "shm_open")
 
 
 def is_out_of_shared_memory(error: BaseException) -> bool:
-    """Whether an exception says that a DataLoader's worker had too little shared memory."""
+    """Whether an exception reports that a DataLoader's worker had too little shared memory."""
     said = f"{error} {error.__cause__}"  # the loader names the signal in the cause
     return isinstance(error, RuntimeError) and any(mark in said for mark in _SHARED)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory could not be had, on the CPU or a GPU."""
+    """Whether an exception reports a lack of memory, on the CPU or a GPU."""
     if isinstance(error, MemoryError):  # of Python, NumPy and Pillow
         return True
-    # A subclass of RuntimeError; by its name, so that the commands need not import torch.
+    # torch's class is compared by name, so that the commands need not import torch.
     if type(error).__name__ == "OutOfMemoryError":
         return True
     said = str(error)
@@ -70,7 +70,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def available_bytes() -> int | None:
-    """Returns how much memory a process can still have, or None where the system does not say."""
+    """Returns the memory that a process can still get, or None if the system does not report it."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     except OSError:
@@ -81,20 +81,20 @@ def available_bytes() -> int | None:
 
 
 def reason(error: BaseException) -> str:
-    """Returns the first line of such an exception, which may have none or pages."""
+    """Returns the first line of an out-of-memory exception, which may be empty or very long."""
     return (str(error).strip() or "the allocator says no more").splitlines()[0]
 
 
 @contextmanager
 def fitting(what: str) -> Iterator[None]:
-    """Makes a lack of memory a TooLargeError.
+    """Turns exceptions for a lack of memory into a TooLargeError.
 
     Args:
-        what: Needs the memory: "an image of 480 x 640".
+        what: What needs the memory, such as "an image of 480 x 640".
 
     Raises:
-        TooLargeError: In place of any exception that says so.
-        SharedMemoryError: In place of one about the shared memory of a DataLoader's workers.
+        TooLargeError: Replaces any exception that reports a lack of memory.
+        SharedMemoryError: Replaces one about the shared memory of a DataLoader's workers.
     """
     try:
         yield
@@ -115,12 +115,12 @@ def each_that_fits(
     items: Sequence[Item],
     failed: Callable[[Item, TooLargeError], Result],
 ) -> list[Result]:
-    """Computes a batch at once or, where it does not fit into memory, item by item.
+    """Computes a batch at once or, if it does not fit into memory, item by item.
 
     Args:
-        compute: Returns a result for each; raises TooLargeError where they do not fit.
+        compute: Returns one result per item; raises TooLargeError if the items do not fit.
         items: The batch.
-        failed: Returns what stands for an item that does not fit by itself.
+        failed: Returns the result for a single item that does not fit.
     """
     try:
         return compute(items)
@@ -128,5 +128,5 @@ def each_that_fits(
         if len(items) == 1:
             return [failed(items[0], error)]
         _LOGGER.warning("%s; its images are computed one by one", error)
-    # After the handler: the exception holds the frames, and they the memory, of what failed.
+    # After the handler, because the exception keeps the frames and memory of the failed call.
     return [result for item in items for result in each_that_fits(compute, [item], failed)]

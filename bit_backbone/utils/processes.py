@@ -1,4 +1,4 @@
-"""The processes of a data-parallel run, and the signals that end one in good order."""
+"""The processes of a data-parallel run, and the signals that end it cleanly."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class ProcessGroup:
     """This process among those of the run.
 
     Attributes:
-        rank: Its number; 0 writes files and shows progress.
+        rank: Number of this process; process 0 writes files and shows progress.
         world_size: Number of processes.
-        device: Where it computes.
+        device: The device of this process.
     """
 
     rank: int
@@ -36,7 +36,7 @@ class ProcessGroup:
         return self.rank == 0
 
     def sum(self, values: Tensor) -> Tensor:
-        """Adds a tensor up over all processes, in place."""
+        """Sums a tensor over all processes, in place."""
         if self.world_size > 1:
             dist.all_reduce(values)
         return values
@@ -50,7 +50,7 @@ class ProcessGroup:
         return int(values)
 
     def gather(self, value: Any) -> list[Any]:
-        """Returns the values of all processes, by rank; they have to be picklable."""
+        """Returns the values of all processes, by rank; values must be picklable."""
         if self.world_size == 1:
             return [value]
         values: list[Any] = [None] * self.world_size
@@ -59,9 +59,9 @@ class ProcessGroup:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Ends in every process or in none: the first error of one is raised in all of them.
+        """Succeeds in all processes or in none: the first error is raised in all of them.
 
-        Without it, the others would wait for a process that has given up.
+        Without it, the others would wait for a failed process.
         """
         error = None
         try:
@@ -79,7 +79,7 @@ class ProcessGroup:
 
 
 def is_first_process() -> bool:
-    """Whether torchrun's environment makes this process the one that speaks; True without."""
+    """Whether this process has rank 0 in torchrun's environment; True without torchrun."""
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -94,7 +94,7 @@ def process_group(device: str | torch.device | None = None) -> Iterator[ProcessG
     A process group that exists already is used and left as it is.
 
     Args:
-        device: Where to compute; None for this process's GPU, or the CPU where there is none.
+        device: Where to compute; None for this process's GPU, or the CPU if there is none.
     """
     if device is None:
         local_rank = int(os.environ.get("LOCAL_RANK", "0"))
@@ -118,7 +118,7 @@ def process_group(device: str | torch.device | None = None) -> Iterator[ProcessG
 class Interruption:
     """Catches SIGINT and SIGTERM, so that a run can save before it ends.
 
-    A second signal does what it did before: Ctrl-C twice ends at once.
+    A second signal has its usual effect: Ctrl-C twice ends the run at once.
 
     Attributes:
         signal: The number of the signal that came, or 0.
@@ -130,7 +130,7 @@ class Interruption:
 
     def __enter__(self) -> Interruption:
         if threading.current_thread() is not threading.main_thread():
-            return self  # signals go to the main thread, whose business they are
+            return self  # only the main thread receives signals
         for number in (signal.SIGINT, signal.SIGTERM):
             self._before[number] = signal.signal(number, self._note)
         return self

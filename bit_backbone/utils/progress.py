@@ -1,4 +1,4 @@
-"""Progress of long work on stderr: bars on a terminal, a line now and then in a log."""
+"""Progress of long work on stderr: bars on a terminal, occasional lines in a log."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ LOG_INTERVAL = 10.0  # seconds
 
 
 class Pace(ProgressColumn):
-    """The rate of the last half minute, and the time left at it: 4.0 images/s, 0:02:10 left.
+    """The rate of the last half minute, and the remaining time: 4.0 images/s, 0:02:10 left.
 
-    Rich's own two columns are drawn at different times, and then do not agree.
+    Rich's own two columns are updated at different times, so they may disagree.
     """
 
     def render(self, task: Task) -> Text:
-        """Returns both, or nothing while there is no rate."""
+        """Returns rate and remaining time, or nothing while there is no rate."""
         speed, unit = task.finished_speed or task.speed, task.fields.get("unit", "item")
         if not speed:
             return Text("")
@@ -41,11 +41,11 @@ class Pace(ProgressColumn):
 
 
 class Bars(Progress):
-    """Rich's progress bars, which also say how far the work is where there is no terminal.
+    """Rich's progress bars, which also print progress lines if there is no terminal.
 
-    Rich shows nothing there until the end, so that a run whose output goes to a file looks dead.
-    Every bar has a description, how many of how many are done, and its pace. The fields of a task
-    are ``unit``, such as "image", and ``values``, text to show at the end.
+    Without a terminal, Rich prints nothing until the end, so a run that logs to a file looks dead.
+    Every bar shows a description, the done and total counts, and its pace. The fields of a task are
+    ``unit``, such as "image", and ``values``, text to show at the end.
 
     Args:
         enabled: False shows nothing.
@@ -53,7 +53,7 @@ class Bars(Progress):
     """
 
     def __init__(self, *, enabled: bool = True, **options: Any) -> None:
-        # a narrow bar: all of it fits into 80 columns, which a log has
+        # The bar is narrow, so that a line fits into the 80 columns of a log.
         columns = BarColumn(20), TaskProgressColumn(), MofNCompleteColumn(), Pace()
         options |= {"console": Console(stderr=True), "disable": not enabled}
         super().__init__("{task.description}", *columns, _Values(), **options)
@@ -69,7 +69,7 @@ class Bars(Progress):
         self._log()
 
     def advance(self, *args: Any, **changes: Any) -> None:
-        """Moves a task on, as rich does."""
+        """Advances a task, as rich does."""
         super().advance(*args, **changes)
         self._log()
 
@@ -78,7 +78,7 @@ class Bars(Progress):
             return
         now = time.monotonic()
         if now >= self._next_line:
-            # Ever fewer lines: some hundred of a run of days.
+            # Lines become rarer with time: a run of days prints a few hundred.
             self._next_line = now + max(LOG_INTERVAL, (now - self._began) / 50)
             self.console.print(self.make_tasks_table([t for t in self.tasks if not t.finished]))
 
@@ -99,11 +99,11 @@ def track(
     """Yields the items, and shows how many of them are done.
 
     Args:
-        items: What is worked on.
-        description: Shown before the bar.
-        total: Number of items, where ``len`` does not give it.
+        items: The items to process.
+        description: Text before the bar.
+        total: Number of items, if ``len`` does not give it.
         enabled: False shows nothing.
-        transient: Whether the bar goes away at the end.
+        transient: Whether the bar disappears at the end.
     """
     with Bars(enabled=enabled, transient=transient) as bars:
         yield from bars.track(items, total, description=description)

@@ -1,4 +1,4 @@
-"""Reading the file of settings that a saved model or processor has."""
+"""Reads the settings file of a saved model or processor."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from bit_backbone.utils.hub import HubError, hub_file
 def read(
     name_or_path: str | os.PathLike[str], file_name: str, instead: str, **hub_options: Any
 ) -> tuple[Path, dict[str, Any]]:
-    """Returns a file and the JSON object in it: the one given, that in a folder, or one of the Hub.
+    """Returns a settings file, of a path, a folder or the Hub, and the JSON object in it.
 
     Args:
         name_or_path: A folder, the file itself, or a repository of the Hugging Face Hub.
-        file_name: Of the file in the folder or repository.
-        instead: What has the published ones, for the message of the error.
+        file_name: Name of the file in the folder or repository.
+        instead: Where published settings are found, for the error message.
         **hub_options: Arguments of ``huggingface_hub.hf_hub_download``.
 
     Raises:
-        ValueError: There is none, or something else is in it; the message says where it was looked
-            for.
+        ValueError: There is no such file, or it is not a JSON object; the message says where it
+            was searched for.
     """
     path = _find(name_or_path, file_name, instead, **hub_options)
     try:
@@ -38,7 +38,7 @@ def read(
 def _find(
     name_or_path: str | os.PathLike[str], file_name: str, instead: str, **hub_options: Any
 ) -> Path:
-    """Returns the file given, that in a folder, or one downloaded from the Hub."""
+    """Returns the given file, the one in a given folder, or one downloaded from the Hub."""
     path = Path(name_or_path)
     if path.is_dir():
         path = path / file_name

@@ -1,4 +1,4 @@
-"""Images that cannot be read: one kind of exception, whatever a decoder raises."""
+"""One exception for unreadable images, whatever a decoder raises."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from dataclasses import dataclass
 
 from bit_backbone.utils.out_of_memory import fitting
 
-# The machine's troubles and not the image's: the next image would fail the same way.
+# Errors of the machine, not of the image: the next image would fail in the same way.
 MACHINE_TROUBLES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ENOTCONN)
 
 
 class UnreadableImageError(OSError, ValueError):
-    """An image file that is missing, damaged, no image, or too large for the memory.
+    """An image file is missing, damaged, not an image, or too large for the memory.
 
     Attributes:
-        path: Of the file.
+        path: Path of the file.
     """
 
     def __init__(self, message: str, path: str | os.PathLike[str] = "") -> None:
@@ -28,11 +28,11 @@ class UnreadableImageError(OSError, ValueError):
 
 @dataclass(frozen=True)
 class Unreadable:
-    """An image that could not be read, as a loader passes it on.
+    """A loader's record of an image that could not be read.
 
     Attributes:
-        index: In the data set.
-        file: Its path.
+        index: Index in the data set.
+        file: Path of the image.
         reason: What is wrong with it.
     """
 
@@ -42,7 +42,7 @@ class Unreadable:
 
     @classmethod
     def of(cls, index: int, error: UnreadableImageError) -> Unreadable:
-        """Returns what an exception says."""
+        """Makes the record of an exception."""
         return cls(index, error.path, str(error))
 
 
@@ -50,16 +50,16 @@ class Unreadable:
 def reading(
     path: str | os.PathLike[str], prefix: str = "", *, once: bool = False
 ) -> Iterator[None]:
-    """Makes every failure to read an image an UnreadableImageError.
+    """Turns every failure to read an image into an UnreadableImageError.
 
     Args:
-        path: Of the image.
-        prefix: Begins the message.
-        once: Leave the prefix out where the message itself names the file, as some of Pillow's do.
+        path: Path of the image.
+        prefix: Beginning of the message.
+        once: Omit the prefix if the message itself names the file, as some of Pillow's do.
 
     Raises:
-        UnreadableImageError: In place of an OSError or ValueError, or for a lack of memory.
-        OSError: The machine is in trouble, which is no fault of the image.
+        UnreadableImageError: Replaces an OSError, a ValueError or an error for a lack of memory.
+        OSError: The machine fails, not the image.
     """
     try:
         with fitting("the image"):

@@ -1,8 +1,8 @@
-"""How a message says what to pass: as an argument to Python, as an option to a command's user.
+"""Names the setting that helps in a message: as a Python argument, or as a command's option.
 
-A message is made far below the command that a user has called, and the same function is called from
-Python. So whoever raises says what would help, and the command says once, for all messages, which
-options it has.
+Functions that raise errors are called both from Python and, indirectly, by commands. So the code
+that raises states the helpful argument, and each command declares its options once, for all
+messages.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _OPTIONS: ContextVar[Mapping[str, argparse.Action] | None] = ContextVar("options
 
 @contextmanager
 def for_command(parser: argparse.ArgumentParser) -> Iterator[None]:
-    """Messages that are made inside are for the user of a command with this parser's options."""
+    """Messages raised inside name the options of this parser's command."""
     options = {
         action.dest: action
         for action in parser._actions
@@ -32,12 +32,12 @@ def for_command(parser: argparse.ArgumentParser) -> Iterator[None]:
 
 
 def passing(name: str, value: Any, why: str = "") -> str:
-    """Returns "pass ..." with an argument, or "" for a user whose command has no such option.
+    """Returns "pass ..." with an argument or option, or "" if the command has no such option.
 
     Args:
-        name: Of the argument; an option has its name with dashes.
-        value: What to pass.
-        why: What follows in the message.
+        name: Name of the argument; the option has the same name with dashes.
+        value: The value to pass.
+        why: The text that follows in the message.
     """
     options = _OPTIONS.get()
     if options is None:
@@ -53,18 +53,18 @@ def passing(name: str, value: Any, why: str = "") -> str:
 
 
 def in_python(advice: str) -> str:
-    """Returns advice that no user of a command can follow, or "" for such a user."""
+    """Returns advice that only applies in Python, or "" inside a command."""
     return advice if _OPTIONS.get() is None else ""
 
 
 def either(*ways: str) -> str:
-    """Joins the ways out that there are: "a", "a, or b", "a, b, or c"; "" where there is none."""
+    """Joins the ways out that are not empty: "a", "a, or b", "a, b, or c"; "" if all are empty."""
     open_ways = [way for way in ways if way]
     return ", or ".join(filter(None, (", ".join(open_ways[:-1]), *open_ways[-1:])))
 
 
 def after(separator: str, *ways: str) -> str:
-    """Returns the ways out after what separates them from the rest of a message, if there are."""
+    """Returns the separator and the joined ways out, or "" if there are none."""
     advice = either(*ways)
     return separator + advice if advice else ""
 

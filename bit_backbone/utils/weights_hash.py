@@ -1,4 +1,4 @@
-"""One number for all weights of a network, by which a folder recognises its own."""
+"""A hash of a network's weights, by which a folder recognises its network."""
 
 from __future__ import annotations
 
