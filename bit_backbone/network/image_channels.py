@@ -1,4 +1,4 @@
-"""Images with other channels than RGB: the stem's layer, and how RGB filters become its own."""
+"""Images with other channels than RGB: the stem's layer, and the adaptation of RGB filters."""
 
 from typing import Any
 
@@ -16,12 +16,12 @@ RGB_CHANNELS = 3
 
 @kernels.returns_new_memory
 class GainStdConv2d(StdConv2d):
-    """StdConv2d whose standardized filters are multiplied with a fixed gain each.
+    """StdConv2d that multiplies each standardized filter by a fixed gain.
 
-    Filters made of pretrained RGB ones differ in size, and only standardization would make them
-    equal; see ``adapt_rgb_filters``. The gain is a buffer of ones until then. A state dict leaves
-    ones out, and without it means ones, so that a network that was never adapted has the same
-    names here and in transformers.
+    Filters adapted from pretrained RGB ones differ in size, but standardization would make their
+    sizes equal; see ``adapt_rgb_filters``. Before an adaptation the gain is a buffer of ones.
+    State dicts omit a gain of ones, so a network that was never adapted has the same names here and
+    in transformers.
 
     Args:
         in_channels: Channels of the input.
@@ -41,7 +41,7 @@ class GainStdConv2d(StdConv2d):
     def reset_parameters(self) -> None:
         """Initialises the filters as StdConv2d does, with a gain of 1."""
         super().reset_parameters()
-        if "gain" in self._buffers:  # not yet, while the base class is made
+        if "gain" in self._buffers:  # missing while the base class initialises
             nn.init.ones_(self.gain)
 
     def standardized_weight(self) -> Tensor:
@@ -60,18 +60,18 @@ class GainStdConv2d(StdConv2d):
 
 
 def adapt_rgb_filters(weight: Tensor, num_channels: int, eps: float) -> tuple[Tensor, Tensor]:
-    """Turns the filters of an RGB stem into a weight and a gain of a GainStdConv2d.
+    """Turns the filters of an RGB stem into the weight and the gain of a GainStdConv2d.
 
-    The filters are standardized first, as the RGB network uses them, and then adapted: summed for
-    one channel; for n channels cycled (R, G, B, R, ..) and scaled by 3 / n. The layer standardizes
-    what it is given once more, which would bring every filter back to the same size and blow a
-    colour-opponent filter, whose sum is next to nothing, up to a full one; the gain undoes that.
+    The filters are first standardized, as the RGB network uses them, and then adapted. For one
+    channel they are summed; for n channels they are cycled (R, G, B, R, ..) and scaled by 3 / n.
+    The layer standardizes its weight again, which gives all filters the same size: even a
+    colour-opponent filter, whose sum is almost 0, becomes a full one. The gain restores the sizes.
 
-    Exact, to rounding, where the adapted filters have mean 0, as sums of standardized filters
-    have: a grey image through one channel gives what its RGB copy gives through the original, and
-    6, 9, .. channels of copies likewise. For other n the channels are used unevenly, and the layer
-    takes away the mean that this leaves: a starting point for fine-tuning and nothing more. While
-    the filters train, the gain stays as it is.
+    The result is exact up to rounding if the adapted filters have mean 0, as sums of standardized
+    filters do. Then a grey image in one channel gives the output of its RGB copy in the original,
+    and so do 6, 9, .. channels of copies. For other n the channels are used unevenly, and the layer
+    subtracts the remaining mean; this is only a starting point for fine-tuning. The gain does not
+    change in training.
 
     Args:
         weight: [out, 3, height, width].
@@ -92,7 +92,7 @@ def adapt_rgb_filters(weight: Tensor, num_channels: int, eps: float) -> tuple[Te
 
 
 def stem_conv(config: BitConfig) -> StdConv2d:
-    """Returns the 7x7 convolution of the stem, which RGB filters can be adapted to."""
+    """Returns the 7x7 convolution of the stem; RGB filters can be adapted to it."""
     kind = StdConv2d if config.num_channels == RGB_CHANNELS else GainStdConv2d
     return kind(
         config.num_channels,

@@ -12,15 +12,15 @@ GROUP_NORM_EPS = 1e-5
 
 
 def check_images(images: Tensor, num_channels: int, smallest: int) -> Tensor:
-    """Returns ``images`` if a network can take them.
+    """Returns ``images`` if a network can process them.
 
     Args:
-        images: What was given.
-        num_channels: Channels that the network takes.
-        smallest: Least height and width, in pixels.
+        images: The images to check.
+        num_channels: Number of channels of the network's images.
+        smallest: Smallest height and width, in pixels.
 
     Raises:
-        ValueError: Not [N, num_channels, H, W], not floating point, or too small.
+        ValueError: The images are not [N, num_channels, H, W], not floating point, or too small.
     """
     if not isinstance(images, Tensor):
         raise ValueError(f"images must be a torch tensor [N, {num_channels}, H, W]")
@@ -43,7 +43,7 @@ def check_images(images: Tensor, num_channels: int, smallest: int) -> Tensor:
 
 
 def activation(name: str) -> nn.Module:
-    """Returns the activation that BitConfig calls ``name``, in place where it can be."""
+    """Returns the activation that BitConfig calls ``name``, in place if possible."""
     if name == "gelu":
         return nn.GELU()
     if name == "gelu_new":
@@ -55,7 +55,7 @@ def activation(name: str) -> nn.Module:
 class GroupNormAct(nn.GroupNorm):
     """GroupNorm followed by an activation.
 
-    A subclass of nn.GroupNorm, so that solvers which treat norms apart (detectron2's
+    It is a subclass of nn.GroupNorm, so that solvers with separate settings for norms (detectron2's
     WEIGHT_DECAY_NORM) find it.
 
     Args:
@@ -78,7 +78,7 @@ class GroupNormAct(nn.GroupNorm):
 
 @kernels.returns_new_memory
 class DropPath(nn.Module):
-    """Stochastic depth (arXiv 1603.09382): drops a whole sample's branch while training.
+    """Stochastic depth (arXiv 1603.09382): drops the branch of whole samples in training.
 
     Args:
         rate: Probability of a drop, in [0, 1).
@@ -89,7 +89,7 @@ class DropPath(nn.Module):
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:
-        """Returns [N, C, H, W] with dropped samples 0 and the others divided by 1 - rate."""
+        """Sets dropped samples of [N, C, H, W] to 0, and divides the others by 1 - rate."""
         if not self.training:
             return x
         keep = 1.0 - self.rate
@@ -101,7 +101,7 @@ class DropPath(nn.Module):
 
 
 def drop_path(rate: float) -> nn.Module:
-    """Returns stochastic depth, or nothing to do at a rate of 0."""
+    """Returns stochastic depth, or the identity at a rate of 0."""
     return DropPath(rate) if rate > 0 else nn.Identity()
 
 

@@ -14,16 +14,16 @@ from torch.nn import functional as F
 def pad_same(x: Tensor, kernel_size: int, stride: int, dilation: int, value: float) -> Tensor:
     """Pads height and width as TensorFlow's SAME does, the odd pixel at the end.
 
-    Integer arithmetic without ``max`` or ``ceil``: compilers and exporters take minutes over
-    those once sizes are symbolic. Needs an extent of at least the stride, which every kernel
-    larger than 1x1 of a ResNet has.
+    The arithmetic avoids ``max`` and ``ceil``: with symbolic sizes, compilers and exporters take
+    minutes over those. The kernel's extent must be at least the stride, as it is for every kernel
+    of a ResNet larger than 1x1.
 
     Args:
         x: [N, C, H, W].
         kernel_size: Height and width of the kernel that follows.
-        stride: Its stride.
-        dilation: Its dilation.
-        value: What to pad with.
+        stride: Stride of the kernel.
+        dilation: Dilation of the kernel.
+        value: The value of the padding.
     """
     extent = (kernel_size - 1) * dilation + 1
     height, width = x.shape[-2], x.shape[-1]

@@ -1,4 +1,4 @@
-"""The BiT network from image to feature maps: stem, residual units, stages, taps.
+"""The BiT network from image to feature maps: stem, residual units, stages, outputs.
 
 ResNetV2 with GroupNorm and weight standardization (arXiv 1912.11370, section 3.1; official code:
 google-research/big_transfer, bit_pytorch/models.py).
@@ -40,7 +40,7 @@ class Stem(nn.Module):
 
 
 class Projection(nn.Module):
-    """The shortcut of a stage's first unit: 1x1 convolution, and a norm in bottleneck nets."""
+    """The shortcut of a stage's first unit: a 1x1 convolution, and a norm in bottleneck nets."""
 
     def __init__(self, config: BitConfig, stage: StageSpec) -> None:
         super().__init__()
@@ -53,15 +53,15 @@ class Projection(nn.Module):
 
 
 class Unit(nn.Module):
-    """What both kinds of residual unit share: three convolutions and the shortcut.
+    """The common part of both kinds of residual unit: three convolutions and the shortcut.
 
     Attributes:
-        grad_checkpointing: Whether backward computes the unit again from its input.
-        activation_recompute: Whether backward computes norms and activations again.
-        saved_convolutions: How many of the first convolutions are then saved.
+        grad_checkpointing: Whether backward recomputes the unit from its input.
+        activation_recompute: Whether backward recomputes norms and activations.
+        saved_convolutions: With ``activation_recompute``, how many first convolutions are saved.
     """
 
-    # Of the class, for units that were pickled before there were such switches.
+    # Set on the class, for pickled units of earlier versions that lack these attributes.
     grad_checkpointing = activation_recompute = False
     saved_convolutions: int
 
@@ -78,7 +78,7 @@ class Unit(nn.Module):
         self.drop_path = drop_path(stage.drop_path_rates[index])
 
     def cropped(self, shortcut: Tensor, branch: Tensor) -> Tensor:
-        """Returns the shortcut in the size of the branch, which is smaller without padding."""
+        """Crops the shortcut to the size of the branch, which is smaller without padding."""
         return centre_crop_like(shortcut, branch) if self.crops else shortcut
 
     @kernels.in_place_where_unseen
@@ -98,16 +98,16 @@ class PreActUnit(Unit):
 
     @property
     def saved_convolutions(self) -> int:  # type: ignore[override]
-        """All but the last one, whose result goes only into the sum."""
+        """All except the last one, whose result is only added."""
         return 2 if self.downsample is None else 3
 
     @kernels.norms_overwrite(("conv1", "norm2"), ("conv2", "norm3"))
     @kernels.recomputable
     def forward(self, x: Tensor, activated: Tensor | None = None) -> Tensor:
-        """Maps raw residual sums to raw residual sums; ``activated``: norm1(x), if at hand."""
+        """Maps raw residual sums to raw residual sums; ``activated`` is norm1(x), if computed."""
         activated = self.norm1(x) if activated is None else activated
         branch = self.norm3(self.conv2(self.norm2(self.conv1(activated))))
-        # A projection is fed the pre-activation; made now, in memory that the branch has freed.
+        # The projection reads the pre-activation. It runs now, in memory that the branch freed.
         shortcut = x if self.downsample is None else self.downsample(activated)
         branch = self.drop_path(self.conv3(branch))
         return self.add(branch, self.cropped(shortcut, branch))
@@ -143,8 +143,8 @@ class Stage(nn.Sequential):
         super().__init__(*(kind(config, spec, index) for index in range(spec.depth)))
 
     def forward(self, x: Tensor, activated: Tensor | None = None) -> Tensor:
-        """Maps the previous stage's output to this stage's; ``activated``: enter(x), if at hand."""
-        # An argument and not another method: hooks and tracers see every stage and unit called.
+        """Maps the previous stage's output to its own; ``activated`` is enter(x), if computed."""
+        # An argument, not another method, so that hooks and tracers see each stage and unit called.
         for unit in self:
             x = unit(x, activated)
             activated = None
@@ -156,16 +156,16 @@ class Stage(nn.Sequential):
 
 
 class BitNetwork(nn.Module):
-    """Stem and stages, as far as needed, with named taps.
+    """Stem and the needed stages, with named outputs.
 
-    ``stem``, ``stage1`` .. and ``norm`` are direct children in execution order: a state dict, a
-    reader and torchvision's IntermediateLayerGetter find them. A module of the user's can take the
-    place of any (of a stage, with only raw outputs: it needs no ``enter`` then).
+    ``stem``, ``stage1`` .. and ``norm`` are direct children in execution order, as torchvision's
+    IntermediateLayerGetter expects. A user's module can replace any of them; one that replaces a
+    stage needs no ``enter`` if all outputs are raw.
 
     Args:
         config: The network.
         last: Index of the deepest stage to build; 0 builds only the stem.
-        norm: Whether to build the pre-activation norm after it.
+        norm: Whether to build the pre-activation norm after the deepest stage.
     """
 
     def __init__(self, config: BitConfig, *, last: int, norm: bool) -> None:
@@ -177,16 +177,16 @@ class BitNetwork(nn.Module):
         self.norm = group_norm(config, config.channels[last]) if norm else None
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # Marks, for the loops below, whatever serves as a stage, a user's module too.
+        # Marks stages, including a user's modules in their place, for the loops below.
         if isinstance(value, nn.Module) and name.startswith("stage"):
             value.is_stage = True  # type: ignore[assignment]
         super().__setattr__(name, value)
 
     def raw_taps(self, images: Tensor, names: list[str]) -> dict[str, Tensor]:
-        """Returns the named stages' residual sums, shallow to deep."""
+        """Returns the residual sums of the named stages, shallow to deep."""
         x = self.stem(images)
         features = {"stem": x} if "stem" in names else {}
-        # named_children and hasattr are the loop and the test that TorchScript unrolls.
+        # TorchScript can unroll a loop over named_children and a test with hasattr.
         for name, module in self.named_children():
             if hasattr(module, "is_stage"):
                 x = module(x)
@@ -195,7 +195,7 @@ class BitNetwork(nn.Module):
         return features
 
     def activated_taps(self, images: Tensor, names: list[str]) -> dict[str, Tensor]:
-        """Returns what the norm and activation after each named stage make of its output."""
+        """Returns the named stages' outputs after norm and activation, shallow to deep."""
         features: dict[str, Tensor] = {}
         x, previous = self.stem(images), "stem"
         for name, module in self.named_children():
@@ -210,20 +210,20 @@ class BitNetwork(nn.Module):
         return features
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Computes every residual unit again in backward instead of storing its activations."""
+        """Recomputes every residual unit in backward instead of storing its activations."""
         for unit in self._units():
             unit.grad_checkpointing = enable
 
     def set_activation_recompute(self, enable: bool = True) -> None:
-        """Computes norms and activations again in backward instead of storing what they return.
+        """Recomputes norms and activations in backward instead of storing their results.
 
-        About half the memory of activations for some 10 % more time, and the same gradients, to
-        the last bit. ``set_grad_checkpointing`` saves more, takes more time, and has precedence.
-        A graph allows one backward pass. Nothing changes inside torch.compile, whose partitioner
-        decides for itself what to compute again, under torch.func and under tracers.
+        It halves the memory of activations for about 10 % more time; gradients stay the same to the
+        last bit. ``set_grad_checkpointing`` saves more, takes more time, and has precedence. A
+        graph allows one backward pass. The setting has no effect inside torch.compile, whose
+        partitioner chooses what to recompute, under torch.func, and under tracers.
 
         Args:
-            enable: Whether to, from now on.
+            enable: Whether to recompute.
         """
         for unit in self._units():
             unit.activation_recompute = enable

@@ -19,8 +19,8 @@ torch.fx.wrap("pad_same")
 def standardize(weight: Tensor, eps: float) -> Tensor:
     """Returns each filter with mean 0 and variance 1 (weight standardization).
 
-    ``(w - mean) / sqrt(var + eps)`` per output filter with the biased variance, computed in
-    float32 at least: in half precision ``var`` of a small filter and ``eps`` itself are 0.
+    ``(w - mean) / sqrt(var + eps)`` per output filter with the biased variance. It is computed in
+    at least float32: in half precision, ``eps`` and the variance of a small filter are 0.
 
     Args:
         weight: [out, in, height, width].
@@ -30,7 +30,7 @@ def standardize(weight: Tensor, eps: float) -> Tensor:
         [out, in, height, width] in the dtype of ``weight``.
     """
     exact = weight if weight.dtype == torch.float64 else weight.float()
-    # Layer norm of a filter: one operator each way, and two numbers a filter saved in between.
+    # Layer norm of each filter: one operator per direction, and two saved numbers per filter.
     channels_last = exact.permute(0, 2, 3, 1)
     if channels_last.is_contiguous() and not exact.is_contiguous():
         standardized = torch.layer_norm(channels_last, channels_last.shape[1:], eps=eps)
@@ -49,7 +49,7 @@ class StdConv2d(nn.Conv2d):
         stride: Stride.
         dilation: Dilation.
         padding: None: symmetric and fixed, so that stride 1 keeps the size. "same": TensorFlow's,
-            from the input size. "valid": none.
+            computed from the input size. "valid": none.
         eps: Epsilon of the standardization.
     """
 
@@ -68,7 +68,7 @@ class StdConv2d(nn.Conv2d):
         padding: str | None = None,
         eps: float = 1e-10,
     ) -> None:
-        # At stride 1 SAME is symmetric, and a 1x1 kernel needs none: only the rest is dynamic.
+        # SAME is symmetric at stride 1, and zero for 1x1 kernels; otherwise it is dynamic.
         self_padded = padding == "same" and stride > 1 and kernel_size > 1
         fixed = 0 if padding == "valid" or self_padded else dilation * (kernel_size - 1) // 2
         super().__init__(

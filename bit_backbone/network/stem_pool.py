@@ -16,10 +16,10 @@ torch.fx.wrap("pad_same")
 def max_pool_in_zero_ring(x: Tensor) -> Tensor:
     """3x3 max-pooling with stride 2 of ``x`` inside a one-pixel ring of zeros.
 
-    BiT pads with zeros and then pools; ``max_pool2d(padding=1)`` pads with -inf, which is not
-    the same where a border is negative. Written as that pooling plus a lower bound of 0 for the
-    windows that reach the ring: no padded copy is made, and ONNX Runtime (which fuses a zero
-    pad into the pooling as if it were -inf) computes it right.
+    BiT pads with zeros and then pools. ``max_pool2d(padding=1)`` pads with -inf, which differs at
+    negative borders. This function uses that pooling, and then a lower bound of 0 for the windows
+    that reach the ring. So it makes no padded copy, and ONNX Runtime, which fuses a zero pad into
+    the pooling as if it were -inf, computes it correctly.
 
     Args:
         x: [N, C, H, W].
@@ -30,7 +30,7 @@ def max_pool_in_zero_ring(x: Tensor) -> Tensor:
     pooled = kernels.max_pool(x)
     rows = torch.arange(pooled.shape[-2], device=x.device)
     columns = torch.arange(pooled.shape[-1], device=x.device)
-    # window i covers 2i - 1 .. 2i + 1; the ring lies at -1 and at the size
+    # Window i covers 2i - 1 .. 2i + 1; the ring is at -1 and at the size.
     rows_touch = (rows == 0) | (2 * rows + 1 == x.shape[-2])
     columns_touch = (columns == 0) | (2 * columns + 1 == x.shape[-1])
     bound = torch.where(rows_touch[:, None] | columns_touch, 0.0, -float("inf"))
@@ -41,7 +41,7 @@ class StemPool(nn.Module):
     """The stem's 3x3 max-pooling with stride 2.
 
     Args:
-        padding: None: a ring of zeros (BiT's). "same": as TensorFlow, with -inf. "valid": none.
+        padding: None: BiT's ring of zeros. "same": TensorFlow's, with -inf. "valid": none.
     """
 
     def __init__(self, padding: str | None) -> None:

@@ -1,4 +1,4 @@
-"""What a network costs to run: parameters, operations, bytes and milliseconds."""
+"""Measures the cost of a network: parameters, operations, bytes and milliseconds."""
 
 from typing import TYPE_CHECKING
 

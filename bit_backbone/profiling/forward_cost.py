@@ -1,6 +1,6 @@
-"""What a network costs: parameters, multiply-accumulates, output shapes, activation memory.
+"""Counts a network's parameters, multiply-accumulates, output shapes and activation memory.
 
-Everything is counted on the meta device: no weight is allocated and nothing is computed, so the
+Everything is counted on the meta device, without allocating weights or computing values, so the
 largest variants are profiled in seconds.
 """
 
@@ -33,12 +33,12 @@ class Profile:
         parameters: Number of parameters.
         macs: Multiply-accumulate operations of the convolutions, by fvcore's rule.
         shapes: Shape of each output.
-        inference_bytes: Most bytes of activations alive at once without gradients. The input, the
-            parameters and workspaces (the libraries' own, and up to 64 MB that native kernels keep
-            for the next filters) are not counted.
-        training_bytes: Bytes kept for backward, with what standardization keeps; the input, the
-            parameters and workspaces are not counted, nor a percent or two that contiguous maps
-            on a CPU need on top.
+        inference_bytes: Most bytes of activations alive at once without gradients. They exclude the
+            input, the parameters and workspaces (the libraries' own, and up to 64 MB that native
+            kernels keep for the next filters).
+        training_bytes: Bytes saved for backward, including those of standardization. They exclude
+            the input, the parameters and workspaces, and another percent or two for contiguous
+            maps on a CPU.
     """
 
     parameters: int
@@ -51,13 +51,13 @@ class Profile:
 def profile(
     config: BitConfig, image_size: tuple[int, int], *, batch: int = 1, dtype: torch.dtype
 ) -> Profile:
-    """Counts what a backbone costs, without allocating it.
+    """Counts the costs of a backbone without allocating it.
 
     Args:
-        config: The network; its requested outputs decide how deep it is built.
+        config: The network; its deepest requested output is the last stage built.
         image_size: (height, width) in pixels.
         batch: Images per forward.
-        dtype: Of weights and activations.
+        dtype: Type of weights and activations.
 
     Raises:
         ValueError: A size or the batch is not positive.
@@ -85,14 +85,14 @@ def profile(
 
 
 def _fvcore() -> ModuleType:
-    """Imports fvcore.nn without the deprecation warning of the losses that come with it."""
+    """Imports fvcore.nn without the deprecation warning of its losses."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*torch.jit.script", category=FutureWarning)
         return importlib.import_module("fvcore.nn")
 
 
 class _MacCounter:
-    """Adds up what fvcore counts for each convolution of a module."""
+    """Adds up fvcore's counts for the convolutions of a module."""
 
     def __init__(self, module: nn.Module) -> None:
         self.total = 0
@@ -110,7 +110,7 @@ class _MacCounter:
 
 
 def _saved_bytes(backbone: nn.Module, images: Tensor) -> int:
-    """Bytes of the distinct storages that a training forward keeps for its backward."""
+    """Returns the bytes of the distinct storages that a training forward saves for backward."""
     known = {p.untyped_storage()._cdata for p in backbone.parameters()}
     known.add(images.untyped_storage()._cdata)
     kept: dict[int, torch.UntypedStorage] = {}
@@ -155,7 +155,7 @@ class StageTimer:
 
 
 def _now() -> float:
-    """Returns the time in seconds at which the device has done all that it was given."""
+    """Waits until the device has finished its work, and returns the time in seconds."""
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
     return time.perf_counter()

@@ -1,4 +1,4 @@
-"""How many bytes of tensors are alive, whatever runs."""
+"""Counts the bytes of live tensors while any code runs."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch.utils._pytree import tree_leaves
 
 
 class LiveBytes(TorchDispatchMode):
-    """Follows the storages that operations make, also of meta, fake and sharded tensors.
+    """Counts the storages that operations make, including those of meta, fake and sharded tensors.
 
     Args:
-        *known: Tensors that are not counted.
+        *known: Tensors to leave out of the count.
 
     Attributes:
         now: Bytes alive.
@@ -30,7 +30,7 @@ class LiveBytes(TorchDispatchMode):
         self._resize: Any = None
 
     def __enter__(self) -> LiveBytes:
-        # FSDP2 frees and refills gathered weights by this method, which no dispatcher sees.
+        # FSDP2 frees and refills gathered weights by this method, which bypasses the dispatcher.
         self._resize = original = torch.UntypedStorage.resize_
 
         def resize(storage: torch.UntypedStorage, size: int) -> Any:
@@ -50,7 +50,7 @@ class LiveBytes(TorchDispatchMode):
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if any(kind.__name__ == "DTensor" for kind in types):
-            return NotImplemented  # its own dispatch comes back here with the local shards
+            return NotImplemented  # DTensor's dispatch then calls this with the local shards
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
