@@ -1,4 +1,4 @@
-"""How the network is made fast: one entry for each operation, behind one gate. See README.md."""
+"""Fast implementations of the network's operations; README.md describes them."""
 
 from bit_backbone.kernels.activations import activation_name
 from bit_backbone.kernels.conv import conv2d

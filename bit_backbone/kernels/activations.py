@@ -16,7 +16,7 @@ def check_activation(act: str | None) -> str:
     """Returns the operator's name of an activation: "none" for None.
 
     Raises:
-        ValueError: It is unknown.
+        ValueError: The activation is unknown.
     """
     name = "none" if act is None else act
     if name not in ACTIVATIONS:
@@ -25,9 +25,9 @@ def check_activation(act: str | None) -> str:
 
 
 def activation_name(module: nn.Module) -> str | None:
-    """Returns the name of what a module does, or None if only the module itself can do it.
+    """Returns the name of a module's activation, or None if the module itself must be called.
 
-    That is a module of another kind, or one that hooks want to see called.
+    It must be called if it is of another kind, or if it has hooks.
     """
     if has_hooks(module):
         return None
@@ -37,7 +37,7 @@ def activation_name(module: nn.Module) -> str | None:
 
 
 def activate(z: Tensor, act: str) -> Tensor:
-    """Activates ``z``, in place where the activation can be."""
+    """Activates ``z``, in place if the activation supports it."""
     if act == "gelu":
         return F.gelu(z)
     if act == "gelu_new":
@@ -48,7 +48,7 @@ def activate(z: Tensor, act: str) -> Tensor:
 
 
 def gradient_before(gradient: Tensor, z: Tensor, act: str) -> Tensor:
-    """Returns the gradient of ``z`` from that of ``activate(z, act)``."""
+    """Returns the gradient of ``z``, given that of ``activate(z, act)``."""
     if act == "none":
         return gradient
     if act == "relu":

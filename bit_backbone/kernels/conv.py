@@ -1,8 +1,8 @@
-"""Convolution; 1x1 convolutions of contiguous maps on CPUs as the matrix products that they are.
+"""Convolution; on CPUs, 1x1 convolutions of contiguous maps are computed as matrix products.
 
-oneDNN works on maps whose channels lie together. It reorders a contiguous map before a convolution
-and the result after it, which for a 1x1 convolution takes longer than the sums do, and as much
-memory again. As a matrix [C, H * W] the map can be multiplied as it lies.
+oneDNN works on channels-last maps. It reorders a contiguous map before a convolution, and the
+result after it. For a 1x1 convolution this takes longer than the sums, and as much memory again. As
+a matrix [C, H * W] the map can be multiplied without reordering.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ def conv2d(
     Args:
         x: [N, in, H, W].
         weight: [out, in, height, width].
-        stride: Of the filters.
+        stride: Stride of the filters.
         padding: Zeros at the borders.
-        dilation: Of the filters.
+        dilation: Dilation of the filters.
 
     Returns:
         [N, out, H', W'].
@@ -53,9 +53,9 @@ def _is_faster_as_product(x: Tensor, weight: Tensor, stride: tuple[int, int]) ->
 
 
 def _outweighs_filters(x: Tensor, weight: Tensor, stride: tuple[int, int]) -> bool:
-    """Whether the maps of an image hold as many numbers as the filters.
+    """Whether the maps of an image hold at least as many numbers as the filters.
 
-    The gradient of the filters is the sum of one of their size for each image, which takes time and
+    The gradient of the filters sums one tensor of their size per image, which takes time and
     memory.
     """
     pixels = x.shape[2] * x.shape[3] // (stride[0] * stride[1])
@@ -64,19 +64,19 @@ def _outweighs_filters(x: Tensor, weight: Tensor, stride: tuple[int, int]) -> bo
 
 def _product(x: Tensor, weight: Tensor) -> Tensor:
     if torch.is_autocast_enabled("cpu") and weight.dtype == torch.float32:
-        weight = weight.to(torch.get_autocast_dtype("cpu"))  # once, and not for each image
+        weight = weight.to(torch.get_autocast_dtype("cpu"))  # once, not for each image
     filters, pixels = weight.flatten(1).expand(len(x), -1, -1), x.flatten(2)
     if _fills_huge_pages(x, weight, pixels.shape[2]):
         product = in_huge_pages(x.new_empty(len(x), len(weight), pixels.shape[2]))
         torch.bmm(filters, pixels, out=product)
     else:
         product = torch.bmm(filters, pixels)
-    # To autograd a view is not a tensor of its own: a sum in its memory would copy it.
+    # If this were a view, autograd would copy it for a sum in place.
     return torch.ops.aten._unsafe_view(product, [*product.shape[:2], *x.shape[2:]])
 
 
 def _fills_huge_pages(x: Tensor, weight: Tensor, pixels: int) -> bool:
-    """Whether a product is large, and can be written into memory that is given."""
+    """Whether a product is large, and can be written into given memory."""
     return (
         len(x) * len(weight) * pixels * x.itemsize >= SMALLEST
         and weight.dtype == x.dtype
@@ -86,5 +86,5 @@ def _fills_huge_pages(x: Tensor, weight: Tensor, pixels: int) -> bool:
 
 
 def num_output_pixels(conv: nn.Conv2d, x: Tensor) -> int:
-    """Returns how many pixels a convolution makes of each map of [N, in, H, W], or nearly."""
+    """Returns about how many pixels a convolution's output has per map of [N, in, H, W]."""
     return x.shape[2] * x.shape[3] // (conv.stride[0] * conv.stride[1])

@@ -1,9 +1,9 @@
-"""The questions that every fast path asks first, each asked here and nowhere else.
+"""The conditions that all fast paths share; each is checked only here.
 
 A fast path is for eager PyTorch: operators that run one after the other on plain tensors. Compilers
-and exporters have to see the operators of the paper, and do better with them themselves.
-``torch.jit.is_scripting`` is missing here because TorchScript understands that call only where it
-stands in an ``if`` of the function that it compiles.
+and exporters need the plain operators, which they optimize better themselves.
+``torch.jit.is_scripting`` is not included, because TorchScript understands this call only in an
+``if`` of the function that it compiles.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ _PLAIN = (Tensor, nn.Parameter, FakeTensor)
 
 
 def is_compiled() -> bool:
-    """Whether torch.compile or torch.export reads the code instead of running it."""
+    """Whether torch.compile or torch.export traces the code instead of running it."""
     return torch.compiler.is_compiling()
 
 
 def is_exported() -> bool:
-    """Whether what reads the code will run without this package."""
+    """Whether the traced code will run without this package."""
     return torch.compiler.is_exporting()
 
 
 def is_traced() -> bool:
-    """Whether torch.jit.trace or make_fx notes down the operators that run."""
+    """Whether torch.jit.trace or make_fx records the operators that run."""
     return torch.jit.is_tracing() or _is_mode_on(_Mode.PROXY)
 
 
@@ -44,9 +44,9 @@ def is_transformed() -> bool:
 def is_eager(*tensors: Tensor) -> bool:
     """Whether eager PyTorch runs, with autograd as the only other reader of these tensors.
 
-    Not inside torch.compile or torch.export, not under torch.jit.trace, make_fx or torch.fx (which
-    passes proxies), not inside torch.func's transforms, not for tensors of forward-mode
-    differentiation, or of a subclass (DTensor, quantized weights).
+    It is False inside torch.compile and torch.export, under torch.jit.trace, make_fx and torch.fx
+    (which passes proxies), inside torch.func's transforms, and for tensors of forward-mode
+    differentiation or of a subclass (DTensor, quantized weights).
     """
     if is_compiled() or is_traced() or is_transformed():
         return False
@@ -57,7 +57,7 @@ def is_eager(*tensors: Tensor) -> bool:
 
 
 def has_values(*tensors: Tensor) -> bool:
-    """Whether tensors that eager PyTorch runs on hold numbers, and no operator makes fake ones."""
+    """Whether tensors in eager PyTorch hold real data, and operators do not make fake tensors."""
     return not _is_mode_on(_Mode.FAKE) and not any(type(t) is FakeTensor for t in tensors)
 
 
@@ -71,15 +71,15 @@ def is_recorded(*tensors: Tensor) -> bool:
 
 
 def is_watched() -> bool:
-    """Whether a mode of PyTorch's sees every operator or function, and may keep what it returns."""
+    """Whether a PyTorch mode sees every operator or function, and may keep the results."""
     return bool(torch._C._len_torch_dispatch_stack() or torch._C._len_torch_function_stack())
 
 
 def has_hooks(*modules: Any) -> bool:
-    """Whether hooks, PyTorch's global ones included, see one of the modules called.
+    """Whether one of the modules has hooks, PyTorch's global ones included.
 
-    They may keep what it returns, or replace it. A backward hook makes it a view that rejects
-    writes in place. A forward that was set on a module, as some libraries do, is a hook too.
+    Hooks may keep or replace a module's result. A backward hook makes the result a view that
+    rejects writes in place. A ``forward`` set on the instance, as some libraries do, counts as one.
     """
     return bool(_has_any_global_hook()) or any(
         "forward" in module.__dict__

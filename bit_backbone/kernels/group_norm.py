@@ -1,8 +1,8 @@
 """GroupNorm + activation as one operator: Triton or C++ where faster, PyTorch's own elsewhere.
 
 ``torch.ops.bit_backbone.group_norm_act`` and its ``_backward`` are custom operators with fake
-kernels and derivatives, so that torch.compile, torch.export and fake tensors see through. They
-run ``triton_group_norm`` where that can run, and ``torch_group_norm`` elsewhere.
+kernels and derivatives, so that torch.compile, torch.export and fake tensors support them. They
+run ``triton_group_norm`` where it can run, and ``torch_group_norm`` elsewhere.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from bit_backbone.kernels.in_place_norms import may_overwrite
 Policy = Literal["auto", "triton", "torch"]
 
 TRITON_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-# Three launches of Triton from Python cost some 0.1 ms, which small maps do not earn back: an
-# estimate, to be measured with tools/benchmark_kernels.py. A captured CUDA graph launches at once.
+# Three launches of Triton from Python take about 0.1 ms, too long for small maps. This is an
+# estimate; tools/benchmark_kernels.py can measure it. A captured CUDA graph launches at once.
 SMALLEST_EAGER = 4 << 20  # elements
 SMALLEST_CAPTURED = 1 << 16
 LARGEST_IMAGE = 1 << 31  # elements: the kernels' offsets within an image are 32-bit
@@ -40,9 +40,9 @@ def kernel_policy(policy: Policy) -> Iterator[None]:
     """Sets which GroupNorm + activation runs inside a ``with`` block, in every thread.
 
     Args:
-        policy: "auto": Triton where ``is_faster_in_triton`` says so, C++ where ``runs_natively``
-            does. "triton": wherever Triton's kernels can run, and inside torch.compile as an opaque
-            operator. "torch": PyTorch's operators.
+        policy: "auto": Triton if ``is_faster_in_triton``, C++ if ``runs_natively``. "triton":
+            Triton wherever its kernels can run, and inside torch.compile as an opaque operator.
+            "torch": PyTorch's operators.
 
     Raises:
         ValueError: The policy is unknown, or "triton" and Triton is not installed.
@@ -64,9 +64,9 @@ def group_norm_act(
 ) -> Tensor:
     """GroupNorm and activation of [N, C, H, W].
 
-    Statistics are float32 at least. The Triton kernels keep memory format and dtype: under CUDA's
-    autocast a half-precision ``x`` stays so, where PyTorch's GroupNorm widens it to float32 for
-    the next convolution to narrow again.
+    Statistics are at least float32. The Triton kernels keep memory format and dtype. Under CUDA's
+    autocast a half-precision ``x`` stays in half precision, while PyTorch's GroupNorm converts it
+    to float32, and the next convolution converts it back.
 
     Args:
         x: [N, C, H, W], contiguous or channels-last (anything else is copied first).
@@ -80,7 +80,7 @@ def group_norm_act(
         [N, C, H, W].
 
     Raises:
-        ValueError: The activation is unknown, or shapes do not fit each other.
+        ValueError: The activation is unknown, or the shapes do not match.
     """
     name = check_activation(act)
     if x.dim() != 4 or num_groups < 1 or x.shape[1] % num_groups:
@@ -101,7 +101,7 @@ def group_norm_act(
 def pytorch_group_norm_act(
     x: Tensor, num_groups: int, weight: Tensor, bias: Tensor, eps: float, act: str
 ) -> Tensor:
-    """Does what ``group_norm_act`` does, in PyTorch's own operators."""
+    """Computes ``group_norm_act`` with PyTorch's own operators."""
     # F.group_norm rejects groups of a single value (a 1x1 map, one channel a group).
     return activate(torch.group_norm(x, num_groups, weight, bias, eps), act)
 
@@ -109,8 +109,8 @@ def pytorch_group_norm_act(
 def fused_where_faster(forward: Callable[[Any, Tensor], Tensor]) -> Callable[[Any, Tensor], Tensor]:
     """Decorates the forward of a GroupNorm that ends in a module ``act``.
 
-    Where ``group_norm_act`` or the C++ kernel is faster it runs instead, unless only ``act`` itself
-    can do what it does: a module of an unknown kind, or one that hooks want to see called.
+    If ``group_norm_act`` or the C++ kernel is faster, it runs instead. It does not if ``act``
+    itself must be called: a module of an unknown kind, or one with hooks.
     """
 
     @wraps(forward)  # TorchScript compiles what it wraps
@@ -137,12 +137,12 @@ def triton_status() -> str:
 
 
 def is_faster_in_triton(x: Tensor, weight: Tensor) -> bool:
-    """Whether GroupNorm + activation of ``x`` takes the Triton kernels: the one rule that chooses.
+    """Whether GroupNorm + activation of ``x`` uses the Triton kernels; this rule is the only one.
 
-    Not on a CPU, and not inside torch.compile and torch.export: inductor fuses GroupNorm with its
-    neighbours and splits long sums itself, and an exported program should hold no operator of
-    ours. Else from ``SMALLEST_EAGER`` elements on, in the capture of a CUDA graph from
-    ``SMALLEST_CAPTURED`` on, and never what ``can_run_in_triton`` excludes.
+    They do not run on a CPU, nor inside torch.compile and torch.export: inductor fuses GroupNorm
+    with its neighbours and splits long sums itself, and an exported program should not contain our
+    operators. Otherwise they run from ``SMALLEST_EAGER`` elements on, or in the capture of a CUDA
+    graph from ``SMALLEST_CAPTURED`` on, if ``can_run_in_triton`` allows it.
     """
     if _policy == "torch" or not isinstance(x, Tensor):  # torch.fx passes proxies
         return False
@@ -155,9 +155,9 @@ def is_faster_in_triton(x: Tensor, weight: Tensor) -> bool:
 
 
 def runs_natively(x: Tensor, num_groups: int, weight: Tensor, bias: Tensor) -> bool:
-    """Whether GroupNorm + activation of ``x`` takes the C++ kernel, on a CPU without autograd.
+    """Whether GroupNorm + activation of ``x`` uses the C++ kernel, on a CPU without autograd.
 
-    Not under autocast, which makes another type of it, and not what PyTorch raises an error for.
+    It does not under autocast, which changes the type, or for inputs that PyTorch rejects.
     """
     return (
         _policy == "auto"
@@ -176,10 +176,10 @@ def runs_natively(x: Tensor, num_groups: int, weight: Tensor, bias: Tensor) -> b
 
 
 def can_run_in_triton(x: Tensor, weight: Tensor) -> bool:
-    """Whether the kernels take ``x``: a plain CUDA map in one of ``TRITON_DTYPES``.
+    """Whether the kernels accept ``x``: a plain CUDA map in one of ``TRITON_DTYPES``.
 
-    Whatever has to see through (TorchScript, torch.func, forward-mode differentiation, tensor
-    subclasses) gets PyTorch's own operators.
+    TorchScript, torch.func, forward-mode differentiation and tensor subclasses cannot use them and
+    get PyTorch's own operators.
     """
     return (
         _HAS_TRITON
@@ -210,7 +210,7 @@ def implementation(x: Tensor, weight: Tensor) -> ModuleType:
 
 
 def dense_format(x: Tensor) -> torch.memory_format:
-    """Returns the memory format that the implementations take ``x`` in."""
+    """Returns the memory format in which the implementations read ``x``."""
     last = torch.channels_last
     return last if x.is_contiguous(memory_format=last) else torch.contiguous_format
 

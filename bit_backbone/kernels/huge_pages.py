@@ -1,6 +1,6 @@
-"""Large maps in huge pages, on systems that give them to programs which ask (Linux's "madvise").
+"""Puts large maps in huge pages, on systems that grant them on request (Linux's "madvise").
 
-The system clears fresh memory page by page, when a page is first written. A map of 68 MB has 17,000
+The system clears each page of fresh memory when it is first written. A map of 68 MB has 17,000
 pages of 4 KB, or 34 of 2 MB.
 """
 
@@ -28,9 +28,9 @@ def _madvise() -> Callable[[int, int, int], int] | None:
 
 
 def in_huge_pages(fresh: Tensor) -> Tensor:
-    """Asks for huge pages under a dense CPU tensor that has not been written yet, and returns it.
+    """Requests huge pages for a dense CPU tensor that is not written yet, and returns the tensor.
 
-    It is advice: where the system does not follow it, the tensor is as it was.
+    The request is only advice: if the system ignores it, the tensor is unchanged.
     """
     if fresh.nbytes >= SMALLEST and (madvise := _madvise()):
         begin = -(-fresh.data_ptr() // PAGE) * PAGE

@@ -1,4 +1,4 @@
-"""Norms that write over their input, where a unit has just made it and nobody else can hold it."""
+"""Norms that overwrite their input, if a unit has just made it and nothing else can hold it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Forward = Callable[..., Tensor]
 
 
 class _Inside(threading.local):
-    """The ids of the norms that may overwrite in the unit that this thread is computing."""
+    """The ids of the norms that may overwrite their input in this thread's current unit."""
 
     norms: frozenset[int] = frozenset()
 
@@ -29,8 +29,8 @@ def norms_overwrite(*pairs: tuple[str, str]) -> Callable[[Forward], Forward]:
     """Decorates a unit's forward without gradients.
 
     Args:
-        *pairs: Names of a convolution and of a norm. In the body the norm gets what the convolution
-            returns, and nothing else reads that.
+        *pairs: Names of a convolution and of a norm. In the decorated body, only the norm reads the
+            convolution's result.
     """
 
     def decorate(forward: Forward) -> Forward:
@@ -53,10 +53,10 @@ def norms_overwrite(*pairs: tuple[str, str]) -> Callable[[Forward], Forward]:
 
 
 def _is_between_them(unit: nn.Module, conv: nn.Module, norm: nn.Module) -> bool:
-    """Whether only a convolution and a norm of a unit ever see the map that goes between them.
+    """Whether only a convolution and a norm of a unit ever hold the map between them.
 
-    Not if the place of the convolution is taken by what passes its own input on, nor if the norm
-    has a second place in the unit, where it gets another input.
+    It is False if a module that returns its own input replaces the convolution, or if the norm is
+    used twice in the unit, with another input.
     """
     return (
         isinstance(conv, nn.Conv2d)
@@ -67,5 +67,5 @@ def _is_between_them(unit: nn.Module, conv: nn.Module, norm: nn.Module) -> bool:
 
 
 def may_overwrite(norm: Any) -> bool:
-    """Whether the unit that this thread is computing has no other use for the norm's input."""
+    """Whether this thread's current unit has no other use for the norm's input."""
     return id(norm) in _inside.norms

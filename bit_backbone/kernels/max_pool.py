@@ -1,4 +1,4 @@
-"""3x3 max-pooling with stride 2; over rows and then over columns where that is faster."""
+"""3x3 max-pooling with stride 2; over rows and then over columns if that is faster."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ def max_pool(x: Tensor) -> Tensor:
 
 
 def _is_faster_by_axes(x: Tensor) -> bool:
-    """Whether x is contiguous on a CPU, and for inference.
+    """Whether x is contiguous on a CPU, without autograd.
 
-    PyTorch's kernel for that layout compares one value at a time, and takes five times as long.
-    Autograd would split the gradient of equal values where pooling gives it to the first.
+    PyTorch's kernel for this layout compares one value at a time, and takes five times as long.
+    With autograd, equal values would share the gradient, but pooling gives it to the first one.
     """
     return is_eager(x) and x.device.type == "cpu" and x.is_contiguous() and not is_recorded(x)
 
 
 def _max_of_threes(x: Tensor, axis: int) -> Tensor:
-    """Returns the largest of 2i - 1, 2i and 2i + 1 along an axis, as far as they exist."""
+    """Returns the largest of the values at 2i - 1, 2i and 2i + 1 that exist along an axis."""
     even, odd = (x.movedim(axis, 0)[first::2] for first in (0, 1))
     largest = even.movedim(0, axis).clone(memory_format=torch.contiguous_format)
     out = largest.movedim(axis, 0)

@@ -1,7 +1,7 @@
-"""CPU kernels in C++: built when they are first needed, and kept in torch's cache of extensions.
+"""CPU kernels in C++: built on first use, and kept in torch's cache of extensions.
 
-Installing the package needs no compiler, and importing it builds nothing. Where there is no
-compiler, callers use PyTorch's operators; ``status`` says which of the two it is.
+Installing the package needs no compiler, and importing it builds nothing. Without a compiler,
+callers use PyTorch's operators; ``status`` reports which of the two are used.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from bit_backbone.kernels.huge_pages import in_huge_pages
 
 SOURCE = Path(__file__).with_name("native.cpp")
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-fopenmp", "-fno-math-errno")
-DISABLE = "BIT_BACKBONE_NATIVE"  # set to 0: PyTorch's operators everywhere
+DISABLE = "BIT_BACKBONE_NATIVE"  # 0 means PyTorch's operators everywhere
 DTYPES = (torch.float32, torch.bfloat16)
 ACTIVATIONS = ("none", "relu")
 
@@ -45,7 +45,7 @@ def status() -> str:
 
 
 def can_run(x: Tensor, *others: Tensor) -> bool:
-    """Whether the kernels take dense CPU tensors: the gate, the types, and that they were built."""
+    """Whether the kernels can run on dense CPU tensors: checks mode, types, and that they exist."""
     return (
         is_eager(x, *others)
         and has_values(x, *others)
@@ -65,7 +65,7 @@ def group_norm_act(
     act: str,
     out: Tensor | None = None,
 ) -> Tensor:
-    """GroupNorm and activation of a dense [N, C, H, W] that ``can_run``, without autograd.
+    """GroupNorm and activation of a dense [N, C, H, W] that ``can_run`` accepts, without autograd.
 
     Args:
         x: Contiguous or channels-last, float32 or bfloat16.
@@ -74,7 +74,7 @@ def group_norm_act(
         bias: Shift, [C].
         eps: Added to the variance.
         act: One of ``ACTIVATIONS``.
-        out: What to write into, in the memory format of ``x``; may be ``x``.
+        out: Tensor for the result, in the memory format of ``x``; may be ``x``.
     """
     out = in_huge_pages(torch.empty_like(x)) if out is None else out
     kind = _bit(out, 4) | (8 if act == "relu" else 0)
@@ -84,18 +84,18 @@ def group_norm_act(
 def group_norm_relu_uint8(
     x: Tensor, num_groups: int, weight: Tensor, bias: Tensor, steps: Tensor, eps: float
 ) -> Tensor:
-    """GroupNorm, ReLU and quantization of a dense [N, C, H, W] that ``can_run``.
+    """GroupNorm, ReLU and quantization of a dense [N, C, H, W] that ``can_run`` accepts.
 
     Args:
         x: Contiguous or channels-last, float32 or bfloat16.
         num_groups: Number of groups.
         weight: Scale, [C].
         bias: Shift, [C].
-        steps: What one level of the result stands for, float32 [C].
+        steps: The value of one level of the result, float32 [C].
         eps: Added to the variance.
 
     Returns:
-        uint8 levels in the memory format of ``x``, those beyond 255 cut off.
+        uint8 levels in the memory format of ``x``, clipped at 255.
     """
     out = torch.empty_like(x, dtype=torch.uint8)
     return _group_norm(16, x, num_groups, weight, bias, steps, eps, out)
@@ -115,7 +115,7 @@ def _group_norm(
     images, channels, height, width = x.shape
     threads = torch.get_num_threads()
     weight, bias = weight.float().contiguous(), bias.float().contiguous()
-    # doubles, then floats: see native.cpp
+    # Doubles come first, then floats: see native.cpp.
     work = x.new_empty(threads * channels * 5, dtype=torch.float64) if channels_last else out
     sizes = images, height * width, channels, num_groups
     _loaded().bit_group_norm(
@@ -129,18 +129,18 @@ def _group_norm(
 def standardize(
     weight: Tensor, eps: float, out: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gives each filter of a dense weight that ``can_run`` mean 0 and variance 1.
+    """Gives each filter of a dense weight that ``can_run`` accepts mean 0 and variance 1.
 
     Args:
-        weight: [out, ...], any dense layout that keeps filters together.
+        weight: [out, ...], in any dense layout that keeps filters together.
         eps: Added to the variance.
-        out: What to write into, in the layout of ``weight``; None for new memory.
+        out: Tensor for the result, in the layout of ``weight``; None for new memory.
 
     Returns:
         The filters, and their means and 1 / standard deviations, [out], float32.
     """
     out, filters = torch.empty_like(weight) if out is None else out, len(weight)
-    # Programs set another default for the type and the device of new tensors.
+    # Programs may change the default type and device of new tensors.
     means, rstds = weight.new_empty(2, filters, dtype=torch.float32)
     _loaded().bit_standardize(
         *(_bit(weight, 2), weight.data_ptr(), out.data_ptr(), filters, weight.numel() // filters),
@@ -159,7 +159,7 @@ class _UnavailableError(Exception):
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """Returns the kernels, built if they are not in the cache; None where that cannot be."""
+    """Returns the kernels, and builds them if they are not cached; None if that is impossible."""
     try:
         return _load(_build())
     except _UnavailableError as error:
@@ -169,12 +169,12 @@ def library() -> ctypes.CDLL | None:
 
 def _loaded() -> ctypes.CDLL:
     found = library()
-    assert found is not None  # can_run was asked
+    assert found is not None  # can_run has checked it
     return found
 
 
 def _build() -> Path:
-    """Returns the shared library for this source, compiler and processor."""
+    """Returns the path of the shared library for this source, compiler and processor."""
     if os.environ.get(DISABLE) == "0":
         raise _UnavailableError(f"{DISABLE} is 0")
     named = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or ""
@@ -194,7 +194,7 @@ def _build() -> Path:
 
 
 def _cache() -> Path:
-    """Returns our folder in torch's cache of extensions."""
+    """Returns the package's folder in torch's cache of extensions."""
     root = os.environ.get("TORCH_EXTENSIONS_DIR")
     if root is None:
         home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -203,7 +203,7 @@ def _cache() -> Path:
 
 
 def _key(compiler: list[str]) -> str:
-    """Returns a digest of all that the binary depends on."""
+    """Returns a digest of everything that the binary depends on."""
     asked = [*compiler, "--version"]
     run: dict[str, Any] = {"check": True, "capture_output": True, "text": True, "timeout": 60}
     version = subprocess.run(asked, **run).stdout
@@ -222,9 +222,9 @@ def _compile(compiler: list[str], target: Path) -> None:
         compiled, linked = Path(folder, "kernels.o"), Path(folder, "kernels.so")
         run: dict[str, Any] = {"check": True, "capture_output": True, "text": True, "timeout": 300}
         subprocess.run([*compiler, *FLAGS, "-c", str(SOURCE), "-o", str(compiled)], **run)
-        # Without -fopenmp: its symbols are those of the runtime that torch has loaded.
+        # Linked without -fopenmp: the symbols come from the runtime that torch has loaded.
         subprocess.run([*compiler, "-shared", str(compiled), "-o", str(linked)], **run)
-        _load(linked)  # an error here leaves no broken file
+        _load(linked)  # an error here leaves no broken file in the cache
         os.replace(linked, target)
 
 

@@ -1,7 +1,7 @@
-"""Training with less memory: what a residual unit computes is computed again in backward.
+"""Training with less memory: backward recomputes the results of residual units.
 
-Two ways, both by ``torch.utils.checkpoint``: everything but the unit's input, or everything but its
-input and its convolutions, the costly part (selective activation checkpointing).
+There are two ways, both with ``torch.utils.checkpoint``: save only the unit's input, or also the
+results of its costly convolutions (selective activation checkpointing).
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ _CONVOLUTIONS = (torch.ops.aten.convolution.default, torch.ops.aten.bmm.default)
 
 
 class _SaveConvolutions:
-    """Policy that saves what the first convolutions of a unit return.
+    """Policy that saves the results of the first convolutions of a unit.
 
     Args:
-        count: How many. Where the last one is only added to something, backward needs its inputs
-            and not its result.
+        count: Number of convolutions. If the last one's result is only added to something,
+            backward does not need it.
     """
 
     def __init__(self, count: int) -> None:
-        self.left = {False: count, True: count}  # in forward, and when it is computed again
+        self.left = {False: count, True: count}  # in forward, and in the recompute
 
     def __call__(self, context: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
         if operator in _CONVOLUTIONS:
@@ -47,10 +47,10 @@ class _SaveConvolutions:
 def recomputable(forward: Forward) -> Forward:
     """Decorates the forward of a residual unit.
 
-    The unit's ``grad_checkpointing`` says whether all of it is computed again in backward, its
-    ``activation_recompute`` whether all but the first ``saved_convolutions``. Inside torch.compile
-    the second does nothing: the partitioner decides itself what to compute again. Neither does
-    anything under torch.func, which knows no checkpoints, and under tracers.
+    If the unit's ``grad_checkpointing`` is set, backward recomputes all of it. If its
+    ``activation_recompute`` is set, backward recomputes all except the first
+    ``saved_convolutions``; this has no effect inside torch.compile, whose partitioner chooses what
+    to recompute. Neither has an effect under torch.func, which lacks checkpoints, or tracers.
     """
 
     @wraps(forward)  # TorchScript compiles what it wraps

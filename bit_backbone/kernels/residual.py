@@ -1,4 +1,4 @@
-"""The residual sum, in the memory of the branch where nobody else can hold that."""
+"""The residual sum, in the memory of the branch if nothing else can hold it."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from bit_backbone.kernels.gate import has_hooks, is_eager
 Layer = TypeVar("Layer", bound=type[nn.Module])
 Add = Callable[[Any, Tensor, Tensor], Tensor]
 
-# Exactly these classes with these forwards: another of a user's may keep what it returns.
+# Exactly these classes with these forwards: a user's class may keep its results.
 _OWNERS: dict[type, Any] = {nn.Identity: nn.Identity.forward}
 
 
 def returns_new_memory(layer: Layer) -> Layer:
-    """Class decorator: neither the layer nor autograd keeps what its forward returns."""
+    """Class decorator: neither the layer nor autograd keeps the result of its forward."""
     _OWNERS[layer] = layer.forward
     return layer
 
 
 def are_owned(*layers: nn.Module) -> bool:
-    """Whether only their caller holds what layers return: they are ours, and without hooks."""
+    """Whether only the caller holds the layers' results: they are the package's, without hooks."""
     owned = all(type(of) in _OWNERS and type(of).forward is _OWNERS[type(of)] for of in layers)
     return owned and not has_hooks(*layers)
 
@@ -33,10 +33,10 @@ def are_owned(*layers: nn.Module) -> bool:
 def in_place_where_unseen(add: Add) -> Add:
     """Decorates a residual unit's ``add(branch, shortcut)``.
 
-    The sum is written over the branch if ``conv3``, ``norm3`` with its activation and
-    ``drop_path``, which made it, are the package's own and no hook sees them. Elsewhere ``add``
-    itself runs: tracers and compilers record it, and may return any operation's result. So it does
-    without a norm: the branch may then be what an earlier layer, which a hook sees, has returned.
+    The sum overwrites the branch if the layers that made it (``conv3``, ``norm3`` with its
+    activation, ``drop_path``) are the package's own and have no hooks. Otherwise ``add`` itself
+    runs. It also runs under tracers and compilers, which may return any operation's result, and
+    without a norm, when the branch may be the result of an earlier layer with a hook.
     """
 
     @wraps(add)  # TorchScript compiles what it wraps

@@ -1,7 +1,7 @@
-"""Memory that is written again once nobody holds it.
+"""Reuses memory that nothing holds any more.
 
-The system has to clear the pages of fresh memory first, which for filters takes longer than to
-standardize them. What is kept here is the memory and not what stands in it.
+The system clears the pages of fresh memory, which for filters takes longer than standardizing them.
+Only the memory is kept here, not its content.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import threading
 import torch
 from torch import Tensor
 
-MOST_BYTES = 64 << 20  # kept by a thread; the filters of R50x1 have sizes of 32 MB together
+MOST_BYTES = 64 << 20  # kept per thread; the filters of R50x1 have different sizes, 32 MB in all
 
 
 class _Kept(threading.local):
-    """A thread's tensors by their number of bytes, each with its holders when it is free."""
+    """A thread's tensors by number of bytes, each with the number of its holders when free."""
 
     def __init__(self) -> None:
         self.tensors: dict[int, tuple[Tensor, int]] = {}
@@ -26,9 +26,9 @@ _kept = _Kept()
 
 
 def empty_like(tensor: Tensor) -> Tensor:
-    """Does what ``torch.empty_like`` does, in memory that was used before if possible.
+    """Does what ``torch.empty_like`` does, in reused memory if possible.
 
-    Memory is taken only if no other tensor, view or array shares it any more.
+    Memory is reused only if no other tensor, view or array shares it any more.
 
     Args:
         tensor: Dense, on the CPU.
@@ -49,9 +49,9 @@ def _as(memory: Tensor, like: Tensor) -> Tensor:
 
 
 def _num_holders(tensor: Tensor) -> int:
-    """Counts what shares a tensor's storage: tensors, views, and Python's names for the storage.
+    """Counts the holders of a tensor's storage: tensors, views, and Python's storage objects.
 
-    Arrays of NumPy and of DLPack hold a tensor.
+    Arrays of NumPy and DLPack hold a tensor.
     """
     storage = tensor.untyped_storage()
     return int(torch._C._storage_Use_Count(storage._cdata)) + sys.getrefcount(storage)

@@ -1,4 +1,4 @@
-"""Weight standardization in one native pass over the filters, forward, on CPUs."""
+"""Weight standardization on CPUs, with a forward of one native pass over the filters."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Standardize = Callable[[Tensor, float], Tensor]
 def native_where_possible(standardize: Standardize) -> Standardize:
     """Decorates ``standardize(weight, eps)`` for [out, in, height, width].
 
-    The decorated function also says what the gradient is.
+    The decorated function also defines the gradient.
     """
 
     @wraps(standardize)  # TorchScript compiles what it wraps

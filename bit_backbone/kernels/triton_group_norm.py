@@ -1,9 +1,9 @@
 """GroupNorm + activation in Triton: statistics in chunks, so that one image fills a GPU.
 
-A map [N, C, H, W] is read as [N, C, P] with P = H * W positions, by its strides: contiguous
-(positions adjoin) and channels-last (channels adjoin) maps go through the same kernels. PyTorch's
-own GroupNorm gives each (image, group) to one thread block: 32 blocks for one image, on chips that
-hold hundreds. Here every map is cut into as many chunks of positions as the chip needs:
+A map [N, C, H, W] is read by its strides as [N, C, P] with P = H * W positions. Contiguous
+(adjacent positions) and channels-last (adjacent channels) maps use the same kernels. PyTorch's own
+GroupNorm gives each (image, group) to one thread block: 32 blocks for one image, on chips that hold
+hundreds. Here every map is cut into as many chunks of positions as the chip needs:
 
     forward   1. mean and squared deviations of each (image, channel, chunk)
               2. combined, chunk by chunk and channel by channel, into those of each (image, group)
@@ -12,9 +12,9 @@ hold hundreds. Here every map is cut into as many chunks of positions as the chi
               2. combined like 2. above
               3. the gradient of the input
 
-Moments are combined by Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for
-computing sample variances" (1979): no difference of large sums, hence no cancellation where the
-mean is large. All arithmetic is float32. The kernels write no atomics: results are reproducible.
+Moments are combined after Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for
+computing sample variances" (1979). It avoids differences of large sums, which would cancel if the
+mean is large. All arithmetic is float32. Without atomics, results are reproducible.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from bit_backbone.kernels.triton_kernels import (
 )
 
 TILE = 4096  # elements of a tile: 16 for each of 256 threads
-CHANNELS_OF_TILE = 64  # channels-last: 128 bytes of each position at least, in half precision
-PROGRAMS = 1024  # that many keep every multiprocessor of an A100 or H100 (108, 132) busy
+CHANNELS_OF_TILE = 64  # channels-last: at least 128 bytes per position in half precision
+PROGRAMS = 1024  # enough to keep all multiprocessors of an A100 or H100 (108, 132) busy
 WARPS = 8
 
 
@@ -121,7 +121,7 @@ def forward(
 def _normalized(
     x: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor, bias: Tensor, eps: float, act: str
 ) -> Tensor:
-    """Returns the activated map from statistics that are known, for what ``forward`` was given."""
+    """Returns the activated map from known statistics and the arguments of ``forward``."""
     y = torch.empty_like(x)
     if x.numel() == 0:
         return y
@@ -137,7 +137,7 @@ def _normalized(
 def backward(
     gradient: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor, bias: Tensor, act: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns the gradients of input, weight and bias from that of the activated map.
+    """Returns the gradients of input, weight and bias, given that of the activated map.
 
     ``gradient`` has the memory format of ``x``.
     """

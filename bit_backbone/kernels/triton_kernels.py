@@ -1,6 +1,6 @@
 """The Triton kernels of GroupNorm + activation; ``triton_group_norm`` launches them.
 
-Maps are [N, C, P] by their strides, all arithmetic is float32, and nothing is written by atomics.
+Maps are read by their strides as [N, C, P], all arithmetic is float32, and no atomics are used.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -12,7 +12,7 @@ import triton.language as tl
 @triton.jit
 def _activate(z, ACT: tl.constexpr):  # noqa: N803
     if ACT == "relu":
-        z = tl.where(z < 0, 0.0, z)  # and not tl.maximum, which swallows NaN
+        z = tl.where(z < 0, 0.0, z)  # not tl.maximum, which drops NaN
     elif ACT == "gelu":
         z = 0.5 * z * (1 + tl.erf(z * 0.7071067811865476))
     elif ACT == "gelu_new":
@@ -26,7 +26,7 @@ def _activate(z, ACT: tl.constexpr):  # noqa: N803
 
 @triton.jit
 def _gradient_before(z, gradient, ACT: tl.constexpr):  # noqa: N803
-    """The gradient of ``z`` from the gradient of ``_activate(z)``."""
+    """Returns the gradient of ``z``, given the gradient of ``_activate(z)``."""
     if ACT == "relu":
         gradient = tl.where(z <= 0, 0.0, gradient)
     elif ACT == "gelu":
@@ -56,7 +56,7 @@ def channel_moments(
     BLOCK_C: tl.constexpr,  # noqa: N803
     BLOCK_P: tl.constexpr,  # noqa: N803
 ):
-    """Mean and sum of squared deviations of (image, channel, chunk)."""
+    """Computes mean and sum of squared deviations of each (image, channel, chunk)."""
     start = tl.program_id(0) * chunk
     stop = tl.minimum(start + chunk, positions)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -95,12 +95,12 @@ def group_moments(
     eps,
     BLOCK: tl.constexpr,  # noqa: N803
 ):
-    """Mean and 1 / standard deviation of (image, group) from its channels' and chunks'."""
+    """Combines channels and chunks into mean and 1 / standard deviation of (image, group)."""
     group = tl.program_id(0).to(tl.int64)
     parts = group_channels * chunks
     mean_ptr += group * parts
     deviation_ptr += group * parts
-    origin = tl.load(mean_ptr)  # sums of differences from it stay small
+    origin = tl.load(mean_ptr)  # keeps the sums of differences small
     shift = tl.zeros([BLOCK], tl.float32)
     for first in range(0, parts, BLOCK):
         i = first + tl.arange(0, BLOCK)
@@ -136,7 +136,7 @@ def normalize(
     BLOCK_C: tl.constexpr,  # noqa: N803
     BLOCK_P: tl.constexpr,  # noqa: N803
 ):
-    """Writes the activated normalised map, one tile for each program."""
+    """Writes the normalised and activated map, one tile per program."""
     p = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     image = tl.program_id(2).to(tl.int64)
@@ -173,7 +173,7 @@ def channel_sums(
     BLOCK_C: tl.constexpr,  # noqa: N803
     BLOCK_P: tl.constexpr,  # noqa: N803
 ):
-    """Sums of (image, channel, chunk): the gradient, and the gradient times normalised input."""
+    """Sums the gradient, and gradient times normalised input, per (image, channel, chunk)."""
     start = tl.program_id(0) * chunk
     stop = tl.minimum(start + chunk, positions)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -214,7 +214,7 @@ def group_sums(
     elements,
     BLOCK: tl.constexpr,  # noqa: N803
 ):
-    """Means over (image, group) of both sums, weighted by the channel's scale."""
+    """Computes means of both sums over (image, group), weighted by the channels' scales."""
     group = tl.program_id(0).to(tl.int64)
     parts = group_channels * chunks
     product_ptr += group * parts
@@ -251,7 +251,7 @@ def input_gradient(
     BLOCK_C: tl.constexpr,  # noqa: N803
     BLOCK_P: tl.constexpr,  # noqa: N803
 ):
-    """Writes the gradient of the input, one tile for each program."""
+    """Writes the gradient of the input, one tile per program."""
     p = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     image = tl.program_id(2).to(tl.int64)

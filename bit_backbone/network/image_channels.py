@@ -20,8 +20,8 @@ class GainStdConv2d(StdConv2d):
 
     Filters adapted from pretrained RGB ones differ in size, but standardization would make their
     sizes equal; see ``adapt_rgb_filters``. Before an adaptation the gain is a buffer of ones.
-    State dicts omit a gain of ones, so a network that was never adapted has the same names here and
-    in transformers.
+    State dicts omit a gain of ones, and loading one without a gain sets ones, so a network that was
+    never adapted has the same names here and in transformers.
 
     Args:
         in_channels: Channels of the input.
