@@ -1,4 +1,4 @@
-"""Models made fast for inference: the functions that do it and the layers they put in place."""
+"""Makes models fast for inference: the functions, and the layers that they use."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Memory that the C allocator keeps for reuse instead of returning it to the system."""
+"""Makes the C allocator keep memory for reuse instead of returning it to the system."""
 
 from __future__ import annotations
 
@@ -15,17 +15,16 @@ _M_MMAP_MAX = -4
 
 @functools.cache
 def keep_pages() -> bool:
-    """Makes the process keep the memory that it frees; returns whether the C library can.
+    """Makes the process keep its freed memory; returns whether the C library supports this.
 
-    glibc gives every freed block of 32 MB and more back to the system, and gets it again as pages
-    that the kernel has to clear at their first use. Feature maps of detection are that large, and
-    clearing can take longer than the layer that writes them. Afterwards blocks of any size come
-    from the heap (``M_MMAP_MAX`` 0), and the heap does not shrink (``M_TRIM_THRESHOLD`` -1).
+    glibc returns every freed block of at least 32 MB to the system. When it gets such memory again,
+    the kernel clears each page at its first use. Feature maps of detection are that large, and
+    clearing can take longer than the layer that writes them. After this call, blocks of any size
+    come from the heap (``M_MMAP_MAX`` 0), and the heap does not shrink (``M_TRIM_THRESHOLD`` -1).
 
-    This holds for the whole process, PyTorch's tensors on the CPU and everything else, until it
-    ends: its resident memory stays at its peak. Other C libraries (musl, macOS, Windows) are left
-    as they are. Where another allocator is preloaded (jemalloc, tcmalloc), it has settings of its
-    own, and this changes nothing.
+    The change affects the whole process, not only PyTorch's tensors on the CPU, until it ends: its
+    resident memory stays at its peak. Other C libraries (musl, macOS, Windows) are not changed. A
+    preloaded allocator (jemalloc, tcmalloc) has its own settings, and this has no effect on it.
     """
     if platform.libc_ver()[0] != "glibc":
         return False

@@ -23,29 +23,29 @@ NO_TRAINING = (
     "then call optimize_for_inference again"
 )
 
-# Most pixels of a batch of maps for which filters are laid out beforehand. Laying them out takes as
-# long as the convolution of some hundred pixels; kept, they take as much memory as the weights.
+# Filters are laid out in advance for batches of maps of at most this many pixels. Laying out takes
+# as long as convolving some hundred pixels; the result takes as much memory as the weights.
 MOST_PIXELS = 512
 
 
 @kernels.returns_new_memory
 class FoldedConv2d(nn.Conv2d):
-    """A convolution whose weight holds standardized filters: what a StdConv2d becomes.
+    """A convolution whose weight holds standardized filters; it replaces a StdConv2d.
 
-    On CPUs, in channels-last, it runs oneDNN's convolution with two things that ``F.conv2d`` has
-    not: it can add to an existing tensor in place, and filters that were laid out beforehand. The
-    layout depends on the shape of the input, and the wrong one is slower than none. So filters are
-    laid out when a shape comes twice in a row, for one shape at a time; inputs of ever new shapes,
-    and those of more than MOST_PIXELS pixels, leave it at oneDNN's own layout per call.
+    On CPUs, in channels-last, it runs oneDNN's convolution with two features that ``F.conv2d``
+    lacks: it can add to an existing tensor in place, and use filters that are laid out in advance.
+    The best layout depends on the shape of the input, and a wrong one is slower than none. So
+    filters are laid out when a shape comes twice in a row, for one shape at a time. For changing
+    shapes, and for more than MOST_PIXELS pixels, oneDNN lays them out at each call.
 
-    Loading a state dict standardizes what it holds, so that the weights of the original and those
-    of its optimized copy both give this layer's (standardizing twice changes nothing).
+    Loading a state dict standardizes its weights, so weights of the original and of its optimized
+    copy have the same result (standardizing twice changes nothing).
 
     Attributes:
-        pads_same: Whether the input is padded as TensorFlow's SAME first.
+        pads_same: Whether the input is padded first, as TensorFlow's SAME does.
         eps: Epsilon of the standardization of loaded weights.
         channels_last: Whether weight and maps are laid out channels-last.
-        lays_out: Whether filters are laid out beforehand, which is a copy of them.
+        lays_out: Whether filters are laid out in advance, which makes a copy of them.
     """
 
     __jit_ignored_attributes__ = ("_seen",)
@@ -55,7 +55,7 @@ class FoldedConv2d(nn.Conv2d):
         eps: float
         channels_last: bool
         lays_out: bool
-        # Shape and type of the latest input with the weight it met; the filters laid out for it.
+        # Shape and type of the latest input with its weight; the filters laid out for it.
         _seen: tuple[tuple[Any, ...] | None, Tensor | None]
 
     @classmethod
@@ -63,8 +63,8 @@ class FoldedConv2d(nn.Conv2d):
         """Turns a StdConv2d into a FoldedConv2d: its class changes, so hooks and references stay.
 
         Args:
-            conv: What to change.
-            channels_last: Whether to lay it and the maps out channels-last.
+            conv: The convolution to change.
+            channels_last: Whether to lay out its weight and the maps channels-last.
         """
         weight = standardize(conv.weight.detach(), conv.eps)
         conv.weight = nn.Parameter(weight, requires_grad=False)
@@ -75,17 +75,17 @@ class FoldedConv2d(nn.Conv2d):
         folded._seen = (None, None)
 
     def forward(self, x: Tensor, total: Tensor | None = None) -> Tensor:
-        """Convolves [N, in, H, W], and adds the result to ``total``, in place, if there is one.
+        """Convolves [N, in, H, W], and adds the result to ``total`` in place, if it is given.
 
         Raises:
-            ValueError: Autograd would have to record it.
+            ValueError: Autograd would record the operation.
         """
         if self.pads_same:
             x = pad_same(x, self.kernel_size[0], self.stride[0], self.dilation[0], 0.0)
         if not torch.jit.is_scripting():  # noqa: SIM102 (the only condition that TorchScript skips)
             if is_eager(x):
                 return self._run(x, total)
-        # Compilers turn the sum into an in-place one themselves, where they may.
+        # Compilers make the sum in place themselves, where possible.
         y = F.conv2d(x, self.weight, None, self.stride, self.padding, self.dilation)
         return y if total is None else total + y
 
@@ -111,16 +111,16 @@ class FoldedConv2d(nn.Conv2d):
         return torch.ops.mkldnn._convolution_pointwise(x, weight, *geometry, "none", [], "")
 
     def _packed_for(self, x: Tensor) -> Tensor:
-        """Returns the filters as laid out for the shape of ``x``, if it came before, or as is."""
+        """Returns filters laid out for the shape of ``x`` if it is repeated, else plain filters."""
         weight = self.weight
         if not self.lays_out:
             return weight
         if len(x) * num_output_pixels(self, x) > MOST_PIXELS:
-            self._seen = (None, None)  # other filters laid out would be in memory all the same
+            self._seen = (None, None)  # frees filters that were laid out for another shape
             return weight
         version = 0 if weight.is_inference() else weight._version
         key = (x.shape, x.dtype, weight.data_ptr(), version)
-        seen, packed = self._seen  # at once: other threads may run this layer, too
+        seen, packed = self._seen  # read together, because other threads may run this layer too
         if key != seen:
             self._seen = key, None
             return weight
@@ -132,7 +132,7 @@ class FoldedConv2d(nn.Conv2d):
         return packed
 
     def train(self, mode: bool = True) -> FoldedConv2d:
-        """Rejects to train.
+        """Accepts only eval mode.
 
         Raises:
             ValueError: ``mode`` is True.

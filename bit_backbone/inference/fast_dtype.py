@@ -11,10 +11,10 @@ import torch
 
 __all__ = ["fast_dtype", "has_int8"]
 
-# As /proc/cpuinfo names them, on x86 and on ARM. oneDNN emulates bfloat16 on other processors.
+# Names in /proc/cpuinfo, on x86 and on ARM. oneDNN emulates bfloat16 on other processors.
 _BFLOAT16_FLAGS = frozenset(("avx512_bf16", "amx_bf16", "bf16"))
 _INT8_FLAGS = frozenset(("avx512_vnni", "avx_vnni", "amx_int8"))
-# Values of ONEDNN_MAX_CPU_ISA with which oneDNN does not use them.
+# Values of ONEDNN_MAX_CPU_ISA with which oneDNN does not use these features.
 _WITHOUT_INT8 = frozenset(("SSE41", "AVX", "AVX2", "AVX512_CORE"))
 _WITHOUT_BFLOAT16 = _WITHOUT_INT8 | {"AVX2_VNNI", "AVX512_CORE_VNNI"}
 
@@ -22,7 +22,7 @@ _WITHOUT_BFLOAT16 = _WITHOUT_INT8 | {"AVX2_VNNI", "AVX512_CORE_VNNI"}
 def fast_dtype(device: torch.device | str) -> torch.dtype:
     """Returns bfloat16 where a device multiplies it in hardware, and float32 elsewhere.
 
-    The environment variable ONEDNN_MAX_CPU_ISA can take it from a CPU.
+    The environment variable ONEDNN_MAX_CPU_ISA can disable it on a CPU.
 
     Args:
         device: A CPU (with AVX512-BF16, AMX or ARM's BF16), or a CUDA GPU (from Ampere on).
@@ -36,9 +36,9 @@ def fast_dtype(device: torch.device | str) -> torch.dtype:
 
 
 def has_int8() -> bool:
-    """Whether the CPU has, and oneDNN uses, a dot product of 8-bit integers (VNNI or AMX)."""
+    """Whether the CPU has a dot product of 8-bit integers (VNNI or AMX), and oneDNN uses it."""
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
-    flags = {"avx_vnni"} if limit == "AVX2_VNNI" else _INT8_FLAGS  # AVX512-VNNI is beyond it
+    flags = {"avx_vnni"} if limit == "AVX2_VNNI" else _INT8_FLAGS  # the limit excludes AVX512-VNNI
     return _has(frozenset(flags), _WITHOUT_INT8)
 
 

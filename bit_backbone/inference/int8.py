@@ -1,10 +1,10 @@
 """BiT in 8-bit integers, with scales that are computed from the parameters.
 
-Every convolution of a pre-activation unit reads the result of GroupNorm and ReLU. Its values are
-known without an image: of each channel they are distributed about as ReLU(beta + gamma * z), z
-being normal. So a level of 8 bits is (beta + DEVIATIONS * |gamma|) / 255 there, and goes into the
-filters, of which each is then rounded to 8 bits by a scale of its own. Sums are exact integers;
-what lies between convolutions, the residual sums too, stays in floating point.
+Every convolution of a pre-activation unit reads the result of GroupNorm and ReLU. The distribution
+of its values is known without an image: in each channel it is about that of ReLU(beta + gamma * z)
+with normal z. So an 8-bit level of a channel is (beta + DEVIATIONS * |gamma|) / 255. The filters
+are multiplied by these levels, and each filter is rounded to 8 bits with its own scale. Sums are
+exact integers. Everything between convolutions, such as residual sums, stays in floating point.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ SMALLEST_STEP = 1e-12
 
 @kernels.returns_new_memory
 class Int8Conv2d(nn.Conv2d):
-    """A convolution of uint8 levels by int8 filters: what a StdConv2d becomes.
+    """A convolution of uint8 levels by int8 filters; it replaces a StdConv2d.
 
     Attributes:
-        pads_same: Whether the input is padded as TensorFlow's SAME first.
-        dtype: Of the results; follows the network's.
-        weight_steps: What one step of each filter's weights stands for, float32 [out].
-        input_steps: What one level of each channel stands for, float32 [in].
+        pads_same: Whether the input is padded first, as TensorFlow's SAME does.
+        dtype: Type of the results; it follows the network's.
+        weight_steps: The value of one step of each filter's weights, float32 [out].
+        input_steps: The value of one level of each channel, float32 [in].
     """
 
     pads_same: bool
@@ -52,8 +52,8 @@ class Int8Conv2d(nn.Conv2d):
         """Turns a convolution into an Int8Conv2d: its class changes, so hooks and references stay.
 
         Args:
-            conv: What to change.
-            steps: What one level of its input stands for, float32 [in].
+            conv: The convolution to change.
+            steps: The value of one level of each input channel, float32 [in].
         """
         dtype = conv.weight.dtype
         scaled = standardize(conv.weight.detach().float(), conv.eps) * steps[:, None, None]
@@ -66,7 +66,7 @@ class Int8Conv2d(nn.Conv2d):
     def empty(
         cls, conv: nn.Conv2d, dtype: torch.dtype, weight_steps: Tensor, steps: Tensor
     ) -> None:
-        """Turns a convolution that has its 8-bit weight into an Int8Conv2d."""
+        """Turns a convolution whose weight is already in 8 bits into an Int8Conv2d."""
         quantized: Any = conv
         quantized.__class__ = cls
         quantized.register_buffer("weight_steps", weight_steps)
@@ -95,7 +95,7 @@ class Int8Conv2d(nn.Conv2d):
         )
 
     def _run_pointwise(self, levels: Tensor) -> Tensor:
-        """Multiplies matrices: the layout of a matrix's weights fits every number of pixels."""
+        """Multiplies matrices: their weights have one layout for any number of pixels."""
         rows, columns = self.stride
         pixels = levels[:, :, ::rows, ::columns].permute(0, 2, 3, 1)
         y = torch.ops.onednn.qlinear_pointwise(
@@ -115,13 +115,13 @@ class Int8Conv2d(nn.Conv2d):
         return y
 
     def _filters(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns the filters as oneDNN lays them out, once for as long as they are the same.
+        """Returns the filters in oneDNN's layout, with their steps and zero points.
 
-        With them come their steps and zero points.
+        They are laid out again only when the filters change.
         """
         version = 0 if self.weight.is_inference() else self.weight._version
         key = self.weight.data_ptr(), version
-        seen, packed, zeros = self._packed  # at once: other threads may run this layer, too
+        seen, packed, zeros = self._packed  # together: other threads may run this layer too
         if packed is None or key != seen:
             packed, zeros = self._pack(), torch.zeros(len(self.weight), dtype=torch.int64)
             self._packed = key, packed, zeros
@@ -138,7 +138,7 @@ class Int8Conv2d(nn.Conv2d):
         return packed
 
     def _apply(self, fn: Any, recurse: bool = True) -> Int8Conv2d:
-        """Moves everything, and casts only the results: steps stay in float32."""
+        """Moves everything, but casts only the results: steps stay in float32."""
         self._packed = (None, None, None)
         steps = self.weight_steps, self.input_steps
         super()._apply(fn, recurse)
@@ -147,7 +147,7 @@ class Int8Conv2d(nn.Conv2d):
         return self
 
     def train(self, mode: bool = True) -> Int8Conv2d:
-        """Rejects to train.
+        """Accepts only eval mode.
 
         Raises:
             ValueError: ``mode`` is True.
@@ -178,13 +178,13 @@ class Int8PreActUnit(PreActUnit):
     """PreActUnit whose convolutions are Int8Conv2d.
 
     Attributes:
-        adds_in_place: Whether the shortcut is this unit's to overwrite.
+        adds_in_place: Whether this unit may overwrite the shortcut.
     """
 
     adds_in_place: bool
 
     def _apply(self, fn: Any, recurse: bool = True) -> Int8PreActUnit:
-        """Moves everything, and casts no norm: they take maps of any type."""
+        """Moves everything, but does not cast norms, which accept maps of any type."""
         norms = self.norm1, self.norm2, self.norm3
         values = [(norm.weight.detach(), norm.bias.detach()) for norm in norms]
         super()._apply(fn, recurse)
@@ -194,7 +194,7 @@ class Int8PreActUnit(PreActUnit):
         return self
 
     def forward(self, x: Tensor, activated: Tensor | None = None) -> Tensor:
-        """Maps raw residual sums to raw residual sums; ``activated`` is made again, in levels."""
+        """Maps raw residual sums to raw residual sums; recomputes ``activated`` in levels."""
         if is_recorded(x):
             raise ValueError(NO_TRAINING)
         levels = quantized(self.norm1, x, self.conv1)
@@ -207,7 +207,7 @@ class Int8PreActUnit(PreActUnit):
 
 
 def quantized(norm: GroupNormAct, x: Tensor, conv: Any) -> Tensor:
-    """Returns the levels, uint8 [N, C, H, W], of a norm's result that a convolution reads."""
+    """Returns a norm's result as the levels, uint8 [N, C, H, W], that a convolution reads."""
     steps = conv.input_steps
     if native.can_run(x) and _is_dense(x) and _is_plain(norm):
         arguments = x, norm.num_groups, norm.weight, norm.bias, steps, norm.eps

@@ -23,13 +23,13 @@ from bit_backbone.network import GroupNormAct
 
 __all__ = ["InferenceGroupNormAct"]
 
-# Pixels whose moments are taken in one go, so that the second pass over them finds them in cache.
+# Pixels whose moments are computed together, so that the second pass finds them in the cache.
 CHUNK = 4096
-# Neighbouring pixels that count as one of FOLD times the channels meanwhile. PyTorch's kernels sum
-# pixel after pixel in float32, and their error grows with the length of the sum.
+# Neighbouring pixels that are treated as one pixel with FOLD times the channels. PyTorch's kernels
+# sum pixel after pixel in float32, and their error grows with the length of the sum.
 FOLD = 4
-# Longest sum that is left to PyTorch's channels-last GroupNorm, in pixels. With it the features of
-# R50x1 are as close to float64's as in the contiguous layout, with 1024 two to four times as far.
+# Longest sum, in pixels, for PyTorch's channels-last GroupNorm. With this limit, features of R50x1
+# are as close to float64's as in the contiguous layout; with 1024 the error is 2 to 4 times that.
 LONGEST_SUM = 128
 
 
@@ -37,21 +37,22 @@ LONGEST_SUM = 128
 class InferenceGroupNormAct(GroupNormAct):
     """GroupNormAct that reads a map once for its moments and writes the result in one more pass.
 
-    It writes over the input where nothing else needs that. The native kernel does it where it was
-    built, for float32 and bfloat16. Elsewhere PyTorch's operators do, in float32 and for large
-    channels-last maps: moments by channel and by chunk of pixels, put together after Chan et al.
-    (1983). All else is left to GroupNormAct.
+    It overwrites the input if nothing else needs that. The native kernel, if it is built, handles
+    float32 and bfloat16. Otherwise PyTorch's operators handle large channels-last maps in float32:
+    they compute moments by channel and chunk of pixels, and combine them after Chan et al. (1983).
+    GroupNormAct handles all other inputs.
 
     Attributes:
         in_place: Whether the input may be overwritten.
-        made_by: The convolutions that make the input. Hooks on them may keep it: then it is not.
+        made_by: The convolutions that make the input. It is not overwritten if they have hooks,
+            which may keep it.
     """
 
     __jit_ignored_attributes__ = ("made_by",)
 
     if TYPE_CHECKING:  # TorchScript evaluates the annotations that it finds in a class
         in_place: bool
-        made_by: tuple[nn.Module, ...]  # in a tuple they are no children
+        made_by: tuple[nn.Module, ...]  # a tuple, so that they are not children
 
     @classmethod
     def adopt(cls, norm: GroupNormAct) -> None:
@@ -64,9 +65,9 @@ class InferenceGroupNormAct(GroupNormAct):
         """Normalises and activates [N, C, H, W].
 
         Raises:
-            ValueError: Autograd would have to record it.
+            ValueError: Autograd would record the operation.
         """
-        if torch.jit.is_scripting():  # which has no super().forward
+        if torch.jit.is_scripting():  # TorchScript lacks super().forward
             x = torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
             return self.act(x)
         return self._run(x)
@@ -96,7 +97,7 @@ def _is_taken(x: Tensor, weight: Tensor, bias: Tensor, num_groups: int) -> bool:
         and x.device.type == weight.device.type == bias.device.type == "cpu"
         and x.dtype in native.DTYPES
         and x.ndim == 4
-        # Sizes that do not fit, as after pruning only one layer, are left to GroupNorm's errors.
+        # GroupNorm raises the error for sizes that do not match, as after pruning only one layer.
         and weight.shape == bias.shape == x.shape[1:2]
         and x.shape[1] % num_groups == 0
         and not is_recorded(x)
@@ -104,7 +105,7 @@ def _is_taken(x: Tensor, weight: Tensor, bias: Tensor, num_groups: int) -> bool:
 
 
 def _is_fast(x: Tensor) -> bool:
-    """Whether there is a faster way than PyTorch's GroupNorm."""
+    """Whether there is a faster implementation than PyTorch's GroupNorm."""
     is_last = x.is_contiguous(memory_format=torch.channels_last)
     if native.can_run(x) and (is_last or x.is_contiguous()):
         return True
@@ -121,7 +122,7 @@ def _group_norm_act(
     act: str,
     out: Tensor | None,
 ) -> Tensor:
-    """Normalises and activates what ``_is_fast`` takes, into ``out``, which may be ``x``."""
+    """Normalises and activates an ``x`` that ``_is_fast`` accepts, into ``out`` (may be ``x``)."""
     if native.can_run(x):
         return native.group_norm_act(x, num_groups, weight, bias, eps, act, out)
     out = torch.empty_like(x) if out is None else out

@@ -47,47 +47,47 @@ def optimize_for_inference(
 ) -> Model:
     """Returns a copy of a model, of the same type, with its BiT parts made fast for inference.
 
-    Takes a BitBackbone, a BitModel, a BitForImageClassification, or any model that holds one or
+    Takes a BitBackbone, a BitModel, a BitForImageClassification, or any model that contains one or
     parts of one: a detector of torchvision or detectron2, a segmenter. In float32 its outputs are
-    as close to the exact ones (float64's) as the original's: of R50x1 with random weights both are
-    within 4e-5 of the largest value in stage4, and within 5e-6 in stage1.
+    as close to the exact ones (float64's) as the original's. For R50x1 with random weights, both
+    are within 4e-5 of the largest value in stage4, and within 5e-6 in stage1.
 
-    * Filters are standardized once and for all. The state dict keeps its names and holds them;
-      any state dict of the original's architecture can be loaded, and is standardized on the way.
-    * Residual sums are made in place, on CPUs within the convolution before them, whose filters
-      are also laid out once for a shape of image that comes again. Hooks still see every module
-      called, but later units overwrite what they saw of a unit or a projection: copy it.
+    * Filters are standardized once. The state dict keeps its names and holds the standardized
+      filters. Any state dict of the original's architecture can be loaded; loading standardizes it.
+    * Residual sums are made in place, on CPUs within the convolution before them. That convolution
+      also lays out its filters once for a repeated image shape. Hooks still see every module
+      called, but later units overwrite the outputs of units and projections: copy them.
     * The copy is in eval mode and its parameters are frozen; ``train()`` and a forward that would
-      need gradients raise ValueError. The original stays as it is and can be trained further.
+      need gradients raise ValueError. The original is not changed and can be trained further.
 
     Args:
-        model: What to optimize; not changed.
-        channels_last: Whether convolution weights, those of the host's own layers too, and so all
+        model: The model to optimize; it is not changed.
+        channels_last: Whether all convolution weights, including the host's own layers, and so all
             feature maps are laid out channels-last (NHWC), which is faster nearly everywhere.
             Shapes stay [N, C, H, W]; strides differ.
         compile: Whether torch.compile compiles each BiT network at its first forward, with
-            inductor and, under ``torch.no_grad()`` or ``torch.inference_mode()``, with the weights
-            frozen into the code: load weights before; ``load_state_dict`` raises ValueError
-            afterwards. The first image takes half a minute, and so does the first batch of several;
-            the code holds for all sizes but where the first image was square, and on CPUs where a
-            single image is smaller than some 200 pixels: these have up to a few codes of their own.
-        dtype: What the BiT networks compute in, torch.float32, torch.bfloat16 or torch.float16, or
-            "auto": bfloat16 where the device of the model has it in hardware, else float32.
-            They convert what they are given and return float32, so that the layers around them go
-            on as before. None leaves everything as it is. torch.int8, on CPUs: convolutions in
-            8-bit integers, with scales from the parameters, the rest as with "auto". A processor
-            without a dot product of 8-bit integers gets "auto", with a warning.
-        keep_pages: Whether the process keeps the memory that it frees, where a model on the CPU
-            is optimized and the C library can: see ``bit_backbone.keep_pages``.
+            inductor. Under ``torch.no_grad()`` or ``torch.inference_mode()`` the weights are frozen
+            into the code, so load them before; ``load_state_dict`` raises ValueError afterwards.
+            The first image takes half a minute, and so does the first batch of several. The code
+            serves all sizes, with two exceptions that compile a few more times: after a square
+            first image, and on CPUs for a single image smaller than about 200 pixels.
+        dtype: The type in which the BiT networks compute: torch.float32, torch.bfloat16,
+            torch.float16, or "auto" (bfloat16 if the model's device has it in hardware, else
+            float32). The networks convert their inputs and return float32, so other layers are not
+            affected. None changes nothing. torch.int8, on CPUs, computes convolutions in 8-bit
+            integers, with scales from the parameters, and the rest as with "auto". A processor
+            without a dot product of 8-bit integers uses "auto", with a warning.
+        keep_pages: Whether the process keeps its freed memory, if the model is on the CPU and the
+            C library supports it: see ``bit_backbone.keep_pages``.
         calibration: Inputs of the model. With torch.int8, the largest activations are measured on
-            them and not computed.
+            them instead of being computed.
 
     Raises:
-        ValueError: There is no BiT layer in ``model``, ``dtype`` is not one of these, or the model
-            cannot be computed in it.
+        ValueError: ``model`` has no BiT layer, ``dtype`` is not one of these, or the model cannot
+            be computed in it.
     """
     found = checked_dtype(model, dtype, compile, calibration)
-    with torch.inference_mode(False):  # parameters made within it would stay bound to it
+    with torch.inference_mode(False):  # else new parameters would stay inference tensors
         optimized = copy.deepcopy(model)
     return _optimize(optimized, channels_last, compile, found, keep_pages, calibration)
 
@@ -100,23 +100,23 @@ def optimize_in_place(
     keep_pages: bool = True,
     calibration: Iterable[Any] | None = None,
 ) -> Model:
-    """Does what ``optimize_for_inference`` does to the model itself, and returns it.
+    """Optimizes a model like ``optimize_for_inference``, but in place, and returns it.
 
-    For networks that fill the memory: weights are there once, in place of the original and the
-    copy. Filters are not laid out for shapes that come again either, which would be another copy:
-    on CPUs that is slower where a batch is a few small images. The model cannot be trained any
-    more, and the state dict it had is lost.
+    It is for networks that fill the memory, because it makes no copy of the weights. It does not
+    lay out filters for repeated shapes either, which would be another copy; on CPUs this is slower
+    for batches of a few small images. The model cannot be trained afterwards, and its original
+    state dict is lost.
 
     Args:
-        model: What to optimize; changed.
+        model: The model to optimize; it is changed.
         channels_last: As in ``optimize_for_inference``.
-        compile: As there.
-        dtype: As there.
-        keep_pages: As there.
-        calibration: As there.
+        compile: As in ``optimize_for_inference``.
+        dtype: As in ``optimize_for_inference``.
+        keep_pages: As in ``optimize_for_inference``.
+        calibration: As in ``optimize_for_inference``.
 
     Raises:
-        ValueError: As there.
+        ValueError: As in ``optimize_for_inference``.
     """
     found = checked_dtype(model, dtype, compile, calibration)
     optimized = _optimize(model, channels_last, compile, found, keep_pages, calibration)
@@ -129,7 +129,7 @@ def optimize_in_place(
 def checked_dtype(
     model: nn.Module, dtype: torch.dtype | str | None, compile: bool, calibration: Any
 ) -> torch.dtype | None:
-    """Returns the type to compute in; rejects what cannot be optimized before it is changed."""
+    """Returns the type to compute in; raises ValueError before a change if it is impossible."""
     if dtype is not None and dtype not in (*_DTYPES, "auto"):
         known = ", ".join(map(str, _DTYPES))
         raise ValueError(f'dtype must be None, "auto", {known}, got {dtype!r}')
@@ -153,7 +153,7 @@ def checked_dtype(
 
 
 def _check_int8_again(dtype: torch.dtype | str | None, compile: bool, calibration: Any) -> None:
-    """Rejects what cannot be done any more to a model in 8 bits."""
+    """Raises ValueError for options that cannot be applied to a model in 8 bits."""
     asked = None if dtype in (None, torch.int8) else f"dtype {dtype!r}"
     asked = "compile=True" if compile else asked
     asked = asked if calibration is None else "calibration"
@@ -194,8 +194,8 @@ def _optimize(
 
 
 def _replace_layers(model: nn.Module, channels_last: bool) -> None:
-    """Turns BiT's layers into their fast forms; not a user's subclasses of them."""
-    # The class of a module changes and not the module, so that hooks and references stay.
+    """Turns BiT's layers into their fast forms, but not a user's subclasses of them."""
+    # Only the class of a module changes, so that hooks and references stay.
     for module in list(model.modules()):
         if type(module) is StdConv2d:
             FoldedConv2d.fold(module, channels_last)
@@ -216,7 +216,7 @@ def _replace_layers(model: nn.Module, channels_last: bool) -> None:
 
 
 def _units_behind_units(model: nn.Module) -> set[nn.Module]:
-    """Returns the units that only ever get another unit's output, which nothing else needs."""
+    """Returns the units whose input is always another unit's output that nothing else needs."""
     stages = [list(module) for module in model.modules() if isinstance(module, Stage)]
     pairs = [pair for stage in stages for pair in pairwise([None, *stage])]
     others = {unit for before, unit in pairs if not isinstance(before, Unit)}
@@ -224,7 +224,7 @@ def _units_behind_units(model: nn.Module) -> set[nn.Module]:
 
 
 def _may_sum_in_place(unit: Any, overwritable: set[nn.Module]) -> bool:
-    """Whether a unit's shortcut is its own to overwrite, also where a user has changed the unit."""
+    """Whether a unit may overwrite its shortcut, even if a user has changed the unit."""
     if not isinstance(unit.conv3, FoldedConv2d):
         return False
     return isinstance(unit.downsample, Projection) or (
@@ -233,7 +233,7 @@ def _may_sum_in_place(unit: Any, overwritable: set[nn.Module]) -> bool:
 
 
 def _norms_behind_convolutions(module: nn.Module) -> list[tuple[nn.Module, nn.Module]]:
-    """Returns pairs of children: a convolution, and the only norm that reads its output."""
+    """Returns pairs of child modules: a convolution, and the only norm that reads its output."""
     if isinstance(module, (Stem, Projection)):
         return [(module.conv, module.norm)]
     if not isinstance(module, Unit):
@@ -246,7 +246,7 @@ def _norms_behind_convolutions(module: nn.Module) -> list[tuple[nn.Module, nn.Mo
 
 
 def compute_in(network: BitNetwork, dtype: torch.dtype) -> None:
-    """Makes a network compute in a type between float32 inputs and outputs."""
+    """Makes a network compute in a type, with float32 inputs and outputs."""
     network.to(dtype)
     hooks = (*network._forward_pre_hooks.values(), *network._forward_hooks.values())
     for hook in hooks:
@@ -283,7 +283,7 @@ def _cast(tree: Any, dtype: torch.dtype) -> Any:
 
 
 class _TrainingRejected:
-    """Takes the place of a model's ``train``: its error comes before any module has changed."""
+    """Replaces a model's ``train``, to raise the error before any module has changed."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model

@@ -1,4 +1,4 @@
-"""A network's units turned into 8 bits: what can be, with which scales, and where it pays."""
+"""Turns a network's units into 8 bits: checks them, and computes their scales."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from bit_backbone.network import BitNetwork, BottleneckUnit, GroupNormAct, PreAc
 from bit_backbone.network.std_conv import StdConv2d
 from bit_backbone.utils.ways_out import either, in_python, passing
 
-# Standard deviations from the mean up to which activations are distinguished. Cutting off what is
-# beyond costs more than coarser levels do: docs/int8.md has the measurements.
+# Activations are clipped at this many standard deviations from the mean. Clipping more of them
+# costs more than coarser levels do: docs/int8.md has the measurements.
 DEVIATIONS = 12.0
 
 
 def dtype_of_int8(model: nn.Module) -> torch.dtype:
-    """Returns torch.int8, or what to compute in where this processor has no fast 8 bits.
+    """Returns torch.int8, or the type to use instead if this processor has no fast 8-bit integers.
 
     Raises:
         ValueError: The model cannot be computed in 8 bits.
@@ -52,12 +52,12 @@ def dtype_of_int8(model: nn.Module) -> torch.dtype:
 
 
 def is_int8(model: nn.Module) -> bool:
-    """Whether a model has been turned into 8 bits."""
+    """Whether a model is in 8 bits."""
     return any(isinstance(module, Int8Conv2d) for module in model.modules())
 
 
 def check_int8(model: nn.Module) -> None:
-    """Raises ValueError where a model cannot be computed in 8 bits."""
+    """Raises ValueError if a model cannot be computed in 8 bits."""
     for module in model.modules():
         _check(module)
     units = quantizable_units(model)
@@ -98,9 +98,9 @@ def quantize(model: nn.Module, calibration: Iterable[Any] | None) -> None:
     """Turns all units of a model in eval mode into 8 bits, in place.
 
     Args:
-        model: That ``dtype_of_int8`` takes.
-        calibration: Inputs of the model, to measure the largest activations on; None to compute
-            them from the norms' parameters.
+        model: A model that ``dtype_of_int8`` accepts.
+        calibration: Inputs of the model, on which the largest activations are measured; None
+            computes them from the norms' parameters.
     """
     units = quantizable_units(model)
     bounds = {norm: bound_of(norm) for unit in units for norm in norms_of(unit)}
@@ -117,7 +117,7 @@ def quantize(model: nn.Module, calibration: Iterable[Any] | None) -> None:
 
 
 def make_empty(model: nn.Module) -> None:
-    """Turns a network on the meta device into the shape of one in 8 bits, for a state dict."""
+    """Turns a network on the meta device into an 8-bit one that a state dict can be loaded into."""
     for unit in quantizable_units(model):
         for conv in convolutions_of(unit):
             steps = (torch.empty(count, device="meta") for count in conv.weight.shape[:2])
@@ -141,9 +141,9 @@ def _check_inputs(model: nn.Module) -> None:
 
 
 def quantizable_units(model: nn.Module) -> list[Any]:
-    """Returns the units that are as this package makes them, and not changed by a user.
+    """Returns the units that are as this package makes them, not changed by a user.
 
-    A layer that stands in two places reads values of two scales, so that its units are left out.
+    A layer used in two places reads values of two scales, so its units are left out.
     """
     places = Counter(child for module in model.modules() for child in module.children())
     return [
@@ -154,7 +154,7 @@ def quantizable_units(model: nn.Module) -> list[Any]:
 
 
 def bound_of(norm: GroupNormAct) -> Tensor:
-    """Returns up to where the values after a norm and its ReLU are distinguished, float32 [C]."""
+    """Returns the values at which the result of a norm and its ReLU is clipped, float32 [C]."""
     shift, scale = norm.bias.detach().float(), norm.weight.detach().float().abs()
     return shift + DEVIATIONS * scale
 
@@ -165,7 +165,7 @@ def norms_of(unit: Any) -> tuple[GroupNormAct, ...]:
 
 
 def convolutions_of(unit: Any) -> list[Any]:
-    """Returns a unit's convolutions, and after them its projection's, which reads norm1."""
+    """Returns a unit's convolutions, followed by its projection's, which reads norm1's result."""
     projection = [] if unit.downsample is None else [unit.downsample.conv]
     return [unit.conv1, unit.conv2, unit.conv3, *projection]
 
@@ -183,7 +183,7 @@ def _is_ours(unit: Any) -> bool:
 def _measured(
     model: nn.Module, bounds: dict[GroupNormAct, Tensor], calibration: Iterable[Any]
 ) -> dict[GroupNormAct, Tensor]:
-    """Returns the largest values that norms give of some inputs, by channel."""
+    """Returns the largest results of the norms for some inputs, by channel."""
     found: dict[GroupNormAct, Tensor] = {}
 
     def see(norm: Any, _: Any, values: Tensor) -> None:
@@ -205,11 +205,11 @@ def _measured(
             "calibration takes finite images, and the activations of one have NaN or infinity: "
             "leave it out"
         )
-    return bounds | found  # units that the model does not run keep what is computed
+    return bounds | found  # units that the model does not run keep the computed bounds
 
 
 def _check_finite(network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Rejects what 8 bits cannot hold, which other types would hand on."""
+    """Raises ValueError for NaN and infinity, which other types can hold but 8 bits cannot."""
     if not all(_is_finite(each) for each in tree_leaves((args, kwargs))):
         raise ValueError(
             "images for a network in torch.int8 must be finite, got NaN or infinity; networks in "
@@ -218,7 +218,7 @@ def _check_finite(network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, A
 
 
 def _is_finite(given: Any) -> bool:
-    """Whether a tensor, where it has values, is finite; the sum is in float32 or wider."""
+    """Whether a tensor is finite, if it has values; the sum is in at least float32."""
     if not isinstance(given, Tensor) or not given.is_floating_point():
         return True
     if given.is_meta or not is_eager(given) or not has_values(given):
