@@ -53,12 +53,12 @@ def _read(kind: type[Model], folder: Path) -> Model:
         values = read_json(folder / CONFIG_FILE)
         if values.get(KEY) != METHOD:
             raise CheckpointError(
-                f"{folder} holds no network in 8 bits: read it by from_pretrained"
+                f"{folder} holds no network in 8 bits: load it with from_pretrained"
             )
         (name,) = values["architectures"]
         if name != kind.__name__:
             raise CheckpointError(
-                f"{folder} holds a {name}, and is read as one; got the class {kind.__name__}"
+                f"{folder} holds a {name} and must be loaded as one; got the class {kind.__name__}"
             )
         with init_empty_weights():
             model = kind(BitConfig.from_dict(values))

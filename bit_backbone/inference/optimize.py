@@ -159,8 +159,8 @@ def _check_int8_again(dtype: torch.dtype | str | None, compile: bool, calibratio
     asked = asked if calibration is None else "calibration"
     if asked is not None:
         raise ValueError(
-            f"a model in torch.int8 stays as it is, got {asked}: optimize the model that it was "
-            "made from with that"
+            f"a model in torch.int8 cannot be optimized again, got {asked}: optimize the model "
+            "that it was made from"
         )
 
 

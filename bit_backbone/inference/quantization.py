@@ -63,9 +63,8 @@ def check_int8(model: nn.Module) -> None:
     units = quantizable_units(model)
     if not units and not is_int8(model):
         raise ValueError(
-            "torch.int8 takes the units of this package as it makes them, and a "
-            f"{type(model).__name__} with none of them is not changed by it. Take torch.bfloat16 "
-            "or torch.float16"
+            "torch.int8 needs residual units of this package without changes, got a "
+            f"{type(model).__name__} that has none. Take torch.bfloat16 or torch.float16"
         )
     for unit in units:
         _check_parameters(unit)

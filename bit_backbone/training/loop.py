@@ -182,6 +182,5 @@ def _check_length(saved: RunState, steps: int, folder: Path) -> None:
     if saved.step > steps:
         raise ValueError(
             f"an extended run must have more steps than it has already: {folder} has {saved.step}, "
-            f"and {steps} "
-            "are asked for"
+            f"got {steps}"
         )

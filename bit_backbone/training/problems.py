@@ -100,8 +100,8 @@ def check_share(count: int, total: int, share: float, name: str, where: str) -> 
     if count > allowed:
         way_out = after("; ", passing("max_unreadable", 0.1, "to continue without so many"))
         raise ValueError(
-            f"at most {share:.0%} of the images of a set may be unreadable, and of the {total} of "
-            f"the {name} set {count} are: {where}{way_out}"
+            f"at most {share:.0%} of the images of a set may be unreadable; {count} of the {total} "
+            f"images of the {name} set are: {where}{way_out}"
         )
 
 

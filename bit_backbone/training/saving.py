@@ -110,13 +110,13 @@ class RunStore:
         steps = self.group.gather(step)
         if any(other != steps[0] for other in steps):
             found = ", ".join(
-                f"process {rank} {'none' if step is None else f'one at step {step}'}"
+                f"process {rank} finds {'none' if step is None else f'one at step {step}'}"
                 for rank, step in enumerate(steps)
             )
             raise ValueError(
-                "the folder of a run has to be one that all processes see, such as one on a shared "
-                f"disk, and of the run in {self.folder} finds {found}; copy the first process's "
-                "folder to all machines, or give one that they share"
+                "all processes of a run must see the same saved state, as in a folder on a shared "
+                f"disk; in {self.folder}, {found}: copy the first process's folder to all "
+                "machines, or give a folder that they share"
             )
 
     def restore(self, saved: RunState, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:

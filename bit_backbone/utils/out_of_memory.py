@@ -82,7 +82,7 @@ def available_bytes() -> int | None:
 
 def reason(error: BaseException) -> str:
     """Returns the first line of an out-of-memory exception, which may be empty or very long."""
-    return (str(error).strip() or "the allocator says no more").splitlines()[0]
+    return (str(error).strip() or "the allocator gives no details").splitlines()[0]
 
 
 @contextmanager

@@ -30,8 +30,8 @@ def read(
         return path, read_json(path)
     except ValueError as error:
         raise ValueError(
-            f"saved settings are a file {file_name}: {error}; {instead} has those of published "
-            "weights"
+            f"the saved settings {file_name} cannot be read: {error}; {instead} has those of "
+            "published weights"
         ) from error
 
 
@@ -46,8 +46,8 @@ def _find(
         return path
     if path.is_absolute() or path.name == file_name:
         raise ValueError(
-            f"saved settings are a file {file_name}, found none at {path}; {instead} has the "
-            "published ones"
+            f"saved settings must be in a file {file_name}, found none at {path}; {instead} has "
+            "those of published weights"
         )
     return _download(str(name_or_path), file_name, instead, **hub_options)
 
@@ -61,6 +61,6 @@ def _download(repo: str, file_name: str, instead: str, **options: Any) -> Path:
     if found is None:
         raise ValueError(
             f"{repo!r} is neither a folder nor a repository of the Hub that has {file_name}: "
-            f"{reason}; {instead} has the published ones"
+            f"{reason}; {instead} has those of published weights"
         )
     return found

@@ -241,7 +241,7 @@ def test_a_config_json_is_read_and_written_without_weights(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, r"saved settings are a file config\.json, found none at .*config\.json"),
+        (None, r"saved settings must be in a file config\.json, found none at .*config\.json"),
         (
             '{"model_type": "resnet"}',
             r"\(model_type 'bit'\), got 'resnet'; \w+.from_variant has",
@@ -258,7 +258,9 @@ def test_folders_that_are_rejected(content, message, tmp_path):
         (tmp_path / "config.json").write_text(content)
     with pytest.raises(ValueError, match=message):
         BitConfig.from_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"that has config\.json: .*; from_variant has the publ"):
+    with pytest.raises(
+        ValueError, match=r"that has config\.json: .*; from_variant has those of publ"
+    ):
         BitConfig.from_pretrained("no/thing", cache_dir=tmp_path, local_files_only=True)
 
 

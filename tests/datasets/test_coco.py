@@ -255,7 +255,7 @@ def test_an_image_of_16_bits_is_scaled(coco_files) -> None:
 def test_categories_with_other_keypoints_are_rejected(coco_files) -> None:
     coco_files.content["categories"][0]["keypoints"] = ["nose"]
     coco_files.content["annotations"] = []
-    with pytest.raises(ValueError, match="all name equally many keypoints; got"):
+    with pytest.raises(ValueError, match="all name the same number of keypoints; got"):
         CocoFolder(coco_files.write(), keypoints=True)
 
 

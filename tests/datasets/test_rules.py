@@ -29,7 +29,7 @@ WRONG = [
     ),
     (("images", 0, "height"), 30.5, "integers above 0; got (40, 30.5)"),
     (("images", 0, "id"), "7", "a.png (image '7'): bad id: id should be an integer; got '7'"),
-    (("images", 1, "id"), 7, "b.png (image 7): duplicate id: id 7 stands there more than once"),
+    (("images", 1, "id"), 7, "b.png (image 7): duplicate id: id 7 is used more than once"),
     # annotations
     (("annotations", 1, "id"), 1, "a.png (image 7, annotation 1): duplicate id"),
     (("annotations", 0, "id"), None, "a.png (image 7): bad id: id should be an integer; got None"),
@@ -87,7 +87,7 @@ WRONG = [
     (("annotations", 0, "keypoints"), [1, 2, 2, 3, 4, 5], "visibilities should be 0, 1 or 2"),
     (("categories", 0, "keypoints"), [], "bad keypoints: its category should name its keypoints"),
     # categories
-    (("categories", 0, "id"), 3, "instances.json: duplicate id: id 3 stands there more than once"),
+    (("categories", 0, "id"), 3, "instances.json: duplicate id: id 3 is used more than once"),
     (("categories", 0, "id"), "x", "instances.json: bad id: id should be an integer; got 'x'"),
     (("categories", 0, "name"), 5, "instances.json: bad category: name should be a string; got 5"),
     (("categories", 0, "keypoints"), [1], "keypoints should be a list of strings; got [1]"),

@@ -83,7 +83,7 @@ def test_a_classifier_keeps_its_bits(tmp_path: Path, capsys) -> None:
     request += ["--weights", str(tmp_path / "weights"), "--steps", "1", "--batch-size", "2"]
     request += ["--resolution", "40,32", "--device", "cpu", "--check"]
     assert cli.main([*request, "--bit-depth", "10"]) == 2
-    assert "of the 4 of the train set 4 are" in capsys.readouterr().err
+    assert "4 of the 4 images of the train set are" in capsys.readouterr().err
     assert cli.main([*request, "--bit-depth", "12"]) == 0
     assert BitImageProcessor.from_pretrained(tmp_path / "run" / "model").bit_depth == 12
 

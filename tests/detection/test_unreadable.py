@@ -109,7 +109,10 @@ def test_the_commands_say_so_in_their_status(options, coco_folder: Path, tmp_pat
     assert f"{bad[1]}, cannot be read" in err
     assert "2 test images" in out
     assert cli.main(["evaluate", target, *options[2:], "--max-unreadable", "0"]) == 2
-    assert "1 are: see above; pass --max-unreadable 0.1" in capsys.readouterr().err
+    assert (
+        "1 of the 3 images of the test set are: see above; pass --max-unreadable 0.1"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_check_finds_too_many_before_training(options, coco_folder, tmp_path, capsys) -> None:
@@ -118,7 +121,7 @@ def test_a_check_finds_too_many_before_training(options, coco_folder, tmp_path, 
     request = ["train", *MODEL, *SHORT, *options, "--output", str(tmp_path / "run")]
     assert cli.main([*request, "--check"]) == 2
     told = capsys.readouterr().err
-    assert "of the 6 of the train set 2 are" in told
+    assert "2 of the 6 images of the train set are" in told
     assert "pass --max-unreadable" in told
     assert not (tmp_path / "run").exists()
     assert cli.main([*request, "--check", "--max-unreadable", "0.5"]) == 3

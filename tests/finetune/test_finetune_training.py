@@ -413,7 +413,7 @@ def test_a_finished_run_is_extended_by_a_longer_schedule(tmp_path):
         assert event["learning_rate"] == pytest.approx(longer.learning_rate(event["step"]))
     # from here on this is the run's schedule
     assert run(tmp_path, steps=18, base_lr=0.02).step == 18
-    with pytest.raises(ValueError, match=r"more steps than it has already: .* has 18, and 9"):
+    with pytest.raises(ValueError, match=r"more steps than it has already: .* has 18, got 9"):
         run(tmp_path, steps=9, extend=True)
     with pytest.raises(ValueError, match=r"other settings \(seed 0 -> 1\); give it the same"):
         run(tmp_path, steps=20, seed=1, extend=True)

@@ -278,7 +278,7 @@ def test_folders_that_are_rejected(tmp_path):
     with pytest.raises(CheckpointError, match=r"quantized network.*load_int8"):
         BitBackbone.from_pretrained(tmp_path)
     model.save_pretrained(tmp_path / "float")
-    with pytest.raises(CheckpointError, match="no network in 8 bits: read it by from_pretrained"):
+    with pytest.raises(CheckpointError, match="no network in 8 bits: load it with from_pretrained"):
         load_int8(BitBackbone, tmp_path / "float")
     with pytest.raises(CheckpointError, match=r"holds a BitBackbone.*got the class BitForImage"):
         load_int8(BitForImageClassification, tmp_path)

@@ -224,7 +224,9 @@ def test_a_calibration_that_fails_leaves_no_hooks():
 )
 def test_what_a_model_in_8_bits_does_not_become(options, named):
     fast = int8(backbone())
-    with pytest.raises(ValueError, match=f"stays as it is, got {named}: optimize the model that"):
+    with pytest.raises(
+        ValueError, match=f"cannot be optimized again, got {named}: optimize the model that"
+    ):
         optimize_for_inference(fast, **options)
 
 

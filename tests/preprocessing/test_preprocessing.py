@@ -494,7 +494,8 @@ def test_weights_are_not_taken_for_settings(tmp_path):
     weights = tmp_path / "bit.npz"
     weights.write_bytes(b"PK")
     with pytest.raises(
-        ValueError, match=r"saved settings are a file .*bit\.npz should hold JSON.*; from_preset"
+        ValueError,
+        match=r"the saved settings .* cannot be read: .*bit\.npz should hold JSON.*; from_preset",
     ):
         BitImageProcessor.from_pretrained(weights)
 

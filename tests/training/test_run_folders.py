@@ -63,5 +63,5 @@ def test_a_folder_that_not_all_processes_see_is_rejected(tmp_path: Path) -> None
     assert launch(script, *arguments).returncode == 0
     result = launch(script, *arguments, processes=2)
     assert result.returncode == 1
-    assert "has to be one that all processes see" in result.stderr
-    assert "finds process 0 one at step 2, process 1 none; copy" in result.stderr
+    assert "must see the same saved state" in result.stderr
+    assert "process 0 finds one at step 2, process 1 finds none: copy" in result.stderr

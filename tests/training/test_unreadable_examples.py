@@ -84,7 +84,9 @@ def test_a_run_without_problems_has_no_file(tmp_path: Path) -> None:
 
 
 def test_too_many_end_the_run(tmp_path: Path, caplog) -> None:
-    with pytest.raises(ValueError, match=r"at most 1% .* of the 5 of the train set 2 are: .*prob"):
+    with pytest.raises(
+        ValueError, match=r"at most 1% .*; 2 of the 5 images of the train set are: .*prob"
+    ):
         train(tmp_path, lost=frozenset({1, 2}))
     assert "unreadable image, left out: 2 is damaged" in caplog.text
     assert {r["file"] for r in read_problems(tmp_path)} == {"1.png", "2.png"}
@@ -110,7 +112,9 @@ def test_the_bound(count: int, total: int, share: float, passes: bool) -> None:
     if passes:
         check_share(count, total, share, "train", "here")
     else:
-        with pytest.raises(ValueError, match=f"of the {total} of the train set {count} are: here"):
+        with pytest.raises(
+            ValueError, match=f"; {count} of the {total} images of the train set are: here"
+        ):
             check_share(count, total, share, "train", "here")
 
 
@@ -177,7 +181,7 @@ def test_processes_hear_of_each_others_images(tmp_path: Path) -> None:
     log = ProblemLog(tmp_path, Together(1, 2, torch.device("cpu")), 0.01, print)
     log.note("train", [Unreadable(3, "3.png", "cut")], 500)
     assert log.unreadable == 2
-    with pytest.raises(ValueError, match="of the 100 of the train set 3 are"):
+    with pytest.raises(ValueError, match="3 of the 100 images of the train set are"):
         log.note("train", [], 100)
     assert not (tmp_path / "problems.jsonl").exists()  # the first process writes
 

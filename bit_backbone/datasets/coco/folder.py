@@ -231,7 +231,7 @@ def _keypoint_names(categories: list[dict[str, Any]]) -> tuple[str, ...]:
     names = {tuple(category.get("keypoints", ())) for category in categories}
     if len({len(n) for n in names}) != 1 or () in names:
         raise ValueError(
-            "keypoints=True takes categories that all name equally many keypoints; "
+            "keypoints=True needs categories that all name the same number of keypoints; "
             f"got {sorted(names)}"
         )
     return tuple(categories[0]["keypoints"])

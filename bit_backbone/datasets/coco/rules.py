@@ -50,7 +50,7 @@ def id_problems(record: dict[str, Any], seen: Container[int]) -> Iterator[tuple[
     if not is_id(value):
         yield "bad id", f"id should be an integer; got {value!r}"
     elif value in seen:
-        yield "duplicate id", f"id {value} stands there more than once"
+        yield "duplicate id", f"id {value} is used more than once"
 
 
 def box_problems(box: Any, width: int, height: int) -> Iterator[tuple[str, str]]:
