@@ -1,4 +1,4 @@
-"""Reading folders of networks in 8 bits, which ``save_pretrained`` writes."""
+"""Loads folders of networks in 8 bits, which ``save_pretrained`` writes."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ Model = TypeVar("Model", bound=PretrainedMixin)
 
 
 def load_int8(kind: type[Model], folder: str | os.PathLike[str]) -> Model:
-    """Reads what ``save_pretrained`` wrote of a network in 8 bits.
+    """Loads a network in 8 bits that ``save_pretrained`` wrote.
 
     Args:
-        kind: The class of the model that was saved, such as BitBackbone.
-        folder: Where.
+        kind: The class of the saved model, such as BitBackbone.
+        folder: The folder of the model.
 
     Returns:
         The model, optimized for inference on the CPU.
 
     Raises:
-        CheckpointError: It is missing or damaged, or something else.
+        CheckpointError: The model is missing, damaged, or not in 8 bits.
     """
-    with torch.inference_mode(False):  # parameters made within it would stay bound to it
+    with torch.inference_mode(False):  # else new parameters would stay inference tensors
         return optimize_in_place(_read(kind, Path(folder)).eval(), dtype=torch.int8)
 
 
