@@ -121,8 +121,8 @@ def add_training_options(group: Any) -> None:
     option(
         "--activation-recompute",
         action="store_true",
-        help="compute norms and activations again in the backward pass: two fifths "
-        "fewer activations, a little more time",
+        help="compute norms and activations again in the backward pass: half the activations, "
+        "a little more time",
     )
     option("--fsdp", action="store_true", help="divide weights and optimizer among the processes")
     option(

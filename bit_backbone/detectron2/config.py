@@ -122,6 +122,6 @@ def _defaults() -> CfgNode:
     node.WEIGHT_STANDARDIZATION_EPS = 1e-10
     # Recompute each residual unit in backward: less memory, about a third more time.
     node.GRAD_CHECKPOINTING = False
-    # Recompute norms and activations in backward: two fifths fewer activations, a little more time.
+    # Recompute norms and activations in backward: half the activations, a little more time.
     node.ACTIVATION_RECOMPUTE = False
     return node
