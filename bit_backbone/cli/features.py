@@ -52,7 +52,12 @@ def add_parser(subparsers: Any) -> None:
         "in DIR are removed.",
     )
     parser.add_argument("photos", nargs="+", type=Path, metavar="PHOTO")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="created if missing")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="folder of the maps and pictures, created if missing; needed without --html",
+    )
     parser.add_argument(
         "--html",
         type=Path,
