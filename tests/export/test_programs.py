@@ -150,7 +150,7 @@ def test_what_cannot_be_exported(model, options, message):
     ("arguments", "message"),
     [
         ({"format": "tflite"}, "the format must be one of onnx, .*got 'tflite'"),
-        ({"format": "onnx", "precision": "int8"}, "the precision must be one of"),
+        ({"format": "onnx", "precision": "int4"}, "the precision must be one of"),
         ({"format": "onnx", "precision": "bfloat16"}, "onnx takes float32 or float16"),
         ({"format": "aoti", "image_size": (0, 9)}, "two positive numbers"),
     ],

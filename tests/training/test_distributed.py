@@ -202,7 +202,7 @@ def test_a_detector_learns_over_processes_as_in_one(
 ) -> None:
     expected, _ = one_detector
     told = finish(detector(coco, tmp_path / "run", processes, *extra))
-    assert told.count("4 steps of 4 out of 2 images, 5 for the test") == 1
+    assert told.count("4 steps of 4 images, 2 training and 5 test images") == 1
     assert_same_run(tmp_path / "run", expected, rtol=1e-4, atol=1e-5)
     ours, theirs = (read_log(folder / "log.jsonl")[-1] for folder in (tmp_path / "run", expected))
     assert ours == pytest.approx(theirs, abs=0.02)
