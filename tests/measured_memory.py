@@ -3,9 +3,9 @@
 Usage, under torchrun: python measured_memory.py; prints the bytes of a sharded step.
 """
 
-from collections.abc import os
+import os
+from collections.abc import Callable
 
-import Callable
 import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
