@@ -188,7 +188,9 @@ def test_a_model_without_units_of_this_package():
     for module in list(model.modules()):
         if type(module).__name__ == "PreActUnit":
             module.__class__ = type("Mine", (type(module),), {})
-    with pytest.raises(ValueError, match=r"units of this package.*BitBackbone that has none.*bfloat16"):
+    with pytest.raises(
+        ValueError, match=r"units of this package.*BitBackbone that has none.*bfloat16"
+    ):
         int8(model)
 
 
