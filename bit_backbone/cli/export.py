@@ -49,6 +49,23 @@ def add_parser(subparsers: Any) -> None:
         metavar="FILE",
         help="weights for a detectron2 configuration, instead of its MODEL.WEIGHTS",
     )
+    _add_file_options(parser)
+    option(
+        "--images",
+        type=Path,
+        metavar="DIR",
+        help="images to verify the file with; default: parts of two photographs",
+    )
+    option(
+        "--preset", help="preprocessing of a classifier: name of a preset or of published weights"
+    )
+    add_part_option(parser)
+    add_network_options(parser, without="the whole model")
+    parser.set_defaults(func=run)
+
+
+def _add_file_options(parser: argparse.ArgumentParser) -> None:
+    option = parser.add_argument
     option("--format", required=True, choices=FORMATS, help="format of the file")
     option(
         "--output",
@@ -83,18 +100,6 @@ def add_parser(subparsers: Any) -> None:
         help="whether a detector's file suppresses overlapping boxes (default) or returns all "
         "candidates",
     )
-    option(
-        "--images",
-        type=Path,
-        metavar="DIR",
-        help="images to verify the file with; default: parts of two photographs",
-    )
-    option(
-        "--preset", help="preprocessing of a classifier: name of a preset or of published weights"
-    )
-    add_part_option(parser)
-    add_network_options(parser, without="the whole model")
-    parser.set_defaults(func=run)
 
 
 def run(args: argparse.Namespace) -> None:
