@@ -14,7 +14,7 @@ from PIL.Image import Resampling
 from torch import Tensor, nn
 
 from bit_backbone.checkpoints import CheckpointError
-from bit_backbone.export.pixels import LEVELS
+from bit_backbone.export.pixels import LEVELS, resize_columns_first
 from bit_backbone.export.sizes import Size, largest, least
 
 MASK_THRESHOLD = 0.5  # from which on a pixel belongs to a mask
@@ -76,10 +76,8 @@ class Detectron2Detector(nn.Module):
 
     def _of_one(self, image: Tensor) -> dict[str, Tensor]:
         height, width = image.shape[1:]
-        rows, columns = self.target(height, width)
         picture = Image.fromarray((image * LEVELS).round().byte().permute(1, 2, 0).numpy())
-        for size in ((columns, height), (columns, rows)):  # see ``export.pixels``
-            picture = picture.resize(size, Resampling.BILINEAR)
+        picture = resize_columns_first(picture, *self.target(height, width), Resampling.BILINEAR)
         pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
         given = {
             "image": pixels.flip(0) if self.flips else pixels,

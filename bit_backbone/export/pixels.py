@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from PIL import Image
 from PIL.Image import Resampling
 from torch import Tensor, nn
 
@@ -159,6 +160,14 @@ def _bicubic(positions: Tensor, count: Size, target: Size) -> tuple[Tensor, Tens
     weights = (weights / weights.sum(1, keepdim=True) * _HALF**2).round()
     high = (weights / _HALF).floor()
     return high, weights - high * _HALF
+
+
+def resize_columns_first(
+    image: Image.Image, height: int, width: int, resample: Resampling
+) -> Image.Image:
+    """Resizes with Pillow in the order of a file, whichever this version of Pillow has."""
+    columns = image.resize((width, image.height), resample)
+    return columns.resize((width, height), resample)
 
 
 def _check(processor: BitImageProcessor) -> None:

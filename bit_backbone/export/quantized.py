@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bit_backbone.inference.int8 import LARGEST, LEVELS, SMALLEST_STEP
+from bit_backbone.inference.int8 import LEVELS, SMALLEST_STEP, scaled_filters
 from bit_backbone.inference.quantization import (
     bound_of,
     check_int8,
@@ -20,7 +20,7 @@ from bit_backbone.inference.quantization import (
     norms_of,
     quantizable_units,
 )
-from bit_backbone.network import BitNetwork, standardize
+from bit_backbone.network import BitNetwork
 from bit_backbone.network.padding import pad_same
 
 
@@ -87,8 +87,7 @@ def _tapped(model: nn.Module) -> set[nn.Module]:
 
 
 def _quantize(conv: Any, steps: Tensor, has_factors: bool) -> None:
-    weight = standardize(conv.weight.detach(), conv.eps) * steps[:, None, None]
-    weight_steps = weight.abs().amax((1, 2, 3)).clamp(min=SMALLEST_STEP**2) / LARGEST
+    weight, weight_steps = scaled_filters(conv, steps)
     conv.weight = nn.Parameter(weight, requires_grad=False)
     conv.__class__ = QuantizedConv2d
     conv.register_buffer("weight_steps", weight_steps)

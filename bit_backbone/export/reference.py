@@ -20,7 +20,7 @@ from bit_backbone.export.comparing import (
     compare_maps,
 )
 from bit_backbone.export.detectron2_model import MASK_THRESHOLD, Detectron2Detector
-from bit_backbone.export.pixels import LEVELS
+from bit_backbone.export.pixels import LEVELS, resize_columns_first
 from bit_backbone.export.program import Program, output_name, plain_processor
 from bit_backbone.export.settings import Tolerance
 from bit_backbone.preprocessing import BitImageProcessor
@@ -89,10 +89,9 @@ def _preparation(
 
     def prepare(given: Tensor) -> Tensor:
         image = Image.fromarray(given.numpy())
-        if chosen.do_resize:  # the columns first, whatever this version of Pillow begins with
+        if chosen.do_resize:
             height, width = target_size(image.height, image.width, chosen.size)
-            for size in ((width, image.height), (width, height)):
-                image = image.resize(size, chosen.resample)
+            image = resize_columns_first(image, height, width, chosen.resample)
         values: Tensor = chosen(image, return_tensors="pt")["pixel_values"]
         return values
 

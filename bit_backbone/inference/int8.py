@@ -30,6 +30,17 @@ LARGEST = 127.0  # of weights
 SMALLEST_STEP = 1e-12
 
 
+def scaled_filters(conv: StdConv2d | FoldedConv2d, steps: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns filters for levels of the input, and the value of one step of each filter.
+
+    Args:
+        conv: The convolution.
+        steps: The value of one level of each input channel, float32 [in].
+    """
+    scaled = standardize(conv.weight.detach().float(), conv.eps) * steps[:, None, None]
+    return scaled, scaled.abs().amax((1, 2, 3)).clamp(min=SMALLEST_STEP**2) / LARGEST
+
+
 @kernels.returns_new_memory
 class Int8Conv2d(nn.Conv2d):
     """A convolution of uint8 levels by int8 filters; it replaces a StdConv2d.
@@ -56,8 +67,7 @@ class Int8Conv2d(nn.Conv2d):
             steps: The value of one level of each input channel, float32 [in].
         """
         dtype = conv.weight.dtype
-        scaled = standardize(conv.weight.detach().float(), conv.eps) * steps[:, None, None]
-        weight_steps = scaled.abs().amax((1, 2, 3)).clamp(min=SMALLEST_STEP**2) / LARGEST
+        scaled, weight_steps = scaled_filters(conv, steps)
         weight = (scaled / weight_steps[:, None, None, None]).round().to(torch.int8)
         conv.weight = nn.Parameter(weight.contiguous(), requires_grad=False)
         cls.empty(conv, dtype, weight_steps, steps)

@@ -4,10 +4,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from browser import launched
 from networks import TINY, randomise
 from photographs import photograph
 
 from bit_backbone import BitConfig, BitForImageClassification
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A browser without pages."""
+    with launched() as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

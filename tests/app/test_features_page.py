@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from browser import Visit, launched, visit_of
+from browser import Visit, visit_of
 from damaged_images import bomb, corrupt_chunk, truncated, web_page
 from photographs import photograph
 from PIL import Image
@@ -20,12 +20,6 @@ WAIT = 15_000  # milliseconds
 def served(classifier, other, images):
     with serving([classifier, other], images) as page:
         yield page
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with launched() as running:
-        yield running
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import re
 
 import pytest
 import torch
-from browser import launched, visit_of
+from browser import visit_of
 from damaged_images import truncated
 from photographs import photograph
 from rectangles import SMALL
@@ -39,12 +39,6 @@ def served(tmp_path_factory, classifier, images):
     runs = [untrained(folder / name, name) for name in ("maskrcnn_bit_fpn", "fcn_bit")]
     with serving([*runs, classifier], images) as page:
         yield page
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with launched() as running:
-        yield running
 
 
 @pytest.fixture
