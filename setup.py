@@ -113,7 +113,8 @@ setup(
             "py.typed",
             "app/page.css",
             "app/pick.js",
-            "kernels/native.cpp",
+            "kernels/*.cpp",
+            "kernels/*.h",
             "visualization/explorer.html",
         ]
     },
