@@ -131,6 +131,12 @@ class FoldedConv2d(nn.Conv2d):
             self._seen = key, packed
         return packed
 
+    @torch.jit.unused
+    def fits(self, dtype: torch.dtype) -> bool:
+        """Whether ``norm_conv`` can take the filters for maps of a type."""
+        fits = self.channels_last and self.lays_out and self.weight.dtype == dtype
+        return fits and self.bias is None and self.groups == 1
+
     def train(self, mode: bool = True) -> FoldedConv2d:
         """Accepts only eval mode.
 

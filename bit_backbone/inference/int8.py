@@ -147,6 +147,10 @@ class Int8Conv2d(nn.Conv2d):
         )
         return packed
 
+    def fits(self, dtype: torch.dtype) -> bool:
+        """Whether ``norm_conv`` can take the filters for maps of a type."""
+        return self.dtype == dtype and has_int8() and self.bias is None and self.groups == 1
+
     def _apply(self, fn: Any, recurse: bool = True) -> Int8Conv2d:
         """Moves everything, but casts only the results: steps stay in float32."""
         self._packed = (None, None, None)

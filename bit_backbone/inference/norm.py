@@ -73,6 +73,13 @@ class InferenceGroupNormAct(GroupNormAct):
         return self._run(x)
 
     @torch.jit.unused
+    def fits(self) -> bool:
+        """Whether ``norm_conv`` can compute it: it scales, shifts, and has ReLU behind it."""
+        parameters, channels = self._parameters.values(), (self.num_channels,)
+        known = all(each is not None and each.shape == channels for each in parameters)
+        return known and type(self.act) is nn.ReLU
+
+    @torch.jit.unused
     def _run(self, x: Tensor) -> Tensor:
         if not _is_taken(x, self.weight, self.bias, self.num_groups):
             return super().forward(x)

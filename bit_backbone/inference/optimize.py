@@ -17,6 +17,7 @@ from bit_backbone.inference.fast_dtype import fast_dtype
 from bit_backbone.inference.int8 import Int8Conv2d, Int8PreActUnit
 from bit_backbone.inference.norm import InferenceGroupNormAct
 from bit_backbone.inference.quantization import dtype_of_int8, is_int8, quantize
+from bit_backbone.inference.stages import InferenceStage
 from bit_backbone.inference.units import InPlacePreActUnit
 from bit_backbone.network import (
     BitNetwork,
@@ -203,6 +204,8 @@ def _replace_layers(model: nn.Module, channels_last: bool) -> None:
             module.channels_last = channels_last
         elif type(module) is GroupNormAct:
             InferenceGroupNormAct.adopt(module)
+        elif type(module) is Stage:
+            InferenceStage.adopt(module)
     overwritable = _units_behind_units(model)
     for module in model.modules():
         if type(module) is PreActUnit and _may_sum_in_place(module, overwritable):

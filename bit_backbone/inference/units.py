@@ -17,6 +17,8 @@ class InPlacePreActUnit(PreActUnit):
     The shortcut is the unit's input, except in a stage's first unit, which keeps its input.
     """
 
+    adds_in_place = True
+
     def forward(self, x: Tensor, activated: Tensor | None = None) -> Tensor:
         """Maps raw residual sums to raw residual sums; ``activated`` is norm1(x), if computed."""
         activated = self.norm1(x) if activated is None else activated

@@ -1,0 +1,199 @@
+"""The chain of an optimized stage: the numbers of its units, and only where nobody looks inside."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from networks import ALL, largest_difference, tiny
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from bit_backbone import optimize_for_inference
+from bit_backbone.inference import optimize_in_place, stages
+from bit_backbone.inference.convolution import FoldedConv2d
+from bit_backbone.kernels.norm_conv import can_multiply
+
+pytestmark = pytest.mark.skipif(
+    not can_multiply(torch.float32), reason="the kernels cannot run here"
+)
+
+TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 0.03, torch.int8: 0.12}
+
+
+class ChainError(Exception):
+    """Raised in the place of the chain's kernel."""
+
+
+@pytest.fixture
+def no_kernel(monkeypatch):
+    def fail(*_):
+        raise ChainError
+
+    monkeypatch.setattr(stages, "norm_conv", fail)
+
+
+def network(**options):
+    return tiny(**{"out_indices": ALL, "depths": (1, 2, 2, 1)} | options).eval()
+
+
+def optimized(model, **options):
+    return optimize_for_inference(model, keep_pages=False, **options)
+
+
+def layer_by_layer(fast):
+    """A copy whose units run their layers one by one, because hooks see them."""
+    seen = copy.deepcopy(fast)
+    for stage in seen.modules():
+        if isinstance(stage, stages.InferenceStage):
+            for unit in stage:
+                unit.register_forward_hook(lambda *_: None)
+    return seen
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"output_stride": 8},
+        {"global_padding": "same"},
+        {"feature_norm": "preact"},
+        {"hidden_sizes": (40, 72, 104, 136), "num_groups": 4},
+    ],
+)
+def test_the_chain_computes_what_the_units_do(options, dtype):
+    if not can_multiply(dtype):
+        pytest.skip("not with this type on this processor")
+    fast = optimized(network(**options), dtype=dtype)
+    units = layer_by_layer(fast)
+    for images in (torch.randn(1, 3, 97, 64), torch.randn(3, 3, 33, 130)):
+        with torch.inference_mode():
+            found, expected = fast(images), units(images)
+        assert largest_difference(dict(found), dict(expected)) < TOLERANCES[dtype]
+        assert all(
+            value.is_contiguous(memory_format=torch.channels_last) for value in found.values()
+        )
+
+
+def test_outputs_of_stages_are_not_overwritten():
+    fast, images = optimized(network()), torch.randn(2, 3, 70, 90)
+    with torch.inference_mode():
+        both = fast(images)
+        for name, value in both.items():
+            alone = optimized(network(out_indices=None, out_features=[name]))
+            alone.load_state_dict(fast.state_dict(), strict=False)
+            assert largest_difference({name: alone(images)[name]}, {name: value}) < 1e-5
+
+
+def chained():
+    return optimized(network())
+
+
+def with_hook(name):
+    fast = chained()
+    module = fast.get_submodule(name)
+    module.register_forward_hook(lambda *_: None)
+    return fast
+
+
+def with_user_conv():
+    class Own(FoldedConv2d):
+        pass
+
+    fast = chained()
+    for unit in (
+        each for name in ("stage1", "stage2", "stage3", "stage4") for each in getattr(fast, name)
+    ):
+        unit.conv2.__class__ = Own
+    return fast
+
+
+# Networks whose first stage must not run as a chain.
+OTHERS = {
+    "hook on a unit": lambda: with_hook("stage1.0"),
+    "hook on a norm": lambda: with_hook("stage1.0.norm2"),
+    "hook on an activation": lambda: with_hook("stage1.0.norm3.act"),
+    "hook on a convolution": lambda: with_hook("stage1.0.conv3"),
+    "hook on the shortcut": lambda: with_hook("stage1.0.downsample"),
+    "hook on its convolution": lambda: with_hook("stage1.0.downsample.conv"),
+    "valid": lambda: optimized(network(global_padding="valid")),
+    "gelu": lambda: optimized(network(hidden_act="gelu")),
+    "bottleneck": lambda: optimized(network(layer_type="bottleneck")),
+    "contiguous": lambda: optimized(network(), channels_last=False),
+    "in place": lambda: optimize_in_place(network(), keep_pages=False),
+    "float16": lambda: optimized(network(), dtype=torch.float16),
+    "user's convolution": with_user_conv,
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_networks_run_layer_by_layer(name, no_kernel):
+    fast = OTHERS[name]()
+    with torch.inference_mode():
+        images = torch.randn(1, 3, 160, 192)
+        fast.stage1(fast.stem(images.to(next(fast.parameters()).dtype)))
+
+
+def test_the_networks_of_this_package_run_as_chains(no_kernel):
+    images = torch.randn(1, 3, 64, 64)
+    for fast in (chained(), optimized(network(global_padding="same"))):
+        with torch.inference_mode(), pytest.raises(ChainError):
+            fast(images)
+
+
+def test_modes_see_every_operator(no_kernel):
+    fast, images = chained(), torch.randn(1, 3, 64, 64)
+    with torch.no_grad(), FlopCounterMode(display=False):
+        fast(images)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        fast(images)
+
+
+def scaled(unit):
+    unit.conv2.weight.mul_(-1)
+
+
+def shifted(unit):
+    unit.norm2.bias.add_(1)
+
+
+def strided(unit):
+    unit.conv2.stride, unit.downsample.conv.stride = (2, 2), (2, 2)
+
+
+def replaced(unit):
+    unit.norm2.weight = nn.Parameter(unit.norm2.weight * 2, requires_grad=False)
+
+
+def smoothed(unit):
+    unit.norm2.eps = 1.0
+
+
+@pytest.mark.parametrize("change", [scaled, shifted, strided, replaced, smoothed])
+def test_changes_are_seen(change):
+    fast, images = chained(), torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        before = {name: value.clone() for name, value in fast(images).items()}
+        change(fast.stage1[0])
+        found, expected = fast(images), layer_by_layer(fast)(images)
+    assert largest_difference(dict(found), dict(expected)) < 1e-5
+    assert found["stage1"].shape != before["stage1"].shape or (
+        largest_difference(dict(found), before) > 0.01
+    )
+
+
+def test_layers_that_do_not_fit_raise_pytorchs_error():
+    fast = chained()
+    unit = fast.stage1[0]
+    unit.conv1.weight = nn.Parameter(unit.conv1.weight[:-8].clone(), requires_grad=False)
+    with torch.no_grad(), pytest.raises(RuntimeError):
+        fast(torch.randn(1, 3, 64, 64))
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda fast: pickle.loads(pickle.dumps(fast))])
+def test_copies(copied):
+    fast, images = chained(), torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        expected = fast(images)
+        assert largest_difference(dict(copied(fast)(images)), dict(expected)) == 0
