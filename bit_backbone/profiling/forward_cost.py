@@ -6,12 +6,9 @@ largest variants are profiled in seconds.
 
 from __future__ import annotations
 
-import importlib
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -20,6 +17,7 @@ from torch import Tensor, nn
 from bit_backbone.backbone import BitBackbone
 from bit_backbone.config import BitConfig
 from bit_backbone.profiling.live_bytes import LiveBytes
+from bit_backbone.profiling.meta_answers import MetaAnswers
 from bit_backbone.utils.empty_weights import init_empty_weights
 
 __all__ = ["Profile", "StageTimer", "profile"]
@@ -70,39 +68,32 @@ def profile(
         backbone = BitBackbone(config).to(dtype)
         images = torch.empty(batch, config.num_channels, *image_size, dtype=dtype)
     macs = _MacCounter(backbone)
-    with torch.no_grad():
-        shapes = {name: tuple(f.shape) for name, f in backbone(images).items()}
-        macs.remove()
-        with LiveBytes(images, *backbone.parameters()) as live:
-            backbone(images)
+    with MetaAnswers():
+        with torch.no_grad():
+            shapes = {name: tuple(f.shape) for name, f in backbone(images).items()}
+            macs.remove()
+            with LiveBytes(images, *backbone.parameters()) as live:
+                backbone(images)
+        saved = _saved_bytes(backbone, images)
     return Profile(
-        parameters=_fvcore().parameter_count(backbone)[""],
+        parameters=sum(parameter.numel() for parameter in backbone.parameters()),
         macs=macs.total,
         shapes=shapes,
         inference_bytes=live.peak,
-        training_bytes=_saved_bytes(backbone, images),
+        training_bytes=saved,
     )
 
 
-def _fvcore() -> ModuleType:
-    """Imports fvcore.nn without the deprecation warning of its losses."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*torch.jit.script", category=FutureWarning)
-        return importlib.import_module("fvcore.nn")
-
-
 class _MacCounter:
-    """Adds up fvcore's counts for the convolutions of a module."""
+    """Adds up the products of a module's convolutions, as fvcore counts them."""
 
     def __init__(self, module: nn.Module) -> None:
         self.total = 0
-        self._rule = _fvcore().jit_handles.conv_flop_count
         convolutions = [m for m in module.modules() if isinstance(m, nn.Conv2d)]
         self._handles = [m.register_forward_hook(self._count) for m in convolutions]
 
     def _count(self, conv: nn.Conv2d, inputs: tuple[Tensor], output: Tensor) -> None:
-        shapes = (list(inputs[0].shape), list(conv.weight.shape), list(output.shape))
-        self.total += int(self._rule(*shapes))
+        self.total += output.numel() * conv.weight[0].numel()
 
     def remove(self) -> None:
         for handle in self._handles:

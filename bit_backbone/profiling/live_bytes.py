@@ -29,6 +29,10 @@ class LiveBytes(TorchDispatchMode):
         self._sizes: dict[int, int] = {}  # by the address of the storage
         self._resize: Any = None
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # otherwise torch wraps the method in a function that imports torch._dynamo
+
     def __enter__(self) -> LiveBytes:
         # FSDP2 frees and refills gathered weights by this method, which bypasses the dispatcher.
         self._resize = original = torch.UntypedStorage.resize_

@@ -9,7 +9,15 @@ from PIL import Image
 
 from bit_backbone import BitConfig, BitForImageClassification
 
-HEAVY = ("torch._dynamo", "torch._inductor", "torchvision", "sympy", "matplotlib")
+HEAVY = (
+    "torch._dynamo",
+    "torch._inductor",
+    "torch.distributed.fsdp",
+    "torchvision",
+    "sympy",
+    "sklearn",
+    "matplotlib",
+)
 SCRIPT = f"""
 import sys
 from bit_backbone.cli import main
@@ -42,6 +50,9 @@ def folder(tmp_path_factory):
         "convert model model.npz --format npz",
         "checkpoints",
         "checkpoints show model",
+        "info R50x1",
+        "info model --feature-norm preact --precision bfloat16",
+        "info --device cpu",
     ],
     ids=lambda command: " ".join(command.split()[:2]),
 )
