@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 
 from PIL import Image
 
 from bit_backbone.preprocessing.deep import AUTO, BitDepth
 from bit_backbone.preprocessing.images import decode, header_size, read
+from bit_backbone.utils.extras import MissingExtraError, require_file
 from bit_backbone.utils.image_files import is_image
 from bit_backbone.utils.out_of_memory import fitting
 
@@ -83,11 +83,10 @@ class Gallery:
 
 
 def _sample(name: str) -> Path | None:
-    spec = find_spec("sklearn")  # which is not imported: that takes a second
-    if spec is None or spec.origin is None:  # someone has removed it
+    try:
+        return require_file("sklearn", f"datasets/images/{name}", "demo", "a sample")
+    except MissingExtraError:  # the page has one photograph less
         return None
-    path = Path(spec.origin).parent / "datasets" / "images" / name
-    return path if path.is_file() else None
 
 
 def within(picture: Image.Image, most_side: int) -> Image.Image:

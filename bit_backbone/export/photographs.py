@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from bit_backbone.preprocessing.images import read
-from bit_backbone.utils.extras import require
+from bit_backbone.utils.extras import require_file
 from bit_backbone.utils.image_files import IMAGE_SUFFIXES
 from bit_backbone.utils.ways_out import after, passing
 
@@ -57,10 +57,11 @@ def _of_folder(folder: Path) -> Sequence[Image.Image]:
 
 
 def _of_sklearn() -> Sequence[Image.Image]:
-    require("sklearn.datasets", "demo", "an export without images of yours to verify with")
-    from sklearn.datasets import load_sample_image
-
-    return [Image.fromarray(load_sample_image(name)).crop(part) for name, part in _PARTS]
+    purpose = "an export without images of yours to verify with"
+    return [
+        Image.open(require_file("sklearn", f"datasets/images/{name}", "demo", purpose)).crop(part)
+        for name, part in _PARTS
+    ]
 
 
 def _part(image: Image.Image, width: float, height: float) -> Image.Image:

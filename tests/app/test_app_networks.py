@@ -114,7 +114,7 @@ def test_the_gallery_lists_the_images_of_a_folder_first(images, tmp_path):
 
 
 def test_without_scikit_learn_there_are_no_samples(monkeypatch):
-    monkeypatch.setattr("bit_backbone.app.photographs.find_spec", lambda name: None)
+    monkeypatch.setattr("bit_backbone.utils.extras.find_spec", lambda name: None)
     assert Gallery().names == []
 
 

@@ -48,8 +48,8 @@ def test_bad_values_and_missing_extras_are_told_in_a_line(tmp_path, capsys, monk
 
     sources.photographs.cache_clear()
     sources.digits.cache_clear()
-    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    monkeypatch.setitem(sys.modules, "skimage.data", None)
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    monkeypatch.setitem(sys.modules, "skimage", None)
     assert cli.main(["scenes", str(tmp_path / "set")]) == 2
     assert 'pip install "bit-backbone[demo]"' in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

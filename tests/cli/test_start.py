@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
+from rectangles import write_coco
 
 from bit_backbone import BitConfig, BitForImageClassification
 
@@ -34,6 +35,7 @@ def folder(tmp_path_factory):
         num_groups=8, embedding_size=32, hidden_sizes=(32, 64), depths=(1, 1), num_labels=3
     )
     BitForImageClassification(config).save_pretrained(folder / "model")
+    write_coco(folder / "coco")
     (folder / "images").mkdir()
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (70, 80, 3), dtype=np.uint8)
@@ -53,10 +55,12 @@ def folder(tmp_path_factory):
         "info R50x1",
         "info model --feature-norm preact --precision bfloat16",
         "info --device cpu",
+        "scenes scenes --images 2",
+        "convert-dataset coco converted",
     ],
     ids=lambda command: " ".join(command.split()[:2]),
 )
-def test_commands_that_train_no_detector_import_no_torchvision_and_no_compiler(command, folder):
+def test_commands_without_a_detector_import_no_torchvision_and_no_compiler(command, folder):
     run = subprocess.run(
         [sys.executable, "-c", SCRIPT, *command.split()],
         cwd=folder, capture_output=True, text=True, timeout=300,

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from importlib import resources
 
 import numpy as np
 import pytest
@@ -40,7 +39,7 @@ def test_every_photograph_is_listed_in_its_distribution() -> None:
 
     shipped = {str(path) for name in ("scikit-learn", "scikit-image") for path in files(name)}
     for photo in sources.PHOTOGRAPHS["train"] + sources.PHOTOGRAPHS["test"]:
-        assert f"{photo.package.replace('.', '/')}/{photo.file}" in shipped
+        assert f"{photo.package}/{photo.path}" in shipped
 
 
 @pytest.mark.parametrize("function", [sources.digits, sources.photographs])
@@ -63,7 +62,11 @@ def test_a_missing_extra_names_itself_and_the_way_out(blocked, call) -> None:
 
 
 def test_a_release_without_a_photograph_is_rejected(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(resources, "files", lambda package: tmp_path)
+    (tmp_path / "sklearn").mkdir()
+    (tmp_path / "sklearn" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "sklearn")
     sources.photographs.cache_clear()
-    with pytest.raises(MissingExtraError, match=r"does not contain flower.jpg, .*\[demo\]"):
+    message = r"images/flower.jpg of sklearn, .* does not contain it; .*\[demo\]"
+    with pytest.raises(MissingExtraError, match=message):
         sources.photographs("test")

@@ -13,8 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision import tv_tensors
-from torchvision.transforms.v2 import functional as F
 
 from bit_backbone.datasets.coco.aligning import align
 from bit_backbone.datasets.coco.annotations import check_document, load
@@ -133,6 +131,8 @@ class CocoFolder(torch.utils.data.Dataset[tuple[Tensor, Target]]):
         return len(self._images)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Target]:
+        from torchvision.transforms.v2 import functional as F  # seconds, which no check needs
+
         record = self._images[index]
         image = self._open(record)
         target = self._target(record, self._objects_of[index])
@@ -186,6 +186,8 @@ class CocoFolder(torch.utils.data.Dataset[tuple[Tensor, Target]]):
         return chain.from_iterable(self._objects_of)
 
     def _open(self, record: dict[str, Any]) -> Tensor:
+        from torchvision.transforms.v2 import functional as F
+
         path = self.folder / record["file_name"]
         with reading(path, f"image {record['id']}, {path}, cannot be read: "):
             image = read(path, True, None, 1.0, self.bit_depth, self.exif == UPRIGHT)
@@ -259,6 +261,8 @@ def _keypoints(objects: list[dict[str, Any]], count: int) -> Tensor:
 
 def _transform(transforms: Transforms, image: Tensor, target: Target) -> tuple[Tensor, Target]:
     """Calls the transforms with tv_tensors; returns plain tensors without empty boxes."""
+    from torchvision import tv_tensors
+
     size = tuple(image.shape[-2:])
     target = dict(target)
     target["boxes"] = tv_tensors.BoundingBoxes(target["boxes"], format="XYXY", canvas_size=size)

@@ -6,18 +6,19 @@ scikit-image. The two splits share neither digits nor photographs.
 
 import functools
 from dataclasses import dataclass
-from importlib import resources
 
 import numpy as np
 from PIL import Image
 
-from bit_backbone.utils.extras import MissingExtraError, require
+from bit_backbone.utils.extras import require_file
 
 SPLITS = ("train", "test")
 
 # The digits are ordered by their 13 writers, so a contiguous split keeps each writer on one side,
 # except the one at the boundary.
 FIRST_TEST_DIGIT = 1347
+_DIGITS = "datasets/data/digits.csv.gz"  # a row a digit: 64 pixels from 0 to 16, and the label
+_EXTRA = ("demo", "DigitScenes")
 
 
 @dataclass(frozen=True)
@@ -25,26 +26,31 @@ class Photograph:
     """A photograph inside an installed package, and its licence."""
 
     package: str
-    file: str
+    path: str  # below the package's folder
     licence: str
+
+    @property
+    def file(self) -> str:
+        """The file's name."""
+        return self.path.rpartition("/")[2]
 
 
 CC_BY = "CC BY 2.0, danielbuechele (Flickr)"
 
 PHOTOGRAPHS = {
     "train": (
-        Photograph("sklearn.datasets.images", "china.jpg", CC_BY),
-        Photograph("skimage.data", "astronaut.png", "public domain, NASA"),
-        Photograph("skimage.data", "chelsea.png", "CC0, Stefan van der Walt"),
-        Photograph("skimage.data", "rocket.jpg", "public domain, SpaceX"),
-        Photograph("skimage.data", "grass.png", "CC0, linolafett"),
-        Photograph("skimage.data", "gravel.png", "CC0, cc0textures.com"),
+        Photograph("sklearn", "datasets/images/china.jpg", CC_BY),
+        Photograph("skimage", "data/astronaut.png", "public domain, NASA"),
+        Photograph("skimage", "data/chelsea.png", "CC0, Stefan van der Walt"),
+        Photograph("skimage", "data/rocket.jpg", "public domain, SpaceX"),
+        Photograph("skimage", "data/grass.png", "CC0, linolafett"),
+        Photograph("skimage", "data/gravel.png", "CC0, cc0textures.com"),
     ),
     "test": (
-        Photograph("sklearn.datasets.images", "flower.jpg", "CC BY 2.0, vultilion (Flickr)"),
-        Photograph("skimage.data", "coffee.png", "CC0, Rachel Michetti"),
-        Photograph("skimage.data", "camera.png", "CC0, Lav Varshney"),
-        Photograph("skimage.data", "brick.png", "CC0, cc0textures.com"),
+        Photograph("sklearn", "datasets/images/flower.jpg", "CC BY 2.0, vultilion (Flickr)"),
+        Photograph("skimage", "data/coffee.png", "CC0, Rachel Michetti"),
+        Photograph("skimage", "data/camera.png", "CC0, Lav Varshney"),
+        Photograph("skimage", "data/brick.png", "CC0, cc0textures.com"),
     ),
 }
 
@@ -70,9 +76,10 @@ def digits(split: str) -> tuple[np.ndarray, np.ndarray]:
         MissingExtraError: scikit-learn is not installed.
     """
     check_split(split)
-    bunch = require("sklearn.datasets", "demo", "DigitScenes").load_digits()
-    part = slice(0, FIRST_TEST_DIGIT) if split == "train" else slice(FIRST_TEST_DIGIT, None)
-    return (bunch.images[part] / 16.0).astype(np.float32), bunch.target[part].astype(np.int64)
+    rows = np.loadtxt(require_file("sklearn", _DIGITS, *_EXTRA), delimiter=",")
+    rows = rows[:FIRST_TEST_DIGIT] if split == "train" else rows[FIRST_TEST_DIGIT:]
+    ink, labels = rows[:, :-1].reshape(-1, 8, 8) / 16.0, rows[:, -1]
+    return ink.astype(np.float32), labels.astype(np.int64)
 
 
 @functools.cache
@@ -91,13 +98,4 @@ def photographs(split: str) -> tuple[Image.Image, ...]:
 def _open(photograph: Photograph) -> Image.Image:
     # Read as a file of the package: skimage.data's functions would download a photograph that a
     # release no longer contains.
-    package = require(photograph.package, "demo", "DigitScenes")
-    file = resources.files(package) / photograph.file
-    if not file.is_file():
-        raise MissingExtraError(
-            f"this release of {photograph.package.split('.')[0]} does not contain "
-            f"{photograph.file}, "
-            'which the scenes need; pip install "bit-backbone[demo]" installs one that does'
-        )
-    with file.open("rb") as stream:
-        return Image.open(stream).convert("RGB")
+    return Image.open(require_file(photograph.package, photograph.path, *_EXTRA)).convert("RGB")
