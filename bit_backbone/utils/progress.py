@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ from rich.progress import (
     Progress,
     ProgressColumn,
     Task,
+    TaskID,
     TaskProgressColumn,
 )
 from rich.text import Text
@@ -22,18 +24,55 @@ from rich.text import Text
 T = TypeVar("T")
 
 LOG_INTERVAL = 10.0  # seconds
+WINDOW = 30.0  # seconds that a rate covers
+SLOT = 0.1  # seconds within which items count as done at once
+
+
+class _History:
+    """When how much of a task was done, for the rate of its last half minute.
+
+    The rate counts from the task's start or from an earlier advance, never from the first item of
+    the latest batch: items of one batch arrive within microseconds of each other.
+
+    Args:
+        now: Time of the start, in seconds.
+        done: Items done before.
+    """
+
+    def __init__(self, now: float, done: float) -> None:
+        self._samples = deque([(now, done)])
+        self._latest = now, done
+
+    def add(self, now: float, done: float) -> None:
+        """Notes that items were done."""
+        if done == self._latest[1]:
+            return
+        self._latest = now, done
+        if now - self._samples[-1][0] >= SLOT:
+            self._samples.append(self._latest)
+        elif len(self._samples) > 1:  # of the same batch
+            self._samples[-1] = self._samples[-1][0], done
+        while len(self._samples) > 1 and self._samples[1][0] <= now - WINDOW:
+            self._samples.popleft()
+
+    def rate(self, now: float, finished: bool) -> float:
+        """Returns items per second up to the latest ones; in a long pause, up to now."""
+        (began, before), (latest, done) = self._samples[0], self._latest
+        end = now if now - latest > WINDOW and not finished else latest
+        return (done - before) / (end - began) if end > began else 0.0
 
 
 class Pace(ProgressColumn):
     """The rate of the last half minute, and the remaining time: 4.0 images/s, 0:02:10 left.
 
-    Rich's own two columns are updated at different times, so they may disagree.
+    Rich's own two columns are updated at different times, so they may disagree; and their rate is
+    that of the latest batch's items among themselves, if it is the only one.
     """
 
     def render(self, task: Task) -> Text:
         """Returns rate and remaining time, or nothing while there is no rate."""
-        speed, unit = task.finished_speed or task.speed, task.fields.get("unit", "item")
-        if not speed:
+        history, unit = task.fields["history"], task.fields.get("unit", "item")
+        if not (speed := history.rate(task.get_time(), task.finished)):
             return Text("")
         rate = f"{speed:.1f} {unit}s/s" if speed >= 1 else f"{1 / speed:.1f} s/{unit}"
         left = timedelta(seconds=math.ceil((task.remaining or 0) / speed))
@@ -63,14 +102,33 @@ class Bars(Progress):
         self._began = time.monotonic()
         self._next_line = self._began + LOG_INTERVAL
 
-    def update(self, *args: Any, **changes: Any) -> None:
-        """Changes a task, as rich does."""
-        super().update(*args, **changes)
-        self._log()
+    def add_task(
+        self,
+        description: str,
+        start: bool = True,
+        total: float | None = 100.0,
+        completed: int = 0,
+        visible: bool = True,
+        **fields: Any,
+    ) -> TaskID:
+        """Adds a task, as rich does."""
+        fields["history"] = _History(self.get_time(), completed)
+        return super().add_task(description, start, total, completed, visible, **fields)
 
-    def advance(self, *args: Any, **changes: Any) -> None:
+    def update(self, task_id: TaskID, **changes: Any) -> None:
+        """Changes a task, as rich does."""
+        super().update(task_id, **changes)
+        self._note(task_id)
+
+    def advance(self, task_id: TaskID, advance: float = 1) -> None:
         """Advances a task, as rich does."""
-        super().advance(*args, **changes)
+        super().advance(task_id, advance)
+        self._note(task_id)
+
+    def _note(self, task_id: TaskID) -> None:
+        with self._lock:
+            task = self._tasks[task_id]
+            task.fields["history"].add(self.get_time(), task.completed)
         self._log()
 
     def _log(self) -> None:

@@ -92,6 +92,43 @@ def test_the_rate_and_the_time_left_agree(
     assert rate in capfd.readouterr().err
 
 
+def pace(*events: tuple[float, int], now: float | None = None, **task: object) -> str:
+    """What stands beside the bar after some items were done at some times, and at a time."""
+    clock = [0.0]
+    bars = Bars(enabled=False, get_time=lambda: clock[0])
+    number = bars.add_task("working", unit="image", **{"total": 1000, **task})
+    for clock[0], items in events:
+        for _ in range(items):
+            bars.advance(number)
+    clock[0] = clock[0] if now is None else now
+    return Pace().render(bars.tasks[0]).plain
+
+
+@pytest.mark.parametrize(
+    ("events", "rate"),
+    [
+        ([(4.0, 32)], "8.0 images/s"),  # all at once: since the start, not among themselves
+        ([(4.0, 32), (8.0, 32)], "8.0 images/s"),
+        ([(0.5 * i, 2) for i in range(1, 200)], "4.0 images/s"),
+        ([(20.0, 20), (40.0, 200), (70.0, 300)], "10.0 images/s"),  # the last half minute
+        ([(40.0, 4), (140.0, 1)], "100.0 s/image"),
+        ([(0.01, 3)], "300.0 images/s"),
+    ],
+)
+def test_the_rate_of_batches_counts_the_time_they_took(events, rate: str) -> None:
+    assert pace(*events).split(", ")[0] == rate
+
+
+def test_the_rate_of_a_resumed_run_is_that_of_its_own_items() -> None:
+    assert pace((10.0, 50), completed=900) == "5.0 images/s, 0:00:10 left"
+
+
+def test_the_rate_falls_in_a_long_pause_and_stays_after_the_end() -> None:
+    assert pace((10.0, 100), now=30.0) == "10.0 images/s, 0:01:30 left"
+    assert pace((10.0, 100), now=100.0) == "1.0 images/s, 0:15:00 left"
+    assert pace((10.0, 100), now=100.0, total=100) == "10.0 images/s"
+
+
 def test_there_is_no_pace_before_the_first_step() -> None:
     bars = Bars(enabled=False)
     bars.add_task("working", total=3)
