@@ -20,6 +20,14 @@ FINETUNE = ["tensorboard>=2.17"]
 EXTRACT = ["pyarrow>=17", "webdataset>=0.2.100"]
 ONNX = ["onnx>=1.17", "onnxruntime>=1.20", "scikit-learn>=1.5"]
 OPENVINO = ["onnx>=1.17", "openvino>=2025.0", "scikit-learn>=1.5"]
+BENCH = [
+    *ONNX,
+    *OPENVINO,
+    "onnxscript>=0.3",
+    "matplotlib>=3.9",
+    "timm>=1.0.31",
+    "transformers>=5.23",
+]
 APP = ["gradio>=6.31", "pycocotools>=2.0.8", "scikit-learn>=1.5"]
 DOCS = ["mkdocs-material>=9.6", "mkdocstrings-python>=2.0"]
 TEST = [
@@ -28,18 +36,16 @@ TEST = [
     *EXTRACT,
     *ONNX,
     *OPENVINO,
+    *BENCH,
     *APP,
     "build>=1.2",
     "faster-coco-eval>=1.6",
     "fvcore>=0.1.5.post20221221",
     "hypothesis>=6.100",
-    "onnxscript>=0.3",
     "playwright>=1.50",
     "pytest>=8.2",
     "pytest-xdist>=3.6",
     "setuptools>=77",
-    "timm>=1.0.31",
-    "transformers>=5.23",
 ]
 EXTRAS = {
     "demo": DEMO,
@@ -49,6 +55,7 @@ EXTRAS = {
     "openvino": OPENVINO,
     "app": APP,
     "docs": DOCS,
+    "bench": BENCH,
     "ray": [*EXTRACT, "ray[data]>=2.40"],
     "test": TEST,
     "dev": [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from bit_backbone.utils.empty_weights import init_empty_weights
 from .floor import bandwidth, floor
 from .runtimes import exported, plainly_exported
 from .steps import Step
-from .workloads import Workload
+from .workloads import BFLOAT16, Workload
 
 Network = Callable[[Tensor], Any]
 
@@ -35,11 +35,15 @@ class Setting:
         device: "cpu" or "cuda".
         dtype: Of weights and images.
         channels_last: Whether the images and every network but the peers' CPU ones are.
+        files: Folder for the files of a run that several contenders read.
+        isa: Name of the vector instructions to which the process is limited, or None.
     """
 
     device: str = "cpu"
     dtype: torch.dtype = torch.float32
     channels_last: bool = False
+    files: str = ""
+    isa: str | None = None
 
     def place(self, value: Any) -> Any:
         """Moves a network or images there."""
@@ -59,8 +63,11 @@ def build(name: str, work: Workload, setting: Setting) -> Step:
         return bandwidth(setting.device)
     images = setting.place(torch.randn(work.batch, 3, *work.size))
     if name.startswith("floor"):
+        if name.endswith(BFLOAT16):
+            setting = replace(setting, dtype=torch.bfloat16)
+            images = setting.place(images)
         network = setting.place(_ours(work).eval())
-        return floor(network, images, work.mode, kept=name == "floor-kept")
+        return floor(network, images, work.mode, kept=name.startswith("floor-kept"))
     network = CONTENDERS[name](work, setting)
     if work.mode == "training":
         return Step(_training_step(network, images))
@@ -168,6 +175,27 @@ def _compiled(
     return build_compiled
 
 
+def _autocast(
+    builder: Callable[[Workload, Setting], nn.Module],
+) -> Callable[[Workload, Setting], nn.Module]:
+    def build_autocast(work: Workload, setting: Setting) -> nn.Module:
+        return _Autocast(builder(work, setting), setting.device)
+
+    return build_autocast
+
+
+class _Autocast(nn.Module):
+    """A peer in bfloat16, by PyTorch's autocast."""
+
+    def __init__(self, network: nn.Module, device: str) -> None:
+        super().__init__()
+        self.network, self.device = network, device
+
+    def forward(self, images: Tensor) -> Any:
+        with torch.autocast(self.device, torch.bfloat16):
+            return self.network(images)
+
+
 def _our_pyramid(work: Workload, setting: Setting) -> nn.Module:
     from bit_backbone.torchvision import bit_fpn_backbone
 
@@ -243,19 +271,26 @@ CONTENDERS: dict[str, Callable[[Workload, Setting], nn.Module]] = {
     "optimized": _optimized(),
     "optimized-unkept": _optimized(keep_pages=False),
     "optimized-graph": _optimized(),
+    "optimized-bf16": _optimized(dtype=torch.bfloat16),
+    "optimized-int8": _optimized(dtype=torch.int8),
     "compiled": _optimized(compile=True),
+    "compiled-bf16": _optimized(compile=True, dtype=torch.bfloat16),
     "timm": _timm,
+    "timm-bf16": _autocast(_timm),
     "timm-compiled": _compiled(_timm),
     "transformers": _transformers,
+    "transformers-bf16": _autocast(_transformers),
     "transformers-compiled": _compiled(_transformers),
     "onnxruntime": exported(_ours, "onnx"),
     "openvino": exported(_ours, "openvino"),
+    "openvino-bf16": exported(_ours, "openvino", torch.bfloat16),
     "timm-onnxruntime": plainly_exported(_their_network, "onnx"),
     "timm-openvino": plainly_exported(_their_network, "openvino"),
+    "timm-openvino-bf16": plainly_exported(_their_network, "openvino", torch.bfloat16),
     "ours-fpn": _our_pyramid,
     "optimized-fpn": _optimized_pyramid,
     "torchvision-r50-fpn": _torchvision_pyramid,
     "detectron2-r50-fpn": _detectron2_pyramid("FrozenBN"),
     "detectron2-r50-fpn-gn": _detectron2_pyramid("GN"),
 }
-NAMES = ("floor", "floor-kept", *CONTENDERS)
+NAMES = ("floor", "floor-kept", "floor-bf16", "floor-kept-bf16", *CONTENDERS)

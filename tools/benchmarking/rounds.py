@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .isa import ISAS
 from .workloads import Workload
 
 TOOLS = Path(__file__).resolve().parents[1]
@@ -47,9 +49,12 @@ class Process:
 
     def __init__(self, request: dict[str, Any]) -> None:
         command = [sys.executable, "-m", "benchmarking.worker", json.dumps(request)]
+        name = request["setting"].get("isa")
+        limits = ISAS[name].environment(name) if name else {}
         self._process = subprocess.Popen(
-            command, cwd=TOOLS, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+            command, cwd=TOOLS, env=os.environ | limits,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
 
     def __enter__(self) -> Process:
         return self
@@ -92,9 +97,21 @@ def measure(
         tick: Called with what was done, after every build and every step.
     """
     results = [Result(name) for name in contenders]
+    for team in [results] if work.together else [[result] for result in results]:
+        _take_turns(work, team, setting, rounds, tick)
+    return results
+
+
+def _take_turns(
+    work: Workload,
+    team: Sequence[Result],
+    setting: dict[str, Any],
+    rounds: int,
+    tick: Callable[[str], None],
+) -> None:
     with ExitStack() as stack:
         processes = {}
-        for result in results:  # one after another, so that none builds while another compiles
+        for result in team:  # one after another, so that none builds while another compiles
             request = {"contender": result.contender, "setting": setting}
             request["workload"] = dataclasses.asdict(work)
             process = stack.enter_context(Process(request))
@@ -102,11 +119,10 @@ def measure(
             processes[result.contender] = process
             tick(f"{work.name}: built {result.contender}")
         for number in range(rounds):
-            for result in results:
+            for result in team:
                 if result.problem is None:
                     _note(result, processes[result.contender].ask())
                 tick(f"{work.name}: round {number + 1}, {result.contender}")
-    return results
 
 
 def _note(result: Result, answer: dict[str, Any]) -> None:

@@ -52,18 +52,43 @@ def _openvino(path: Path, threads: int, dtype: torch.dtype) -> Callable[[Any], A
     return lambda images: request.infer([images], share_outputs=True)
 
 
-def exported(network: Callable[[Workload], nn.Module], runtime: str) -> Builder:
-    """Returns the builder of what ``bit_backbone.export`` writes."""
+def exported(
+    network: Callable[[Workload], nn.Module], runtime: str, dtype: torch.dtype | None = None
+) -> Builder:
+    """Returns the builder of what ``bit_backbone.export`` writes.
+
+    Args:
+        network: Builds the network.
+        runtime: "onnx" or "openvino".
+        dtype: What the runtime computes in; None for the setting's.
+    """
 
     def build(work: Workload, setting: Any) -> nn.Module:
         from bit_backbone.export import export
 
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, ENDINGS[runtime])
+        def write(path: Path) -> None:
             export(_calm(network(work)).eval(), path, format=runtime)
-            return _Session(path, runtime, setting.dtype)
+
+        path = _file("ours", work, runtime, setting, write)
+        return _Session(path, runtime, dtype or setting.dtype)
 
     return build
+
+
+def _file(
+    owner: str, work: Workload, kind: str, setting: Any, write: Callable[[Path], None]
+) -> Path:
+    """Returns a file of the run, which the first process that needs it writes."""
+    stages = "".join(map(str, work.out_indices))
+    path = Path(setting.files, f"{owner}-{work.variant}-{stages}-{kind}", ENDINGS[kind])
+    if not path.exists():
+        # A name of its own, which a process that is stopped leaves behind, unused.
+        with tempfile.TemporaryDirectory(dir=setting.files) as folder:
+            made = Path(folder, "made")
+            made.mkdir()
+            write(made / path.name)
+            made.rename(path.parent)
+    return path
 
 
 def _calm(network: nn.Module) -> nn.Module:
@@ -77,18 +102,21 @@ def _calm(network: nn.Module) -> nn.Module:
     return network
 
 
-def plainly_exported(network: Callable[[Workload], nn.Module], runtime: str) -> Builder:
+def plainly_exported(
+    network: Callable[[Workload], nn.Module], runtime: str, dtype: torch.dtype | None = None
+) -> Builder:
     """Returns the builder of what ``torch.onnx.export`` writes, for any size of image."""
 
     def build(work: Workload, setting: Any) -> nn.Module:
-        free = {0: "batch", 2: "height", 3: "width"}
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, ENDINGS["onnx"])
+        def write(path: Path) -> None:
+            free = {0: "batch", 2: "height", 3: "width"}
             images = torch.randn(2, 3, 224, 256)
             torch.onnx.export(
                 network(work).eval(), (images,), path,
                 dynamo=True, dynamic_shapes=((free),), external_data=False, verbose=False,
             )  # fmt: skip
-            return _Session(path, runtime, setting.dtype)
+
+        path = _file("theirs", work, "onnx", setting, write)
+        return _Session(path, runtime, dtype or setting.dtype)
 
     return build

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+BFLOAT16, INT8 = "-bf16", "-int8"  # ends of the names of contenders with a type of their own
+
 # The first of each tuple is what the others are compared with where it is a floor.
 PLAIN = ("floor", "floor-kept", "ours", "optimized-unkept", "optimized", "timm", "transformers")
 COMPILED = ("compiled", "timm-compiled", "transformers-compiled")
-RUNTIMES = (
-    *("optimized", "timm", "transformers", "onnxruntime", "openvino"),
-    *("timm-onnxruntime", "timm-openvino"),
+BESIDE = (
+    *("floor-kept", "optimized", "onnxruntime", "openvino", "timm", "transformers"),
+    *("floor-kept-bf16", "optimized-bf16", "openvino-bf16", "timm-bf16", "transformers-bf16"),
+    "optimized-int8",
+)
+RUNTIMES = (*BESIDE, "timm-onnxruntime", "timm-openvino", "timm-openvino-bf16")
+ONE_BY_ONE = (
+    *("optimized", "onnxruntime", "openvino", "timm"),
+    *("optimized-bf16", "openvino-bf16", "timm-bf16", "optimized-int8"),
 )
 LARGE = ("floor-kept", "optimized", "timm", "transformers")  # what fits in memory side by side
 TRAINING = ("floor", "ours", "ours-kept", "recompute-kept", "timm", "transformers")
@@ -34,6 +42,8 @@ class Workload:
         out_indices: Which stages are returned.
         mode: "inference", "training" (forward, backward, SGD step) or "construct".
         contenders: Who takes part unless --contenders says otherwise.
+        together: Whether contenders are there at once and take turns; False for networks of which
+            the memory holds one.
     """
 
     name: str
@@ -43,6 +53,7 @@ class Workload:
     out_indices: tuple[int, ...] = (1, 2, 3, 4)
     mode: str = "inference"
     contenders: tuple[str, ...] = PLAIN
+    together: bool = True
 
     def describe(self) -> str:
         """Returns a heading."""
@@ -52,6 +63,14 @@ class Workload:
         height, width = self.size
         images = "image" if self.batch == 1 else "images"
         return f"{self.variant}, {self.mode}, {self.batch} {images} of {height} x {width}, {stages}"
+
+
+def named_type(contender: str) -> tuple[str, str]:
+    """Returns a contender's name without the end for its type, and that end, or an empty one."""
+    for kind in (BFLOAT16, INT8):
+        if contender.endswith(kind):
+            return contender.removesuffix(kind), kind
+    return contender, ""
 
 
 WORKLOADS = {
@@ -70,7 +89,12 @@ WORKLOADS = {
         Workload("224-compiled", (224, 224), contenders=("floor-kept", "optimized", *COMPILED)),
         Workload("800-runtimes", contenders=RUNTIMES),
         Workload("224-runtimes", (224, 224), contenders=RUNTIMES),
-        Workload("224-runtimes-batch16", (224, 224), batch=16, contenders=RUNTIMES),
+        Workload("224-runtimes-batch8", (224, 224), batch=8, contenders=BESIDE),
+        Workload("224-runtimes-batch16", (224, 224), batch=16, contenders=BESIDE),
+        Workload(
+            "R101x3-224-runtimes", (224, 224), 1, "R101x3", contenders=ONE_BY_ONE, together=False
+        ),
+        Workload("R101x3-800-runtimes", variant="R101x3", contenders=ONE_BY_ONE, together=False),
         Workload("train", size=(384, 512), batch=2, mode="training", contenders=TRAINING),
         Workload("fpn", contenders=PYRAMIDS),
         Workload("R101x3-224", size=(224, 224), variant="R101x3", contenders=LARGE),
