@@ -82,7 +82,7 @@ def _file(
     stages = "".join(map(str, work.out_indices))
     path = Path(setting.files, f"{owner}-{work.variant}-{stages}-{kind}", ENDINGS[kind])
     if not path.exists():
-        # A name of its own, which a process that is stopped leaves behind, unused.
+        # Written elsewhere first: a process that is stopped leaves no half of a file here.
         with tempfile.TemporaryDirectory(dir=setting.files) as folder:
             made = Path(folder, "made")
             made.mkdir()
