@@ -16,8 +16,8 @@ float32 where it has no such row.
 
 --isa plays processors with fewer vector instructions, a table each: oneDNN (also OpenVINO's copy),
 PyTorch's and MKL's kernels are limited by their environment variables, and ours are compiled for
-such a processor. OpenVINO's MVN does not obey, and ONNX Runtime cannot be limited. Rows of a type that the instructions do not
-multiply are left out, also without --isa.
+such a processor. OpenVINO's MVN does not obey, and ONNX Runtime cannot be limited. Rows of a type
+that the instructions do not multiply are left out, also without --isa.
 """
 
 import argparse
