@@ -15,18 +15,16 @@ class Isa:
         flag: The feature in /proc/cpuinfo without which a processor cannot play it.
         aten: PyTorch's own kernels of this set, as ATEN_CPU_CAPABILITY calls them.
         mkl: MKL's, as MKL_ENABLE_INSTRUCTIONS calls them.
-        march: The processor for which our kernels are compiled.
         types: What it multiplies in hardware, besides float32.
     """
 
     flag: str
     aten: str
     mkl: str
-    march: str
     types: tuple[str, ...] = ()
 
     def environment(self, name: str) -> Mapping[str, str]:
-        """Returns the variables that limit oneDNN (also OpenVINO's), PyTorch and MKL."""
+        """Returns the variables that limit oneDNN (also OpenVINO's), our kernels, PyTorch and MKL."""
         return {
             "ONEDNN_MAX_CPU_ISA": name,
             "ATEN_CPU_CAPABILITY": self.aten,
@@ -35,11 +33,11 @@ class Isa:
 
 
 ISAS = {  # by oneDNN's names, the smallest first
-    "AVX2": Isa("avx2", "avx2", "AVX2", "x86-64-v3"),
-    "AVX512_CORE": Isa("avx512bw", "avx512", "AVX512", "skylake-avx512"),
-    "AVX512_CORE_VNNI": Isa("avx512_vnni", "avx512", "AVX512", "cascadelake", ("int8",)),
-    "AVX512_CORE_BF16": Isa("avx512_bf16", "avx512", "AVX512", "cooperlake", ("int8", "bf16")),
-    "AVX512_CORE_AMX": Isa("amx_bf16", "avx512", "AVX512", "sapphirerapids", ("int8", "bf16")),
+    "AVX2": Isa("avx2", "avx2", "AVX2"),
+    "AVX512_CORE": Isa("avx512bw", "avx512", "AVX512"),
+    "AVX512_CORE_VNNI": Isa("avx512_vnni", "avx512", "AVX512", ("int8",)),
+    "AVX512_CORE_BF16": Isa("avx512_bf16", "avx512", "AVX512", ("int8", "bf16")),
+    "AVX512_CORE_AMX": Isa("amx_bf16", "avx512", "AVX512", ("int8", "bf16")),
 }
 UNLIMITED = ("onnxruntime",)  # MLAS asks the processor and has no such setting
 

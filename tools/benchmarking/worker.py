@@ -36,19 +36,13 @@ def serve(request: dict[str, Any], answers: Any) -> None:
     """Builds, warms up, and times a step for every line of the input."""
     import torch
 
-    from bit_backbone.kernels import native
-
     from .contenders import Setting, build
-    from .isa import ISAS
     from .workloads import Workload
 
     torch.manual_seed(0)
     work = Workload(**request["workload"])
     setting = dict(request["setting"])
     setting["dtype"] = getattr(torch, setting["dtype"])
-    if setting["isa"]:
-        # Our kernels are compiled for the processor; the last -march counts.
-        native.FLAGS = (*native.FLAGS, f"-march={ISAS[setting['isa']].march}")
     step = build(request["contender"], work, Setting(**setting))
     cuda = setting["device"] == "cuda"
     start_memory(cuda)
