@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bit_backbone.export.sizes import Size, as_tensor, largest, least
+from bit_backbone.export.sizes import Size, as_tensor, largest, least, symbol
 
 LONGEST = 8192  # pixels of a side up to which the table knows the factor
 DOUBLE = 2.0**53  # a double's fraction has 53 bits
@@ -61,7 +61,7 @@ class DetectorPixels(nn.Module):
         return x[None], size
 
     def _filled(self, side: Size) -> Size:
-        return (side + self.multiple - 1) // self.multiple * self.multiple
+        return symbol((side + self.multiple - 1) // self.multiple) * self.multiple
 
     def _target(self, height: Size, width: Size) -> tuple[Size, Size, Tensor]:
         """Returns height and width in whole numbers, and both as torchvision rounds them."""

@@ -33,3 +33,16 @@ def as_tensor(size: Size, like: Tensor) -> Tensor:
     if isinstance(size, Tensor):
         return size.to(like)
     return torch.scalar_tensor(size, dtype=like.dtype, device=like.device)
+
+
+def symbol(size: Size) -> Size:
+    """Returns a positive size as a symbol of its own, under torch.export.
+
+    Otherwise it is an expression of the image's size, which grows with each layer, and compilers
+    take hours over large ones.
+    """
+    if not isinstance(size, torch.SymInt):
+        return size
+    name = torch.scalar_tensor(size, dtype=torch.int64).item()
+    torch._check(name >= 1)
+    return name
