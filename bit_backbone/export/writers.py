@@ -6,11 +6,13 @@ import copy
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from bit_backbone.export.layers import with_convolved_norms
 from bit_backbone.export.metadata import KEY, Metadata
 from bit_backbone.export.program import Program
 from bit_backbone.export.quantized import store_in_8_bits
@@ -62,7 +64,18 @@ def write_torchscript(program: Program, path: Path, metadata: Metadata) -> None:
 
 
 def write_onnx(program: Program, path: Path, metadata: Metadata) -> None:
-    """Writes an ONNX file.
+    """Writes an ONNX file, in float32 with the norms that suit ONNX Runtime.
+
+    Raises:
+        ValueError: It would be larger than ONNX's own format can be.
+    """
+    if metadata.precision == "float32":
+        program = replace(program, module=with_convolved_norms(program.module))
+    _write_graph(program, path, metadata)
+
+
+def _write_graph(program: Program, path: Path, metadata: Metadata) -> None:
+    """Writes a program as ONNX.
 
     By the tracing exporter, which takes seconds for what torch.export takes minutes for, and makes
     the same graph.
@@ -102,7 +115,7 @@ def write_openvino(program: Program, path: Path, metadata: Metadata) -> None:
     """Writes OpenVINO's pair of files, NAME.xml and NAME.bin, by way of ONNX."""
     openvino = require("openvino", "openvino", "the format openvino")
     onnx_path = path.with_suffix(".onnx")
-    write_onnx(program, onnx_path, metadata)
+    _write_graph(program, onnx_path, metadata)
     model = openvino.convert_model(str(onnx_path))
     model.set_rt_info(metadata.to_json(), [KEY, "metadata"])
     openvino.save_model(model, str(path), compress_to_fp16=False)

@@ -27,14 +27,24 @@ def max_pool_in_zero_ring(x: Tensor) -> Tensor:
     Returns:
         [N, C, (H + 1) // 2, (W + 1) // 2].
     """
-    pooled = kernels.max_pool(x)
-    rows = torch.arange(pooled.shape[-2], device=x.device)
-    columns = torch.arange(pooled.shape[-1], device=x.device)
+    return bound_at_ring(kernels.max_pool(x), x.shape[-2], x.shape[-1])
+
+
+def bound_at_ring(pooled: Tensor, height: int, width: int) -> Tensor:
+    """Returns what was pooled, and 0 where that is less and the window reaches the ring.
+
+    Args:
+        pooled: [N, C, h, w].
+        height: Of what was pooled.
+        width: Of what was pooled.
+    """
+    rows = torch.arange(pooled.shape[-2], device=pooled.device)
+    columns = torch.arange(pooled.shape[-1], device=pooled.device)
     # Window i covers 2i - 1 .. 2i + 1; the ring is at -1 and at the size.
-    rows_touch = (rows == 0) | (2 * rows + 1 == x.shape[-2])
-    columns_touch = (columns == 0) | (2 * columns + 1 == x.shape[-1])
+    rows_touch = (rows == 0) | (2 * rows + 1 == height)
+    columns_touch = (columns == 0) | (2 * columns + 1 == width)
     bound = torch.where(rows_touch[:, None] | columns_touch, 0.0, -float("inf"))
-    return torch.maximum(pooled, bound.to(x.dtype))
+    return torch.maximum(pooled, bound.to(pooled.dtype))
 
 
 class StemPool(nn.Module):

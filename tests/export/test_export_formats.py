@@ -1,6 +1,7 @@
 """Every kind of model in every format, verified on three sizes, written, and read back."""
 
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -236,7 +237,19 @@ def test_a_files_weights_are_the_models_and_its_graph_holds_no_standardization(i
     export(MODELS["backbone"](), path, format="onnx", images=images)
     graph = onnx.load(path).graph
     stored = {tensor.name for tensor in graph.initializer}
-    convolutions = [node for node in graph.node if node.op_type == "Conv"]
-    assert len(convolutions) == 17
-    assert all(node.input[1] in stored for node in convolutions)
+    kinds = Counter(_groups(node) > 1 for node in graph.node if node.op_type == "Conv")
+    assert kinds == {False: 17, True: 16}
+    assert all(node.input[1] in stored for node in graph.node if node.op_type == "Conv")
     assert not {"ReduceMean", "LayerNormalization"} & {node.op_type for node in graph.node}
+
+
+def _groups(node):
+    return next(attribute.i for attribute in node.attribute if attribute.name == "group")
+
+
+@pytest.mark.parametrize(("kind", "precision"), [("backbone", "float16"), ("preact", "int8")])
+def test_only_float32_graphs_have_norms_as_convolutions(kind, precision, images, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    path = tmp_path / "model.onnx"
+    export(MODELS[kind](), path, format="onnx", images=images, precision=precision)
+    assert all(_groups(node) == 1 for node in onnx.load(path).graph.node if node.op_type == "Conv")

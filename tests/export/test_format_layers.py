@@ -1,0 +1,62 @@
+"""Layers that some formats get: equal to those that they replace."""
+
+import pytest
+import torch
+from models import MODELS
+from networks import TINY, randomise
+from torch.export import Dim
+
+from bit_backbone import BitBackbone, BitConfig
+from bit_backbone.export.layers import PlainStem, portable, with_convolved_norms
+from bit_backbone.export.resizing import DetectorPixels
+from bit_backbone.torchvision import bit_fpn_backbone
+
+IMAGES = ((65, 96), (79, 81), (96, 98), (129, 163))  # the stem's map odd and even, high and wide
+
+
+@pytest.mark.parametrize("kind", ["backbone", "same", "preact", "pyramid"])
+def test_norms_as_convolutions_compute_the_same(kind):
+    plain = portable(MODELS[kind]())
+    changed = with_convolved_norms(plain)
+    for size in IMAGES:
+        images = torch.rand(2, 3, *size)
+        for found, wanted in zip(changed(images).values(), plain(images).values(), strict=True):
+            torch.testing.assert_close(found, wanted, atol=1e-4 * float(wanted.abs().max()), rtol=0)
+
+
+@pytest.mark.parametrize("padding", [None, "same", "valid"])
+def test_the_stem_knows_the_size_of_its_map_from_the_images(padding):
+    config = BitConfig(**TINY, global_padding=padding)
+    model = randomise(BitBackbone(config, out_indices=(0,))).eval()
+    plain = portable(model)
+    assert any(isinstance(module, PlainStem) for module in plain.modules())
+    for size in IMAGES:
+        images = torch.randn(1, 3, *size) - 3  # negative at the border, where the ring decides
+        with torch.no_grad():
+            found, wanted = plain(images)["stem"], model(images)["stem"]
+        torch.testing.assert_close(found, wanted, atol=1e-5 * float(wanted.abs().max()), rtol=0)
+
+
+def test_sizes_of_a_captured_pyramid_are_multiples_of_one_symbol():
+    """As expressions of the image's size they grow with each layer, and compile for hours."""
+    pixels = DetectorPixels(MODELS["fasterrcnn"]().transform)
+    module = _Levels(pixels, portable(randomise(bit_fpn_backbone(BitConfig(**TINY)))))
+    sizes = ({1: Dim.DYNAMIC, 2: Dim.DYNAMIC},)
+    program = torch.export.export(
+        module, (torch.rand(3, 97, 131),), dynamic_shapes=sizes, strict=False
+    )
+    (output,) = [node for node in program.graph.nodes if node.op == "output"]
+    shapes = [level.meta["val"].shape[2:] for level in output.args[0]]
+    assert len(shapes) == 5
+    for side in (side for shape in shapes for side in shape):
+        assert len(side.node.expr.free_symbols) == 1
+        assert side.node.expr.count_ops() <= 4
+
+
+class _Levels(torch.nn.Module):
+    def __init__(self, pixels, pyramid):
+        super().__init__()
+        self.pixels, self.pyramid = pixels, pyramid
+
+    def forward(self, image):
+        return tuple(self.pyramid(self.pixels(image)[0]).values())
