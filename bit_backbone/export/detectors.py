@@ -32,16 +32,8 @@ def detector_program(model: Any, settings: ExportSettings) -> Program:
     """Returns what a detector's file computes: one image in, its objects out.
 
     Raises:
-        ValueError: The detector finds masks or keypoints, and suppression is to be left out; or the
-            format is "aoti", and images may have any size.
+        ValueError: The detector finds masks or keypoints, and suppression is to be left out.
     """
-    if settings.format == "aoti" and settings.image_size is None:
-        # Seen with torch 2.14: a small Faster R-CNN was not compiled within twenty minutes, and for
-        # one size within one.
-        raise ValueError(
-            "torch's ahead-of-time compiler takes hours over a detector for images of any size: "
-            "give aoti an image size, or take torch-export or torchscript"
-        )
     outputs = (*BOXES, *_parts(model))
     if not settings.with_nms and len(outputs) > len(BOXES):
         raise ValueError(

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from bit_backbone.export.compiled import prepare
 from bit_backbone.export.layers import with_convolved_norms
 from bit_backbone.export.metadata import KEY, Metadata
 from bit_backbone.export.program import Program
@@ -51,6 +52,8 @@ def write_aoti(program: Program, path: Path, metadata: Metadata) -> None:
     options = {"aot_inductor.metadata": {KEY: metadata.to_json()}}
     with _quiet():
         captured = _captured(program)
+        if program.task == "detection":
+            prepare(captured)
         torch._inductor.aoti_compile_and_package(
             captured, package_path=str(path), inductor_configs=options
         )

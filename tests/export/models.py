@@ -33,7 +33,7 @@ def detector(builder, **overrides):
     else:
         boxes = {"detections_per_img": FEW, "topk_candidates": 100, "score_thresh": 0.0}
     torch.manual_seed(0)
-    model = randomise(builder(**arguments, **boxes, **overrides)).eval()
+    model = randomise(builder(**(arguments | boxes | overrides))).eval()
     spread_scores(model, [torch.rand(3, 128, 171)])
     return model
 

@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from models import MODELS, SUFFIX
+from models import DENSE, MODELS, SUFFIX, detector
 from networks import tiny
 from PIL import Image
 
@@ -35,7 +35,7 @@ MATRIX = [
     pytest.param(model, name, marks=pytest.mark.slow if (model, name) in SLOW else ())
     for model in MODELS
     for name in SUFFIX
-    if name != "aoti" or model not in DETECTORS
+    if name != "aoti" or model not in ("retinanet", "fcos")
 ]
 
 
@@ -194,6 +194,19 @@ def test_one_size(kind, name, images, tmp_path):
     given = torch.rand(3, 96, 160)
     with pytest.raises(ValueError, match="takes only images of 96x128, got 96x160"):
         read(given[None] if kind == "backbone" else [given])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("builder", DENSE, ids=lambda b: b.__name__)
+def test_dense_detectors_compiled_for_images_whose_last_level_has_two_rows(
+    builder, images, tmp_path
+):
+    model = detector(builder, min_size=160, max_size=320)
+    path = tmp_path / "model.pt2"
+    report = export(model, path, format="aoti", images=images)
+    assert all(check.difference.compares for check in report.checks)
+    with pytest.raises(RuntimeError, match=">= 5 but received 4"):
+        load(path)([torch.rand(3, 128, 320)])
 
 
 @pytest.mark.slow

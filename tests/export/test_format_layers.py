@@ -7,6 +7,7 @@ from networks import TINY, randomise
 from torch.export import Dim
 
 from bit_backbone import BitBackbone, BitConfig
+from bit_backbone.export.compiled import prepare
 from bit_backbone.export.layers import PlainStem, portable, with_convolved_norms
 from bit_backbone.export.resizing import DetectorPixels
 from bit_backbone.torchvision import bit_fpn_backbone
@@ -37,20 +38,37 @@ def test_the_stem_knows_the_size_of_its_map_from_the_images(padding):
         torch.testing.assert_close(found, wanted, atol=1e-5 * float(wanted.abs().max()), rtol=0)
 
 
-def test_sizes_of_a_captured_pyramid_are_multiples_of_one_symbol():
-    """As expressions of the image's size they grow with each layer, and compile for hours."""
+@pytest.fixture
+def captured():
+    """A pyramid of an image of any size, as torch.export has it."""
     pixels = DetectorPixels(MODELS["fasterrcnn"]().transform)
     module = _Levels(pixels, portable(randomise(bit_fpn_backbone(BitConfig(**TINY)))))
     sizes = ({1: Dim.DYNAMIC, 2: Dim.DYNAMIC},)
-    program = torch.export.export(
+    return torch.export.export(
         module, (torch.rand(3, 97, 131),), dynamic_shapes=sizes, strict=False
     )
-    (output,) = [node for node in program.graph.nodes if node.op == "output"]
+
+
+def test_sizes_of_a_captured_pyramid_are_multiples_of_one_symbol(captured):
+    """As expressions of the image's size they grow with each layer, and compile for hours."""
+    (output,) = [node for node in captured.graph.nodes if node.op == "output"]
     shapes = [level.meta["val"].shape[2:] for level in output.args[0]]
     assert len(shapes) == 5
     for side in (side for shape in shapes for side in shape):
         assert len(side.node.expr.free_symbols) == 1
         assert side.node.expr.count_ops() <= 4
+
+
+def test_what_is_prepared_for_the_compiler_computes_the_same(captured):
+    images = [torch.rand(3, *size) for size in ((97, 131), (200, 150), (128, 128))]
+    wanted = [captured.module()(image) for image in images]
+    prepare(captured)
+    targets = {node.target for node in captured.graph.nodes}
+    assert torch.ops.mkldnn._convolution_pointwise.default in targets
+    assert torch.ops.aten.conv2d.default not in targets
+    for image, levels in zip(images, wanted, strict=True):
+        for found, level in zip(captured.module()(image), levels, strict=True):
+            torch.testing.assert_close(found, level, atol=1e-5 * float(level.abs().max()), rtol=0)
 
 
 class _Levels(torch.nn.Module):

@@ -126,7 +126,6 @@ def test_preprocessing_that_a_file_cannot_do(processor, message):
 @pytest.mark.parametrize(
     ("model", "options", "message"),
     [
-        (lambda: detector(maskrcnn_bit_fpn), {"format": "aoti"}, "give aoti an image size"),
         (lambda: torch.nn.Linear(1, 1), {}, "only a classifier.*can be exported, got a Linear"),
         (
             lambda: optimize_for_inference(tiny(out_indices=(1,))),

@@ -1,0 +1,63 @@
+"""A captured detector as torch's ahead-of-time compiler computes it correctly, for any sizes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.fx import Node
+
+# What sizes.symbol counts, in an image of 800 pixels. The compiler decides by it that a detector's
+# last map has more than one row and column, and the file checks that of every image.
+TYPICAL = 25
+
+
+def prepare(captured: torch.export.ExportedProgram) -> None:
+    """Changes a captured program in place, in what torch 2.14 compiles wrongly or not at all."""
+    for node in captured.graph.nodes:
+        if node.target in (torch.ops.aten.item.default, torch.ops.aten._local_scalar_dense.default):
+            _give_hint(node)
+        elif node.target is torch.ops.aten.conv2d.default and _is_computed_by_onednn(node):
+            _fix_layout(node)
+    captured.graph_module.recompile()
+
+
+def _give_hint(node: Node) -> None:
+    """Gives a size that depends on values a typical one, by which the compiler orders strides."""
+    size = node.meta["val"]
+    if not isinstance(size, torch.SymInt):
+        return
+    environment: Any = size.node.shape_env
+    bounds = environment.var_to_range.get(size.node.expr)
+    if bounds is None or bounds.lower != 1:
+        return  # an index, whose symbol stays as it is
+    older = not hasattr(environment, "add_backed_var_to_val")
+    give = environment.add_var_to_val if older else environment.add_backed_var_to_val
+    give(size.node.expr, TYPICAL)
+
+
+def _fix_layout(node: Node) -> None:
+    """Makes a convolution say in which layout its result is.
+
+    The library that computes convolutions on a CPU, oneDNN, gives results with channels last. For
+    sizes that depend on values, torch compiles what reads a result of ``aten.convolution`` as if
+    channels came first, and the numbers are wrong without an error.
+    """
+    defaults: tuple[Any, ...] = (None, None, None, [1, 1], [0, 0], [1, 1], 1)
+    given = (*node.args, *defaults[len(node.args) :])
+    x, weight, bias, stride, padding, dilation, groups = given
+    node.target = torch.ops.mkldnn._convolution_pointwise.default
+    node.args = (x, weight, bias, padding, stride, dilation, groups, "none", [], "")
+
+
+def _is_computed_by_onednn(node: Node) -> bool:
+    """Whether oneDNN computes a convolution here; what does it otherwise puts channels first."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    dtype = node.meta["val"].dtype
+    supported: dict[torch.dtype, Any] = {
+        torch.float32: torch.backends.mkldnn.is_available,
+        torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported,
+        torch.float16: torch.ops.mkldnn._is_mkldnn_fp16_supported,
+    }
+    return dtype in supported and bool(supported[dtype]())
