@@ -2,14 +2,44 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from torch.fx import Node
+from torch.nn import functional as F
 
 # What sizes.symbol counts, in an image of 800 pixels. The compiler decides by it that a detector's
 # last map has more than one row and column, and the file checks that of every image.
 TYPICAL = 25
+
+
+class _SpreadConvTranspose2d(nn.ConvTranspose2d):
+    """A transposed convolution as a convolution, which ``prepare`` can give a layout."""
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """Enlarges [N, in, H, W]."""
+        step, side = self.stride[0], self.kernel_size[0]
+        height, width = x.shape[-2], x.shape[-1]
+        if side == step:  # no two filters overlap: one number for each place in a square
+            filters = self.weight.permute(1, 2, 3, 0).flatten(0, 2)[:, :, None, None]
+            bias = None if self.bias is None else self.bias.repeat_interleave(step * step)
+            return F.pixel_shuffle(F.conv2d(x, filters, bias), step)
+        spread = F.pad(x[:, :, :, None, :, None], (0, step - 1, 0, 0, 0, step - 1))
+        spread = spread.reshape(x.shape[0], x.shape[1], height * step, width * step)
+        spread = spread[..., : 1 - step, : 1 - step]
+        filters = self.weight.flip(2, 3).transpose(0, 1)
+        return F.conv2d(spread, filters, self.bias, padding=side - 1 - int(self.padding[0]))
+
+
+def without_transposed(module: nn.Module) -> nn.Module:
+    """Returns a copy of a detector's module in which no convolution is transposed."""
+    copied = copy.deepcopy(module)
+    for layer in copied.modules():
+        if type(layer) is nn.ConvTranspose2d:
+            layer.__class__ = _SpreadConvTranspose2d
+    return copied
 
 
 def prepare(captured: torch.export.ExportedProgram) -> None:

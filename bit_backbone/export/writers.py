@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from bit_backbone.export.compiled import prepare
+from bit_backbone.export.compiled import prepare, without_transposed
 from bit_backbone.export.layers import with_convolved_norms
 from bit_backbone.export.metadata import KEY, Metadata
 from bit_backbone.export.program import Program
@@ -50,9 +50,12 @@ def write_torch_export(program: Program, path: Path, metadata: Metadata) -> None
 def write_aoti(program: Program, path: Path, metadata: Metadata) -> None:
     """Writes a compiled package, for this kind of processor."""
     options = {"aot_inductor.metadata": {KEY: metadata.to_json()}}
+    is_detector = program.task == "detection"
+    if is_detector:
+        program = replace(program, module=without_transposed(program.module))
     with _quiet():
         captured = _captured(program)
-        if program.task == "detection":
+        if is_detector:
             prepare(captured)
         torch._inductor.aoti_compile_and_package(
             captured, package_path=str(path), inductor_configs=options

@@ -7,7 +7,7 @@ from networks import TINY, randomise
 from torch.export import Dim
 
 from bit_backbone import BitBackbone, BitConfig
-from bit_backbone.export.compiled import prepare
+from bit_backbone.export.compiled import prepare, without_transposed
 from bit_backbone.export.layers import PlainStem, portable, with_convolved_norms
 from bit_backbone.export.resizing import DetectorPixels
 from bit_backbone.torchvision import bit_fpn_backbone
@@ -69,6 +69,17 @@ def test_what_is_prepared_for_the_compiler_computes_the_same(captured):
     for image, levels in zip(images, wanted, strict=True):
         for found, level in zip(captured.module()(image), levels, strict=True):
             torch.testing.assert_close(found, level, atol=1e-5 * float(level.abs().max()), rtol=0)
+
+
+@pytest.mark.parametrize(("side", "step", "padding"), [(2, 2, 0), (4, 2, 1), (3, 3, 0), (3, 2, 1)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_transposed_convolutions_as_convolutions(side, step, padding, bias):
+    layer = torch.nn.ConvTranspose2d(5, 7, side, step, padding, bias=bias)
+    module = torch.nn.Sequential(layer)
+    x = torch.rand(3, 5, 6, 9)
+    changed = without_transposed(module)
+    assert type(changed[0]) is not type(layer)
+    torch.testing.assert_close(changed(x), module(x), atol=1e-5, rtol=0)
 
 
 class _Levels(torch.nn.Module):
