@@ -17,7 +17,7 @@ from bit_backbone.inference.fast_dtype import fast_dtype
 from bit_backbone.inference.int8 import Int8Conv2d, Int8PreActUnit
 from bit_backbone.inference.norm import InferenceGroupNormAct
 from bit_backbone.inference.quantization import dtype_of_int8, is_int8, quantize
-from bit_backbone.inference.stages import InferenceStage
+from bit_backbone.inference.stages import InferenceStage, runs_as_chains
 from bit_backbone.inference.units import InPlacePreActUnit
 from bit_backbone.network import (
     BitNetwork,
@@ -55,8 +55,11 @@ def optimize_for_inference(
 
     * Filters are standardized once. The state dict keeps its names and holds the standardized
       filters. Any state dict of the original's architecture can be loaded; loading standardizes it.
-    * Residual sums are made in place, on CPUs within the convolution before them. That convolution
-      also lays out its filters once for a repeated image shape. Hooks still see every module
+    * On x86 CPUs with AVX2 or AVX-512, a stage of the default kind (pre-activation, ReLU, in
+      float32, bfloat16 or int8) runs as a chain of convolutions that normalise their input on the
+      way. It needs a C++ compiler, no hooks in the stage, and a second copy of the filters.
+    * Elsewhere, residual sums are made in place, on CPUs within the convolution before them. That
+      convolution also lays out its filters once for a repeated image shape. Hooks see every module
       called, but later units overwrite the outputs of units and projections: copy them.
     * The copy is in eval mode and its parameters are frozen; ``train()`` and a forward that would
       need gradients raise ValueError. The original is not changed and can be trained further.
@@ -67,9 +70,10 @@ def optimize_for_inference(
             feature maps are laid out channels-last (NHWC), which is faster nearly everywhere.
             Shapes stay [N, C, H, W]; strides differ.
         compile: Whether torch.compile compiles each BiT network at its first forward, with
-            inductor. Under ``torch.no_grad()`` or ``torch.inference_mode()`` the weights are frozen
-            into the code, so load them before; ``load_state_dict`` raises ValueError afterwards.
-            The first image takes half a minute, and so does the first batch of several. The code
+            inductor. A network that runs as chains is faster, and stays as it is. Under
+            ``torch.no_grad()`` or ``torch.inference_mode()`` the weights are frozen into the code,
+            so load them before; ``load_state_dict`` raises ValueError afterwards. The
+            first image takes half a minute, and so does the first batch of several. The code
             serves all sizes, with two exceptions that compile a few more times: after a square
             first image, and on CPUs for a single image smaller than about 200 pixels.
         dtype: The type in which the BiT networks compute: torch.float32, torch.bfloat16,
@@ -185,7 +189,7 @@ def _optimize(
     if channels_last:
         model.to(memory_format=torch.channels_last)
     if compile:
-        for network in networks:
+        for network in (each for each in networks if not runs_as_chains(each)):
             network.compile(dynamic=True, options={"freezing": True})
             network.register_load_state_dict_pre_hook(_reject_new_weights)
     if keep_pages and any(p.device.type == "cpu" for p in model.parameters()):

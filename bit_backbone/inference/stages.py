@@ -18,7 +18,7 @@ from bit_backbone.kernels.gate import has_hooks, has_values, is_eager, is_record
 from bit_backbone.kernels.norm_conv import Filters, Norm, can_convolve, norm_conv, norm_tables
 from bit_backbone.network import Projection, Stage
 
-__all__ = ["InferenceStage"]
+__all__ = ["InferenceStage", "runs_as_chains"]
 
 
 @kernels.returns_new_memory
@@ -91,6 +91,17 @@ class InferenceStage(Stage):
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_links": {}}
+
+
+def runs_as_chains(network: nn.Module) -> bool:
+    """Whether all stages of a network would run as chains on its own device and in its own type."""
+    stages = [module for module in network.modules() if isinstance(module, Stage)]
+    like = next(network.parameters())
+    return like.device.type == "cpu" and all(
+        isinstance(stage, InferenceStage)
+        and all(stage._link(unit, like.dtype) is not None for unit in stage)
+        for stage in stages
+    )
 
 
 class _Link:

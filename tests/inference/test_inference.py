@@ -375,7 +375,7 @@ def test_compilers_tracers_and_exporters(padding):
 @pytest.mark.slow
 def test_compiled_by_inductor():
     torch.compiler.reset()
-    backbone = tiny(out_indices=ALL, depths=(2, 2, 1, 1)).eval()
+    backbone = tiny(out_indices=ALL, depths=(2, 2, 1, 1), hidden_act="gelu").eval()
     fast = optimized(backbone, compile=True)
     torch._dynamo.utils.counters.clear()
     check_equal(fast, backbone, sizes=((171, 163), (171, 163), (168, 174)))
@@ -495,7 +495,7 @@ def test_a_changed_shortcut_leaves_the_tap_before_it_alone(change, feature_norm)
 
 
 def test_a_compiled_model_refuses_new_weights():
-    backbone = tiny()
+    backbone = tiny(hidden_act="gelu")
     fast = optimized(backbone, compile=True)
     with pytest.raises(ValueError, match=r"compile=True are part of its code: load weights into"):
         nn.Sequential(fast).load_state_dict(nn.Sequential(backbone).state_dict())

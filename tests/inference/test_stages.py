@@ -150,6 +150,14 @@ def test_modes_see_every_operator(no_kernel):
         fast(images)
 
 
+def test_a_network_of_chains_is_not_compiled(no_kernel):
+    model = network()
+    fast = optimized(model, compile=True)
+    fast.load_state_dict(model.state_dict())  # would be an error for compiled ones
+    with torch.inference_mode(), pytest.raises(ChainError):  # the eager one
+        fast(torch.randn(1, 3, 64, 64))
+
+
 def scaled(unit):
     unit.conv2.weight.mul_(-1)
 
