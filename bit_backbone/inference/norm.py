@@ -74,7 +74,7 @@ class InferenceGroupNormAct(GroupNormAct):
 
     @torch.jit.unused
     def fits(self) -> bool:
-        """Whether ``norm_conv`` can compute it: it scales, shifts, and has ReLU behind it."""
+        """Whether ``norm_conv`` can compute it: it scales, shifts, and ReLU follows."""
         parameters, channels = self._parameters.values(), (self.num_channels,)
         known = all(each is not None and each.shape == channels for each in parameters)
         return known and type(self.act) is nn.ReLU
