@@ -77,13 +77,14 @@ def group_norm_relu_uint8(
         num_groups: Number of groups.
         weight: Scale, [C].
         bias: Shift, [C].
-        steps: The value of one level of the result, float32 [C].
+        steps: The value of one level of the result, [C].
         eps: Added to the variance.
 
     Returns:
         uint8 levels in the memory format of ``x``, clipped at 255.
     """
     out = torch.empty_like(x, dtype=torch.uint8)
+    steps = steps.float().expand(x.shape[1]).contiguous()
     return _group_norm(16, x, num_groups, weight, bias, steps, eps, out)
 
 

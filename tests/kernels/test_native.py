@@ -277,3 +277,12 @@ def test_autocast_and_errors_are_pytorchs(monkeypatch):
             norm(x)
     with pytest.raises(RuntimeError, match="type"):
         norm_of().bfloat16()(MAP)
+
+
+@needs_native
+@pytest.mark.parametrize("steps", [torch.full((8,), 0.02), torch.tensor([0.02])])
+def test_steps_of_another_type_or_one_for_all(steps):
+    x, ones = torch.randn(2, 8, 5, 5), torch.ones(8)
+    expected = native.group_norm_relu_uint8(x, 4, ones, ones, torch.full((8,), 0.02), 1e-5)
+    found = native.group_norm_relu_uint8(x, 4, ones, ones, steps.double(), 1e-5)
+    assert torch.equal(found, expected)
