@@ -55,13 +55,14 @@ class Filters:
         self._kept = pack(weight), scales
         self.bit = 4 if weight.dtype == torch.int8 else 0
         self.addresses = (self._kept[0].data_ptr(), None if scales is None else scales.data_ptr())
-        self._geometries: dict[tuple[int, int], tuple[Any, int, int]] = {}
+        self._latest: tuple[Any, Any] = (None, None)
 
     def geometry(self, height: int, width: int) -> tuple[Any, int, int]:
         """Returns the sizes of the convolution as the kernel takes them, and its result's size."""
-        found = self._geometries.get((height, width))
-        if found is None:
-            found = self._geometries[height, width] = self._compute(height, width)
+        seen, found = self._latest  # read together: other threads may run this layer too
+        if seen != (height, width):
+            found = self._compute(height, width)
+            self._latest = (height, width), found
         return found
 
     def _compute(self, height: int, width: int) -> tuple[Any, int, int]:
