@@ -113,13 +113,12 @@ class FoldedConv2d(nn.Conv2d):
     def _packed_for(self, x: Tensor) -> Tensor:
         """Returns filters laid out for the shape of ``x`` if it is repeated, else plain filters."""
         weight = self.weight
-        if not self.lays_out:
+        if not self.lays_out or weight.is_inference():  # whose changes PyTorch does not count
             return weight
         if len(x) * num_output_pixels(self, x) > MOST_PIXELS:
             self._seen = (None, None)  # frees filters that were laid out for another shape
             return weight
-        version = 0 if weight.is_inference() else weight._version
-        key = (x.shape, x.dtype, weight.data_ptr(), version)
+        key = (x.shape, x.dtype, weight.data_ptr(), weight._version)
         seen, packed = self._seen  # read together, because other threads may run this layer too
         if key != seen:
             self._seen = key, None

@@ -183,11 +183,12 @@ def _optimize(
             dtype = fast_dtype("cpu")
         _replace_layers(model.eval().requires_grad_(False), channels_last)
     networks = [module for module in model.modules() if isinstance(module, BitNetwork)]
-    if dtype is not None:
-        for network in networks:
-            compute_in(network, dtype)
-    if channels_last:
-        model.to(memory_format=torch.channels_last)
+    with torch.inference_mode(False):  # else the parameters become inference tensors
+        if dtype is not None:
+            for network in networks:
+                compute_in(network, dtype)
+        if channels_last:
+            model.to(memory_format=torch.channels_last)
     if compile:
         for network in (each for each in networks if not runs_as_chains(each)):
             network.compile(dynamic=True, options={"freezing": True})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
@@ -27,13 +28,14 @@ class InferenceStage(Stage):
 
     The chain takes units, norms and convolutions as this package makes them, without hooks, which
     would see results that the chain does not make. Otherwise units run one by one, layer by layer.
-    Filters are laid out for the chain once; it takes as much memory as the weights.
+    Filters are laid out for the chain once; it takes as much memory as the weights. They are laid
+    out again after a change that PyTorch counts, which it does not for one through ``.data``.
     """
 
     __jit_ignored_attributes__ = ("_links",)
 
     if TYPE_CHECKING:  # TorchScript evaluates the annotations that it finds in a class
-        _links: dict[Any, tuple[Any, _Link | None]]  # by unit, with what it was made of
+        _links: dict[Any, tuple[Any, Any, _Link | None]]  # by unit: see _link
 
     @classmethod
     def adopt(cls, stage: Stage) -> None:
@@ -70,7 +72,8 @@ class InferenceStage(Stage):
         x = x.contiguous(memory_format=torch.channels_last)
         tables = norm_tables(x, links[0].norms[0])
         for link, following in zip_longest(links, links[1:]):
-            x, tables = link.run(x, tables, None if following is None else following.norms[0])
+            of_next = None if following is None else following.norms[0]
+            x, tables = link.run(x, tables, of_next, may_overwrite=link is not links[0])
         return x
 
     @torch.jit.unused
@@ -78,11 +81,17 @@ class InferenceStage(Stage):
         """Returns a unit as a link, made again after a change, or None if it cannot be one."""
         if not _is_known(unit, dtype):
             return None
-        state = [torch.is_grad_enabled(), *_state(unit)]
-        seen, link = self._links.get(unit, (None, None))  # other threads may run this stage too
+        tensors = _tensors(unit)
+        if not all(type(tensor) in _PLAIN for tensor in tensors):  # a subclass has no address
+            return None
+        state = [torch.is_grad_enabled(), *_state(unit), *map(_identity, tensors)]
+        seen, _, link = self._links.get(unit, _UNSEEN)  # other threads may run this stage too
         if state != seen:
             link = _Link(unit) if _can_link(unit) else None
-            self._links[unit] = state, link
+            # While memory is held, no other tensor can get its address.
+            held = [tensor.detach() for tensor in tensors]
+            others = {each: self._links[each] for each in self if each in self._links}
+            self._links = others | {unit: (state, held, link)}  # without units that were replaced
         return link
 
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
@@ -114,9 +123,11 @@ class _Link:
         self.filters = [_filters(conv) for conv in convs]
         self.shortcut = None if unit.downsample is None else _filters(unit.downsample.conv)
         self.adds_in_place = unit.adds_in_place
-        self.in_channels, self.out_channels = convs[0].in_channels, convs[2].out_channels
+        self.in_channels, self.out_channels = convs[0].weight.shape[1], convs[2].weight.shape[0]
 
-    def run(self, x: Tensor, tables: Tensor, following: Norm | None) -> tuple[Tensor, Tensor]:
+    def run(
+        self, x: Tensor, tables: Tensor, following: Norm | None, may_overwrite: bool
+    ) -> tuple[Tensor, Tensor]:
         """Returns the unit's residual sums, and what normalises them for the next unit."""
         first, second, last = self.filters
         branch, of_branch = norm_conv(x, tables, first, self.norms[1])
@@ -124,16 +135,17 @@ class _Link:
         if self.shortcut is not None:
             total, _ = norm_conv(x, tables, self.shortcut)
         else:
-            total = x if self.adds_in_place else x.clone()
+            total = x if self.adds_in_place and may_overwrite else x.clone()
         return norm_conv(branch, of_branch, last, following, total)
 
 
 def _steps(conv: Any) -> Tensor | None:
-    return conv.input_steps if isinstance(conv, Int8Conv2d) else None
+    return conv.input_steps.float().contiguous() if isinstance(conv, Int8Conv2d) else None
 
 
 def _filters(conv: Any) -> Filters:
-    return Filters(conv, conv.weight_steps if isinstance(conv, Int8Conv2d) else None)
+    is_int8 = isinstance(conv, Int8Conv2d)
+    return Filters(conv, conv.weight_steps.float().contiguous() if is_int8 else None)
 
 
 def _layers(unit: Any) -> tuple[list[Any], list[Any]]:
@@ -145,22 +157,26 @@ def _layers(unit: Any) -> tuple[list[Any], list[Any]]:
     return norms, convs if shortcut is None else [*convs, shortcut._modules.get("conv")]
 
 
-def _state(unit: Any) -> list[Any]:
-    """Returns what a link is made of, to see later whether it still is."""
+def _tensors(unit: Any) -> list[Tensor]:
     norms, convs = _layers(unit)
     owners = (own for each in (*norms, *convs) for own in (each._parameters, each._buffers))
-    tensors = [tensor for own in owners for tensor in own.values() if tensor is not None]
+    return [tensor for own in owners for tensor in own.values() if tensor is not None]
+
+
+def _state(unit: Any) -> list[Any]:
+    """Returns what a link is made of besides tensors, to see later whether it still is."""
+    norms, convs = _layers(unit)
+    sizes = ((conv.kernel_size, conv.stride, conv.padding, conv.dilation) for conv in convs)
     return [
         unit.adds_in_place,
-        *((norm, norm._modules["act"], norm.num_groups, norm.eps) for norm in norms),
-        *((conv, conv.stride, conv.padding, conv.dilation, conv.pads_same) for conv in convs),
-        *map(_identity, tensors),
+        *((norm, norm.num_groups, norm.eps) for norm in norms),
+        *((conv, conv.pads_same, *size) for conv, size in zip(convs, sizes, strict=True)),
     ]
 
 
-def _identity(tensor: Tensor) -> tuple[int, int, bool]:
-    version = 0 if tensor.is_inference() else tensor._version
-    return tensor.data_ptr(), version, tensor.requires_grad
+def _identity(tensor: Tensor) -> tuple[Any, ...]:
+    version = None if tensor.is_inference() else tensor._version
+    return tensor.data_ptr(), tensor.shape, tensor.stride(), version, tensor.requires_grad
 
 
 def _is_eager_on_cpu(x: Tensor) -> bool:
@@ -186,27 +202,63 @@ def _is_known(unit: Any, dtype: torch.dtype) -> bool:
     norms, convs = _layers(unit)
     if not all(type(norm) is InferenceGroupNormAct for norm in norms):
         return False
-    others = [norm._modules["act"] for norm in norms]
-    others += [] if shortcut is None else [shortcut, shortcut._modules["norm"]]
-    return all(type(conv) is kind and conv.fits(dtype) for conv in convs) and not has_hooks(
-        unit, *norms, *convs, *others
+    acts = [norm._modules["act"] for norm in norms]
+    ends = [] if shortcut is None else [shortcut._modules["norm"]]
+    return (
+        all(type(conv) is kind and "weight" in conv._parameters for conv in convs)
+        and all(conv.fits(dtype) for conv in convs)
+        and all(type(act) is nn.ReLU for act in acts)
+        and all(type(end) is nn.Identity for end in ends)
+        and not has_hooks(unit, *norms, *convs, *acts, *ends, *([shortcut] if ends else []))
     )
 
 
 def _can_link(unit: Any) -> bool:
     """Whether the layers of a known unit fit together, and the kernels can compute them."""
     norms, convs = _layers(unit)
-    widths = [convs[0].weight.shape[0], convs[1].weight.shape[0]]
-    reads = [conv.weight.shape[1] for conv in convs]
-    shortcut = unit.downsample
+    tensors = _tensors(unit)
     return (
-        all(norm.fits() and not is_recorded(norm.weight, norm.bias) for norm in norms)
-        and [norm.num_channels for norm in norms] == reads[:3]
-        and reads[1:3] == widths
-        and reads[3:] == reads[: len(reads) - 3]
-        and (shortcut is None or type(shortcut.norm) is nn.Identity)
-        and all(can_convolve(conv) and not is_recorded(conv.weight) for conv in convs)
+        all(tensor.device.type == "cpu" for tensor in tensors)
+        and has_values(*tensors)
+        and not is_recorded(*tensors)
+        and all(norm.fits() for norm in norms)
+        and all(can_convolve(conv) and _filters_fit(conv) for conv in convs)
+        and _channels_fit(norms, convs)
+        and _sizes_fit(convs)
     )
 
 
+def _filters_fit(conv: Any) -> bool:
+    """Whether PyTorch counts changes of the filters, and one step belongs to each channel."""
+    fits = not conv.weight.is_inference()
+    if isinstance(conv, Int8Conv2d):
+        out_channels, in_channels = conv.weight.shape[:2]
+        fits &= conv.input_steps.shape == (in_channels,)
+        fits &= conv.weight_steps.shape == (out_channels,)
+    return fits
+
+
+def _channels_fit(norms: list[Any], convs: list[Any]) -> bool:
+    """Whether each layer takes the channels that the one before it makes, and both sums match."""
+    reads = [conv.weight.shape[1] for conv in convs]
+    makes = [conv.weight.shape[0] for conv in convs]
+    start, total = (reads[3], makes[3]) if len(convs) > 3 else (reads[0], reads[0])
+    return (
+        [norm.num_channels for norm in norms] == reads[:3]
+        and [start, *makes[:3]] == [*reads[:3], total]
+        and min(makes) > 0
+    )
+
+
+def _sizes_fit(convs: list[Any]) -> bool:
+    """Whether the branch and the shortcut make maps of one size, for inputs of any size."""
+    # With such padding, a convolution divides sizes by its stride and rounds up.
+    pads = (2 * c.padding[0] == (c.kernel_size[0] - 1) * c.dilation[0] for c in convs)
+    strides = [conv.stride[0] for conv in convs]
+    same = all(conv.pads_same or fits for conv, fits in zip(convs, pads, strict=True))
+    return same and math.prod(strides[:3]) == math.prod(strides[3:])
+
+
 _CONVOLUTIONS: dict[type, type] = {InPlacePreActUnit: FoldedConv2d, Int8PreActUnit: Int8Conv2d}
+_PLAIN = (Tensor, nn.Parameter)
+_UNSEEN = (None, None, None)

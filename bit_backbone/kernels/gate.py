@@ -57,8 +57,14 @@ def is_eager(*tensors: Tensor) -> bool:
 
 
 def has_values(*tensors: Tensor) -> bool:
-    """Whether tensors in eager PyTorch hold real data, and operators do not make fake tensors."""
-    return not _is_mode_on(_Mode.FAKE) and not any(type(t) is FakeTensor for t in tensors)
+    """Whether the memory of tensors in eager PyTorch holds their values.
+
+    That of fake tensors, and of all tensors where operators make those, does not. Neither does that
+    of a view that PyTorch negates only when it is read.
+    """
+    if _is_mode_on(_Mode.FAKE):
+        return False
+    return not any(type(tensor) is FakeTensor or tensor.is_neg() for tensor in tensors)
 
 
 def _is_mode_on(mode: Any) -> bool:
