@@ -57,7 +57,9 @@ def optimize_for_inference(
       filters. Any state dict of the original's architecture can be loaded; loading standardizes it.
     * On x86 CPUs with AVX2 or AVX-512, a stage of the default kind (pre-activation, ReLU, in
       float32, bfloat16 or int8) runs as a chain of convolutions that normalise their input on the
-      way. It needs a C++ compiler, no hooks in the stage, and a second copy of the filters.
+      way. It needs a C++ compiler, no hooks in the stage, and a second copy of the filters. Change
+      the copy's parameters by operators or ``load_state_dict``, not through ``.data``, which hides
+      the change.
     * Elsewhere, residual sums are made in place, on CPUs within the convolution before them. That
       convolution also lays out its filters once for a repeated image shape. Hooks see every module
       called, but later units overwrite the outputs of units and projections: copy them.

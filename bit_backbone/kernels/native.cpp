@@ -1,6 +1,6 @@
 // GroupNorm + activation and weight standardization on CPUs, without autograd.
 //
-// Plain loops that compilers vectorize, with OpenMP. Built by native.py without linking an OpenMP
+// Plain loops that compilers vectorize, with OpenMP. Built by native_build.py without linking an OpenMP
 // runtime, so that PyTorch's, which is loaded already, runs the threads. All arithmetic is
 // float32; sums of more than a block of terms are float64.
 

@@ -32,6 +32,7 @@ LIMITS = {
     "AVX": (*_NO_AVX512, "-mno-avx2"),
     "AVX2": (*_NO_AVX512, "-mno-avxvnni"),
     "AVX2_VNNI": _NO_AVX512,
+    "AVX2_VNNI_2": _NO_AVX512,
     "AVX512_CORE": (*_NO_INT8, "-mno-avx512bf16"),
     "AVX512_CORE_VNNI": ("-mno-avx512bf16",),
 }
