@@ -24,7 +24,7 @@ class Isa:
     types: tuple[str, ...] = ()
 
     def environment(self, name: str) -> Mapping[str, str]:
-        """Returns the variables that limit oneDNN (also OpenVINO's), our kernels, PyTorch and MKL."""
+        """Returns the variables that limit oneDNN (also OpenVINO's), our kernels, ATen and MKL."""
         return {
             "ONEDNN_MAX_CPU_ISA": name,
             "ATEN_CPU_CAPABILITY": self.aten,
