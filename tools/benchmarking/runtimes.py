@@ -113,7 +113,7 @@ def plainly_exported(
             images = torch.randn(2, 3, 224, 256)
             torch.onnx.export(
                 network(work).eval(), (images,), path,
-                dynamo=True, dynamic_shapes=((free),), external_data=False, verbose=False,
+                dynamo=True, dynamic_shapes=(free,), external_data=False, verbose=False,
             )  # fmt: skip
 
         path = _file("theirs", work, "onnx", setting, write)
