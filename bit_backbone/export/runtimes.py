@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ from bit_backbone.export.settings import FORMATS
 from bit_backbone.utils.extras import require
 
 Run = Callable[[Tensor], Sequence[Tensor]]
+
+_TOO_SMALL = re.compile(r">= \d+ but received \d+")  # of a size that the compiler took for granted
 
 
 def is_exported(path: Path) -> bool:
@@ -125,7 +128,29 @@ def _open_torch_export(path: Path) -> tuple[Run, Metadata]:
 def _open_aoti(path: Path) -> tuple[Run, Metadata]:
     _register_operators()
     package = torch._inductor.aoti_load_package(str(path))
-    return _of_torch(package), Metadata.from_json(package.get_metadata().get(KEY), str(path))
+    metadata = Metadata.from_json(package.get_metadata().get(KEY), str(path))
+    run = _of_torch(package)
+    return (_of_large_images(run, path) if metadata.task == "detection" else run), metadata
+
+
+def _of_large_images(run: Run, path: Path) -> Run:
+    """Explains what a compiled detector says of an image that is too small for it."""
+
+    def explained(x: Tensor) -> Sequence[Tensor]:
+        try:
+            return run(x)
+        except RuntimeError as error:
+            if not _TOO_SMALL.search(str(error)):
+                raise
+            height, width = x.shape[:2] if x.dtype == torch.uint8 else x.shape[1:]
+            raise ValueError(
+                f"{path} is compiled for images whose last feature map has two rows and columns or "
+                f"more, and that of one of {height}x{width} has fewer after the detector's "
+                "resizing: pad a narrow image, or export as torch-export, onnx or "
+                "openvino, which take any size"
+            ) from error
+
+    return explained
 
 
 def _open_torchscript(path: Path) -> tuple[Run, Metadata]:

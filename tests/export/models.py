@@ -43,6 +43,23 @@ def classifier():
     return randomise(BitForImageClassification(config)).eval()
 
 
+def assert_close(found, expected):
+    """Raises AssertionError where an export's result is not what the model returns."""
+    if isinstance(expected, list):
+        (found,), (expected,) = found, expected
+    if "logits" in expected:
+        found, expected = {"": found["logits"]}, {"": expected["logits"]}
+    values = list(expected.values()) if "boxes" not in expected else [expected["boxes"]]
+    others = list(found.values()) if "boxes" not in expected else [found["boxes"]]
+    for ours, theirs in zip(values, others, strict=True):
+        assert ours.shape == theirs.shape
+        if ours.is_floating_point():
+            scale = float(ours.abs().max())
+            torch.testing.assert_close(theirs, ours, atol=2e-4 * scale, rtol=0)
+        else:
+            assert (ours != theirs).float().mean() < 1e-3
+
+
 MODELS = {
     "backbone": lambda: tiny(out_indices=(1, 4)).eval(),
     "same": lambda: tiny(out_indices=(2, 4), global_padding="same", layer_type="bottleneck").eval(),
