@@ -193,7 +193,6 @@ def test_all_candidates(kind, images, tmp_path):
         ("onnx", "float16"),
         ("openvino", "float16"),
         ("torch-export", "bfloat16"),
-        pytest.param("aoti", "bfloat16", marks=pytest.mark.slow),
         ("torchscript", "bfloat16"),
         ("torchscript", "float16"),
     ],
@@ -205,6 +204,20 @@ def test_half_precision(name, precision, images, tmp_path):
         model = MODELS["backbone"]()
         sizes.append(export(model, path, format=name, images=images, precision=each).size)
     assert sizes[1] < 0.75 * sizes[0]
+
+
+@pytest.mark.slow
+def test_compiled_in_half_precision(images, tmp_path):
+    """Of a tiny network's file most is machine code, so its size says little."""
+    model, given = MODELS["backbone"](), torch.rand(1, 3, 90, 120)
+    path = tmp_path / "model.pt2"
+    export(model, path, format="aoti", images=images, precision="bfloat16")
+    with torch.no_grad():
+        wanted = model(given)
+    for name, found in load(path)(given).items():
+        scale = float(wanted[name].abs().max())
+        torch.testing.assert_close(found.float(), wanted[name], atol=0.05 * scale, rtol=0)
+        assert not torch.allclose(found.float(), wanted[name], atol=1e-5 * scale, rtol=0)
 
 
 def test_a_files_weights_are_the_models_and_its_graph_holds_no_standardization(images, tmp_path):
