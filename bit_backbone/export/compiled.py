@@ -28,7 +28,7 @@ class _SpreadConvTranspose2d(nn.ConvTranspose2d):
             return F.pixel_shuffle(F.conv2d(x, filters, bias), step)
         spread = F.pad(x[:, :, :, None, :, None], (0, step - 1, 0, 0, 0, step - 1))
         spread = spread.reshape(x.shape[0], x.shape[1], height * step, width * step)
-        spread = spread[..., : 1 - step, : 1 - step]
+        spread = spread[..., : height * step - step + 1, : width * step - step + 1]
         filters = self.weight.flip(2, 3).transpose(0, 1)
         return F.conv2d(spread, filters, self.bias, padding=side - 1 - int(self.padding[0]))
 
@@ -37,9 +37,20 @@ def without_transposed(module: nn.Module) -> nn.Module:
     """Returns a copy of a detector's module in which no convolution is transposed."""
     copied = copy.deepcopy(module)
     for layer in copied.modules():
-        if type(layer) is nn.ConvTranspose2d:
+        if type(layer) is nn.ConvTranspose2d and _can_be_spread(layer):
             layer.__class__ = _SpreadConvTranspose2d
     return copied
+
+
+def _can_be_spread(layer: nn.ConvTranspose2d) -> bool:
+    """Whether ``_SpreadConvTranspose2d`` computes a layer of this geometry."""
+    pairs: Any = (layer.stride, layer.kernel_size, layer.padding)
+    if layer.groups != 1 or layer.dilation != (1, 1) or layer.output_padding != (0, 0):
+        return False
+    if any(len(set(pair)) != 1 for pair in pairs):
+        return False
+    step, side, padding = (pair[0] for pair in pairs)
+    return padding == 0 if side == step else padding < side
 
 
 def prepare(captured: torch.export.ExportedProgram) -> None:

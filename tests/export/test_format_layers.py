@@ -71,7 +71,10 @@ def test_what_is_prepared_for_the_compiler_computes_the_same(captured):
             torch.testing.assert_close(found, level, atol=1e-5 * float(level.abs().max()), rtol=0)
 
 
-@pytest.mark.parametrize(("side", "step", "padding"), [(2, 2, 0), (4, 2, 1), (3, 3, 0), (3, 2, 1)])
+@pytest.mark.parametrize(
+    ("side", "step", "padding"),
+    [(2, 2, 0), (4, 2, 1), (3, 3, 0), (3, 2, 1), (3, 1, 1), (1, 1, 0), (5, 2, 4)],
+)
 @pytest.mark.parametrize("bias", [True, False])
 def test_transposed_convolutions_as_convolutions(side, step, padding, bias):
     layer = torch.nn.ConvTranspose2d(5, 7, side, step, padding, bias=bias)
@@ -80,6 +83,26 @@ def test_transposed_convolutions_as_convolutions(side, step, padding, bias):
     changed = without_transposed(module)
     assert type(changed[0]) is not type(layer)
     torch.testing.assert_close(changed(x), module(x), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"groups": 2},
+        {"dilation": 2},
+        {"output_padding": 1},
+        {"stride": (2, 3)},
+        {"stride": 3, "padding": 1},
+        {"padding": 3},
+    ],
+)
+def test_other_transposed_convolutions_stay(options):
+    given = {"kernel_size": 3, "stride": 2} | options
+    module = torch.nn.Sequential(torch.nn.ConvTranspose2d(4, 6, **given))
+    x = torch.rand(2, 4, 6, 9)
+    changed = without_transposed(module)
+    assert type(changed[0]) is torch.nn.ConvTranspose2d
+    torch.testing.assert_close(changed(x), module(x))
 
 
 class _Levels(torch.nn.Module):
