@@ -74,11 +74,11 @@ class InferenceGroupNormAct(GroupNormAct):
 
     @torch.jit.unused
     def fits(self) -> bool:
-        """Whether ``norm_conv`` can compute it: it scales, shifts, and ReLU follows it."""
+        """Whether ``norm_conv`` can compute its norm, which scales and shifts each channel."""
         known = [self._parameters.get(name) for name in ("weight", "bias")]
         channels, groups = self.num_channels, self.num_groups
         fits = all(each is not None and each.shape == (channels,) for each in known)
-        return fits and groups > 0 and channels % groups == 0 and type(self.act) is nn.ReLU
+        return fits and groups > 0 and channels % groups == 0
 
     @torch.jit.unused
     def _run(self, x: Tensor) -> Tensor:

@@ -40,25 +40,28 @@ struct Float32 {
   static Sum add(Sum sum, Ints row, Ints filters) { return sum + (Floats)row * (Floats)filters; }
 };
 
-struct BFloat16 {
+// What a type lacks whose products the processor has no instruction for.
+template <typename SUM>
+struct Missing {
+  using Sum = SUM;
+  static constexpr bool EXISTS = false;
+  static Sum add(Sum sum, Ints, Ints) { return sum; }
+};
+
+struct BFloat16 : Missing<Floats> {
   using Factor = bfloat16;
-  using Sum = Floats;
   static constexpr int GROUP = 2;
 #if defined(__AVX512BF16__)
   static constexpr bool EXISTS = true;
   static Sum add(Sum sum, Ints row, Ints filters) {
     return (Sum)_mm512_dpbf16_ps((__m512)sum, (__m512bh)row, (__m512bh)filters);
   }
-#else
-  static constexpr bool EXISTS = false;
-  static Sum add(Sum sum, Ints, Ints) { return sum; }
 #endif
 };
 
 // Rows without sign, filters with one.
-struct Int8 {
+struct Int8 : Missing<Ints> {
   using Factor = uint8_t;
-  using Sum = Ints;
   static constexpr int GROUP = 4;
 #if defined(__AVX512VNNI__)
   static constexpr bool EXISTS = true;
@@ -70,9 +73,6 @@ struct Int8 {
   static Sum add(Sum sum, Ints row, Ints filters) {
     return (Sum)_mm256_dpbusd_avx_epi32((__m256i)sum, (__m256i)row, (__m256i)filters);
   }
-#else
-  static constexpr bool EXISTS = false;
-  static Sum add(Sum sum, Ints, Ints) { return sum; }
 #endif
 };
 
